@@ -1,0 +1,1 @@
+"""The HTTP faces of a node: Docker-shaped API on a unix socket, status pages on loopback."""

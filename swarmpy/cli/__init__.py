@@ -1,0 +1,1 @@
+"""The command line: click groups, tables and progress."""

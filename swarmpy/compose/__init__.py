@@ -1,0 +1,1 @@
+"""Stack files to service specs: load, interpolate, validate, convert."""

@@ -1,0 +1,1 @@
+"""Pure decisions over the store: orchestrators, allocator, scheduler, restart, update, reaper."""

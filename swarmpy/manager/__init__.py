@@ -1,0 +1,1 @@
+"""A manager's half of a node: leadership, dispatcher, membership."""

@@ -1,0 +1,120 @@
+"""What a manager and an agent say to each other: sessions, assignments, endpoints and statuses."""
+
+from __future__ import annotations
+
+import attrs
+
+from swarmpy.model.ids import NodeId, TaskId
+from swarmpy.model.objects import NodeDescription, Task, TaskStatus
+from swarmpy.model.states import Role
+
+
+@attrs.frozen(kw_only=True)
+class ManagerAddress:
+    """Where a manager listens."""
+
+    node_id: NodeId
+    address: str
+
+
+@attrs.frozen(kw_only=True, slots=True, order=True)
+class PublishedPort:
+    """A port that every node answers on."""
+
+    port: int
+    protocol: str = "tcp"
+
+
+@attrs.frozen(kw_only=True, slots=True, order=True)
+class Endpoint:
+    """One healthy task behind a published port, reachable at ``address:port``."""
+
+    task_id: TaskId
+    node_id: NodeId
+    address: str
+    port: int
+
+
+@attrs.frozen(kw_only=True)
+class EndpointUpdate:
+    """The endpoint table, whole or what changed.
+
+    An incremental one applies only on top of ``base_version``; otherwise the agent asks for a new session.
+    """
+
+    version: int
+    base_version: int = 0
+    """0: this is the whole table."""
+    ports: tuple[tuple[PublishedPort, tuple[Endpoint, ...]], ...] = ()
+    """Published ports with their whole list of endpoints."""
+    removed: tuple[PublishedPort, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class AssignmentUpdate:
+    """The tasks of a node, whole or what changed.
+
+    A task that is absent from a whole set is stopped and removed by the agent.
+    """
+
+    sequence: int
+    base_sequence: int = 0
+    """0: this is the whole set."""
+    tasks: tuple[Task, ...] = ()
+    removed: tuple[TaskId, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class SessionRequest:
+    """An agent introduces itself."""
+
+    description: NodeDescription
+    address: str
+    """The address other nodes reach this node at, without a port."""
+
+
+@attrs.frozen(kw_only=True)
+class SessionMessage:
+    """One item of the stream that a manager sends an agent. The first carries everything; later ones what changed."""
+
+    session_id: str = ""
+    heartbeat_period_ns: int = 0
+    managers: tuple[ManagerAddress, ...] | None = None
+    role: Role | None = None
+    """The role this node should have; when it differs from the certificate's, the node renews its certificate."""
+    assignments: AssignmentUpdate | None = None
+    endpoints: EndpointUpdate | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Heartbeat:
+    """An agent is alive, and has come this far."""
+
+    session_id: str
+    endpoints_version: int = 0
+    """The endpoint table that is in force on the node."""
+    problems: tuple[str, ...] = ()
+    """What does not work on the node: one line each ("published port 8080: address already in use")."""
+
+
+@attrs.frozen(kw_only=True)
+class HeartbeatReply:
+    """When to call again."""
+
+    period_ns: int
+
+
+@attrs.frozen(kw_only=True)
+class TaskStatusUpdate:
+    """The observed state of one task."""
+
+    task_id: TaskId
+    status: TaskStatus
+
+
+@attrs.frozen(kw_only=True)
+class StatusReport:
+    """Observed states, the latest of each task."""
+
+    session_id: str
+    updates: tuple[TaskStatusUpdate, ...]

@@ -1,0 +1,255 @@
+"""Objects: a spec and what the system knows of it. These are what the store holds; all are immutable.
+
+``meta.version`` is the Raft index of the entry that last wrote the object; it is set by the store when the entry is
+applied, never by the writer. Times are nanoseconds since the Unix epoch, 0 for "never".
+"""
+
+from __future__ import annotations
+
+import enum
+
+import attrs
+
+from swarmpy.model.ids import ClusterId, NodeId, ServiceId, TaskId
+from swarmpy.model.specs import (
+    ClusterSpec,
+    NodeSpec,
+    PortConfig,
+    Resources,
+    ServiceSpec,
+    TaskSpec,
+)
+from swarmpy.model.states import NodeState, Role, TaskState, UpdateState
+
+
+class Kind(enum.StrEnum):
+    """The tables of the store."""
+
+    CLUSTER = "cluster"
+    NODE = "node"
+    SERVICE = "service"
+    TASK = "task"
+
+
+@attrs.frozen(kw_only=True)
+class Meta:
+    """When an object was written."""
+
+    version: int = 0
+    """Raft index of the last write."""
+    created_at_ns: int = 0
+    updated_at_ns: int = 0
+
+
+# -- nodes ----------------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class Platform:
+    """Machine architecture and operating system, in Docker's spelling (``x86_64``, ``linux``)."""
+
+    architecture: str = ""
+    os: str = "linux"
+
+
+@attrs.frozen(kw_only=True)
+class NodeDescription:
+    """What a node says of itself."""
+
+    hostname: str = ""
+    platform: Platform = attrs.Factory(Platform)
+    resources: Resources = attrs.Factory(Resources)
+    runtime: str = ""
+    """``docker``, ``process`` or ``simulated``."""
+    engine_version: str = ""
+    engine_labels: dict[str, str] = attrs.Factory(dict)
+
+
+@attrs.frozen(kw_only=True)
+class NodeStatus:
+    """What the managers see of a node."""
+
+    state: NodeState = NodeState.UNKNOWN
+    message: str = ""
+    address: str = ""
+    """The address other nodes reach it at, without a port."""
+
+
+@attrs.frozen(kw_only=True)
+class ManagerStatus:
+    """A manager's place in consensus. Who leads is not stored: it is asked of Raft."""
+
+    raft_id: int
+    address: str
+    """``host:port`` of its cluster port."""
+
+
+@attrs.frozen(kw_only=True)
+class Node:
+    """A member of the cluster."""
+
+    id: NodeId
+    meta: Meta = attrs.Factory(Meta)
+    spec: NodeSpec = attrs.Factory(NodeSpec)
+    role: Role = Role.WORKER
+    """The role it has now; ``spec.role`` is the one it should have."""
+    description: NodeDescription = attrs.Factory(NodeDescription)
+    status: NodeStatus = attrs.Factory(NodeStatus)
+    manager: ManagerStatus | None = None
+    """Set while it is a member of the Raft group."""
+
+
+# -- services -------------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class UpdateStatus:
+    """How far the last update has come."""
+
+    state: UpdateState
+    started_at_ns: int = 0
+    completed_at_ns: int = 0
+    message: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class Service:
+    """A service."""
+
+    id: ServiceId
+    meta: Meta = attrs.Factory(Meta)
+    spec: ServiceSpec
+    spec_version: int = 0
+    """``meta.version`` of the write that last changed the spec (not the status); tasks remember it."""
+    previous_spec: ServiceSpec | None = None
+    ports: tuple[PortConfig, ...] = ()
+    """The ports as allocated: published ports chosen where the spec left them open."""
+    update_status: UpdateStatus | None = None
+    pending_delete: bool = False
+    """Removed by its user; gone when its last task is."""
+
+
+# -- tasks ----------------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class ContainerStatus:
+    """What the runtime says of a task's container (or process)."""
+
+    container_id: str = ""
+    pid: int = 0
+    exit_code: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class PortStatus:
+    """A port of a task on its node. ``published_port`` is the service's (0 when it has none)."""
+
+    protocol: str = "tcp"
+    target_port: int
+    published_port: int = 0
+    publish_mode: str = "ingress"
+    host_address: str
+    host_port: int
+
+
+@attrs.frozen(kw_only=True)
+class TaskStatus:
+    """The observed state of a task, with the reason where it is not what was hoped for."""
+
+    state: TaskState = TaskState.NEW
+    timestamp_ns: int = 0
+    """When the state was observed, by the observer's clock."""
+    message: str = ""
+    """What was going on ("started", "preparing")."""
+    err: str = ""
+    """Why it failed, or why it is still waiting; ""."""
+    container: ContainerStatus | None = None
+    ports: tuple[PortStatus, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class Task:
+    """One attempt to run one slot of a service. Replaced, never edited."""
+
+    id: TaskId
+    meta: Meta = attrs.Factory(Meta)
+    spec: TaskSpec
+    spec_version: int = 0
+    """The service's ``spec_version`` it was made from."""
+    service_id: ServiceId
+    service_name: str = ""
+    service_labels: dict[str, str] = attrs.Factory(dict)
+    slot: int = 0
+    """1.. for a replicated service; 0 for a global one, where the node is the slot."""
+    node_id: NodeId | None = None
+    status: TaskStatus = attrs.Factory(TaskStatus)
+    desired_state: TaskState = TaskState.RUNNING
+    ports: tuple[PortConfig, ...] = ()
+    """The service's ports as allocated when the task was made."""
+    not_before_ns: int = 0
+    """A replacement waits in desired state READY until then (restart delay)."""
+    applied_at_ns: int = 0
+    """When a manager recorded ``status``, by the manager's clock; restart windows are measured with it."""
+
+    @property
+    def name(self) -> str:
+        """Docker's name of the task: ``service.slot.id``, or ``service.node.id`` for a global service."""
+        return f"{self.service_name}.{self.slot or self.node_id}.{self.id}"
+
+
+# -- the cluster ----------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class JoinTokens:
+    """The secrets that let a new node in, by the role it gets."""
+
+    worker: str
+    manager: str
+
+
+@attrs.frozen(kw_only=True)
+class RootCA:
+    """The cluster's certificate authority."""
+
+    cert_pem: bytes
+    key_pem: bytes = attrs.field(repr=False)
+    cert_digest: str
+    """What join tokens carry."""
+
+
+@attrs.frozen(kw_only=True)
+class Cluster:
+    """The one object that describes the whole."""
+
+    id: ClusterId
+    meta: Meta = attrs.Factory(Meta)
+    spec: ClusterSpec = attrs.Factory(ClusterSpec)
+    root_ca: RootCA
+    join_tokens: JoinTokens = attrs.field(repr=False)
+    removed_nodes: dict[str, int] = attrs.Factory(dict)
+    """Node ids whose certificates are no longer accepted, and until when they would be valid (ns)."""
+
+
+StoreObject = Cluster | Node | Service | Task
+
+KIND_CLASSES: dict[Kind, type[Cluster | Node | Service | Task]] = {
+    Kind.CLUSTER: Cluster,
+    Kind.NODE: Node,
+    Kind.SERVICE: Service,
+    Kind.TASK: Task,
+}
+
+
+def kind_of(obj: StoreObject) -> Kind:
+    """The table an object belongs to."""
+    match obj:
+        case Cluster():
+            return Kind.CLUSTER
+        case Node():
+            return Kind.NODE
+        case Service():
+            return Kind.SERVICE
+        case Task():
+            return Kind.TASK

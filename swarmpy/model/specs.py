@@ -1,0 +1,253 @@
+"""Specs: what users ask for. The system copies them and never writes them.
+
+Field names are Docker's in snake case, with the unit at the end: ``*_ns`` nanoseconds, ``*_bytes`` bytes, ``nano_cpus``
+billionths of a core. None means "not given", which Docker's API keeps apart from a default; the defaults themselves
+are methods (``*_or_default``) or in :mod:`swarmpy.model.defaults`. Everything is immutable; change with
+``attrs.evolve``. A new field needs a default, so that old bytes can be read.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from swarmpy.model.states import Availability, Role, ServiceMode
+
+
+@attrs.frozen(kw_only=True)
+class Resources:
+    """An amount of resources; 0 is "none asked"."""
+
+    nano_cpus: int = 0
+    memory_bytes: int = 0
+    pids: int = 0
+    """Only as a limit."""
+
+
+@attrs.frozen(kw_only=True)
+class ResourceRequirements:
+    """``limits`` are enforced by the runtime; ``reservations`` count in placement."""
+
+    limits: Resources | None = None
+    reservations: Resources | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Healthcheck:
+    """How to ask a task whether it is well. ``test`` is Docker's: ("CMD", ...), ("CMD-SHELL", line) or ("NONE",).
+
+    Zero means the image's or the engine's default (30 s, 30 s, 0 s, 3).
+    """
+
+    test: tuple[str, ...] = ()
+    interval_ns: int = 0
+    timeout_ns: int = 0
+    start_period_ns: int = 0
+    retries: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class Mount:
+    """A mount: type ``bind``, ``volume`` or ``tmpfs``."""
+
+    type: str = "volume"
+    source: str = ""
+    target: str = ""
+    read_only: bool = False
+    bind_propagation: str = ""
+    volume_no_copy: bool = False
+    volume_labels: dict[str, str] = attrs.Factory(dict)
+    volume_driver: str = ""
+    volume_driver_opts: dict[str, str] = attrs.Factory(dict)
+    tmpfs_size_bytes: int = 0
+    tmpfs_mode: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class Ulimit:
+    """A resource limit of a process, by its name without RLIMIT_ ("nofile")."""
+
+    name: str
+    soft: int
+    hard: int
+
+
+@attrs.frozen(kw_only=True)
+class ContainerSpec:
+    """What to run. ``command`` is Docker's entrypoint, ``args`` its command."""
+
+    image: str = ""
+    labels: dict[str, str] = attrs.Factory(dict)
+    command: tuple[str, ...] = ()
+    args: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+    hostname: str = ""
+    dir: str = ""
+    user: str = ""
+    groups: tuple[str, ...] = ()
+    tty: bool = False
+    open_stdin: bool = False
+    read_only: bool = False
+    init: bool | None = None
+    stop_signal: str = ""
+    stop_grace_period_ns: int | None = None
+    healthcheck: Healthcheck | None = None
+    mounts: tuple[Mount, ...] = ()
+    hosts: tuple[str, ...] = ()
+    """Docker's API form of extra hosts: ``"IP name ..."``."""
+    dns_nameservers: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+    dns_options: tuple[str, ...] = ()
+    capability_add: tuple[str, ...] = ()
+    capability_drop: tuple[str, ...] = ()
+    sysctls: dict[str, str] = attrs.Factory(dict)
+    ulimits: tuple[Ulimit, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class RestartPolicy:
+    """What to do when a task ends. ``condition``: ``any``, ``on-failure`` or ``none``. None: the default."""
+
+    condition: str | None = None
+    delay_ns: int | None = None
+    max_attempts: int | None = None
+    """0: no bound."""
+    window_ns: int | None = None
+    """0: all attempts ever count."""
+
+
+@attrs.frozen(kw_only=True)
+class Placement:
+    """Where tasks may run. Constraints are ``key==value`` or ``key!=value``."""
+
+    constraints: tuple[str, ...] = ()
+    spread: tuple[str, ...] = ()
+    """Spread preferences: label keys such as ``node.labels.zone``, most important first."""
+    max_replicas: int = 0
+    """Most tasks of the service on one node; 0: no bound."""
+
+
+@attrs.frozen(kw_only=True)
+class LogDriver:
+    """The engine's log driver for a task."""
+
+    name: str = ""
+    options: dict[str, str] = attrs.Factory(dict)
+
+
+@attrs.frozen(kw_only=True)
+class NetworkAttachment:
+    """A network that the tasks join, by name or id."""
+
+    target: str
+    aliases: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class TaskSpec:
+    """What one task is made from. A task carries a whole copy and is never edited."""
+
+    container: ContainerSpec = attrs.Factory(ContainerSpec)
+    resources: ResourceRequirements | None = None
+    restart: RestartPolicy | None = None
+    placement: Placement | None = None
+    log_driver: LogDriver | None = None
+    networks: tuple[NetworkAttachment, ...] = ()
+    force_update: int = 0
+    """A counter: raising it replaces every task."""
+
+
+@attrs.frozen(kw_only=True)
+class UpdateConfig:
+    """How to replace tasks. None: the default of :mod:`swarmpy.model.defaults`."""
+
+    parallelism: int | None = None
+    """Slots at a time; 0: all at once."""
+    delay_ns: int | None = None
+    failure_action: str | None = None
+    """``pause``, ``continue`` or ``rollback``."""
+    monitor_ns: int | None = None
+    max_failure_ratio: float | None = None
+    order: str | None = None
+    """``stop-first`` or ``start-first``."""
+
+
+@attrs.frozen(kw_only=True)
+class PortConfig:
+    """A port of a service. ``publish_mode`` ingress: on every node; host: on the task's node only."""
+
+    name: str = ""
+    protocol: str = "tcp"
+    target_port: int = 0
+    published_port: int = 0
+    """0: chosen by the cluster (ingress) or the engine (host)."""
+    publish_mode: str = "ingress"
+
+
+@attrs.frozen(kw_only=True)
+class EndpointSpec:
+    """How a service is reached: ``mode`` vip or dnsrr."""
+
+    mode: str = "vip"
+    ports: tuple[PortConfig, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class ServiceSpec:
+    """A service, as its user wants it."""
+
+    name: str = ""
+    labels: dict[str, str] = attrs.Factory(dict)
+    task: TaskSpec = attrs.Factory(TaskSpec)
+    mode: ServiceMode = ServiceMode.REPLICATED
+    replicas: int | None = None
+    """Only of a replicated service; None is 1."""
+    update: UpdateConfig | None = None
+    rollback: UpdateConfig | None = None
+    endpoint: EndpointSpec | None = None
+
+    @property
+    def desired_replicas(self) -> int:
+        """Replicas wanted of a replicated service."""
+        return 1 if self.replicas is None else self.replicas
+
+
+@attrs.frozen(kw_only=True)
+class NodeSpec:
+    """What the operator wants of a node."""
+
+    name: str = ""
+    labels: dict[str, str] = attrs.Factory(dict)
+    role: Role = Role.WORKER
+    availability: Availability = Availability.ACTIVE
+
+
+@attrs.frozen(kw_only=True)
+class RaftConfig:
+    """Consensus knobs of a cluster. Ticks are 100 ms by default: heartbeat 100 ms, election 500-1000 ms randomised."""
+
+    tick_ns: int = 100_000_000
+    heartbeat_tick: int = 1
+    election_tick: int = 5
+    snapshot_interval: int = 10_000
+    """Entries between snapshots."""
+    log_entries_for_slow_followers: int = 500
+
+
+@attrs.frozen(kw_only=True)
+class DispatcherConfig:
+    """How agents report. A node is down after three missed heartbeats."""
+
+    heartbeat_period_ns: int = 1_000_000_000
+
+
+@attrs.frozen(kw_only=True)
+class ClusterSpec:
+    """What the operator wants of the cluster."""
+
+    name: str = "default"
+    labels: dict[str, str] = attrs.Factory(dict)
+    task_history_limit: int = 5
+    """Ended tasks kept for each slot; negative: all."""
+    raft: RaftConfig = attrs.Factory(RaftConfig)
+    dispatcher: DispatcherConfig = attrs.Factory(DispatcherConfig)
+    node_cert_expiry_ns: int = 90 * 24 * 3600 * 1_000_000_000

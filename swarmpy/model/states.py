@@ -1,0 +1,117 @@
+"""States, and who may move a task from which to which.
+
+A task's observed state only ever rises: of two observations the larger one is right. Each step has one owner, given
+in :data:`TRANSITIONS`; a state below RUNNING that was skipped over is fine as long as the owner may do both steps.
+Numbers are Docker Swarm's (spaced by 64 in swarmkit's ``api/types.proto``), so that stored states can be compared.
+"""
+
+from __future__ import annotations
+
+import enum
+from types import MappingProxyType
+
+
+class TaskState(enum.IntEnum):
+    """How far a task has come. REMOVE is only ever a desired state."""
+
+    NEW = 0
+    PENDING = 64
+    ASSIGNED = 192
+    ACCEPTED = 256
+    PREPARING = 320
+    READY = 384
+    STARTING = 448
+    RUNNING = 512
+    COMPLETE = 576
+    SHUTDOWN = 640
+    FAILED = 704
+    REJECTED = 768
+    REMOVE = 800
+    ORPHANED = 832
+
+    @property
+    def is_terminal(self) -> bool:
+        """True when the task has ended for good (and REMOVE, which is beyond all running states)."""
+        return self > TaskState.RUNNING
+
+
+class Actor(enum.Enum):
+    """Who moves a task."""
+
+    ORCHESTRATOR = "orchestrator"
+    ALLOCATOR = "allocator"
+    SCHEDULER = "scheduler"
+    AGENT = "agent"
+    DISPATCHER = "dispatcher"
+    ENFORCER = "enforcer"
+
+
+_S = TaskState
+_AGENT_PATH = (_S.ASSIGNED, _S.ACCEPTED, _S.PREPARING, _S.READY, _S.STARTING, _S.RUNNING)
+
+
+def _agent_targets(state: TaskState) -> frozenset[TaskState]:
+    later = {s for s in _AGENT_PATH if s > state}
+    ended = {_S.COMPLETE, _S.SHUTDOWN, _S.FAILED} | ({_S.REJECTED} if state < _S.RUNNING else set())
+    return frozenset(later | ended)
+
+
+TRANSITIONS: MappingProxyType[Actor, MappingProxyType[TaskState, frozenset[TaskState]]] = MappingProxyType(
+    {
+        Actor.ALLOCATOR: MappingProxyType({_S.NEW: frozenset({_S.PENDING})}),
+        Actor.SCHEDULER: MappingProxyType({_S.PENDING: frozenset({_S.ASSIGNED})}),
+        Actor.AGENT: MappingProxyType({s: _agent_targets(s) for s in _AGENT_PATH}),
+        # On behalf of a node that does not answer any more.
+        Actor.DISPATCHER: MappingProxyType({s: frozenset({_S.ORPHANED}) for s in _AGENT_PATH}),
+        # A task that was never given to a node is shut down by its orchestrator; there is nobody else to do it.
+        Actor.ORCHESTRATOR: MappingProxyType({_S.NEW: frozenset({_S.SHUTDOWN}), _S.PENDING: frozenset({_S.SHUTDOWN})}),
+        Actor.ENFORCER: MappingProxyType({s: frozenset({_S.REJECTED}) for s in (_S.ASSIGNED, *_AGENT_PATH)}),
+    }
+)
+
+
+def may_advance(actor: Actor, old: TaskState, new: TaskState) -> bool:
+    """True when ``actor`` may move a task's observed state from ``old`` to ``new``."""
+    return new in TRANSITIONS[actor].get(old, frozenset())
+
+
+class Role(enum.StrEnum):
+    """What a node is in the cluster."""
+
+    WORKER = "worker"
+    MANAGER = "manager"
+
+
+class Availability(enum.StrEnum):
+    """What the operator lets a node do: take tasks, keep what it has, or get rid of all."""
+
+    ACTIVE = "active"
+    PAUSE = "pause"
+    DRAIN = "drain"
+
+
+class NodeState(enum.StrEnum):
+    """What the managers know of a node. UNKNOWN: a new leader has not heard of it yet."""
+
+    UNKNOWN = "unknown"
+    DOWN = "down"
+    READY = "ready"
+    DISCONNECTED = "disconnected"
+
+
+class ServiceMode(enum.StrEnum):
+    """How many tasks a service has: a number of replicas, or one on every eligible node."""
+
+    REPLICATED = "replicated"
+    GLOBAL = "global"
+
+
+class UpdateState(enum.StrEnum):
+    """How far the update of a service has come (Docker's words, API spelling)."""
+
+    UPDATING = "updating"
+    PAUSED = "paused"
+    COMPLETED = "completed"
+    ROLLBACK_STARTED = "rollback_started"
+    ROLLBACK_PAUSED = "rollback_paused"
+    ROLLBACK_COMPLETED = "rollback_completed"

@@ -1,0 +1,1 @@
+"""The data plane: the endpoint table and the routing mesh."""

@@ -1,0 +1,1 @@
+"""Where a task becomes something that runs: docker, process, simulated."""

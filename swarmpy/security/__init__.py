@@ -1,0 +1,1 @@
+"""The cluster's certificate authority, certificates, join tokens and TLS contexts."""

@@ -1,0 +1,1 @@
+"""The replicated state in memory: tables and indexes, transactions, watches, snapshots."""
