@@ -191,6 +191,8 @@ class Task:
     """A replacement waits in desired state READY until then (restart delay)."""
     applied_at_ns: int = 0
     """When a manager recorded ``status``, by the manager's clock; restart windows are measured with it."""
+    started_at_ns: int = 0
+    """When a manager first recorded that it runs, by the manager's clock; update monitoring is measured with it."""
 
     @property
     def name(self) -> str:

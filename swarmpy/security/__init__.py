@@ -1,1 +1,1 @@
-"""The cluster's certificate authority, certificates, join tokens and TLS contexts."""
+"""Who is who: the root CA, certificates, join tokens, a node's identity, TLS contexts."""

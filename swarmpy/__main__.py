@@ -1,0 +1,9 @@
+"""``python -m swarmpy``."""
+
+from __future__ import annotations
+
+import sys
+
+from swarmpy.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,270 @@
+"""A worker's half of a node: it keeps a session with a manager, its tasks and its data plane.
+
+Tasks and routing never depend on a manager being there: without one, everything goes on as last told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+import structlog
+
+from swarmpy.agent.backoff import Backoff
+from swarmpy.agent.known_managers import KnownManagers
+from swarmpy.agent.local import LocalState, LocalWriter
+from swarmpy.agent.reporter import Reporter
+from swarmpy.agent.routing import Routing
+from swarmpy.agent.session import Session
+from swarmpy.agent.subtask import ended
+from swarmpy.agent.worker import Worker
+from swarmpy.errors import (
+    ConnectionFailed,
+    DeadlineExceeded,
+    NotLeader,
+    OutcomeUnknown,
+    RuntimeUnavailable,
+    SwarmpyError,
+    Unavailable,
+)
+from swarmpy.model.assignments import SessionMessage, SessionRequest
+from swarmpy.model.ids import NodeId, TaskId
+from swarmpy.model.objects import NodeDescription, TaskStatus
+from swarmpy.model.states import Role
+from swarmpy.ports import Clock, DataPlane, Dialer, Random, Runtime
+
+log = structlog.get_logger(__name__)
+
+DIAL_TIMEOUT_S = 1.0
+"""Most seconds to connect at first; the present wait is added, so that a slow network is given more time."""
+SEARCH_FIRST_S = 0.05
+SEARCH_MOST_S = 2.0
+"""Seconds between attempts while no manager answers: an election takes about one."""
+ENGINE_RETRY_FIRST_S = 0.25
+ENGINE_RETRY_MOST_S = 10.0
+DESCRIBE_PERIOD_S = 30.0
+"""How often the engine is asked for the node's description (swarmkit: 20 s)."""
+_SILENCE = (ConnectionFailed, DeadlineExceeded, OutcomeUnknown)
+"""What says that a manager does not answer, rather than that it wants a new session."""
+
+
+class Agent:
+    """One node's agent. Create it and :meth:`run` it once."""
+
+    def __init__(
+        self,
+        *,
+        node_id: NodeId,
+        address: str,
+        role: Role,
+        dialer: Dialer,
+        runtime: Runtime,
+        data_plane: DataPlane,
+        local: LocalState,
+        clock: Clock,
+        random: Random,
+        seeds: Callable[[], Iterable[str]],
+        on_role_change: Callable[[Role], None],
+    ) -> None:
+        """``address`` is the one other nodes reach this node at, without a port.
+
+        ``seeds`` gives the managers (``host:port``) known from elsewhere, whenever they are looked for. ``role`` is the
+        present one; ``on_role_change`` is called when a manager says that it should be another.
+        """
+        self._node_id = node_id
+        self._address = address
+        self._role = role
+        self._dialer = dialer
+        self._runtime = runtime
+        self._data_plane = data_plane
+        self._local = local
+        self._clock = clock
+        self._random = random
+        self._on_role_change = on_role_change
+        self._writer = LocalWriter(local, random)
+        self._reporter = Reporter(random)
+        self._routing = Routing(data_plane, random, self._writer)
+        self._worker = Worker(runtime, clock, random, self._writer, self._reporter)
+        self._managers = KnownManagers(seeds, random)
+        self._search = Backoff(random, first=SEARCH_FIRST_S, most=SEARCH_MOST_S)
+        self._description = NodeDescription()
+        self._stale = asyncio.Event()
+        self._engine_problem = ""
+        self._manager = ""
+        self._opened_at = 0.0
+        self._silence_told = False
+
+    @property
+    def manager(self) -> str:
+        """``host:port`` of the manager this node has a session with, or ""."""
+        return self._manager
+
+    @property
+    def description(self) -> NodeDescription:
+        """Machine and engine, as last seen."""
+        return self._description
+
+    def known_managers(self) -> tuple[str, ...]:
+        """``host:port`` of the managers, as last told."""
+        return self._managers.learned
+
+    async def retire(self, timeout: float) -> None:
+        """Stop and remove all tasks of this node, which is leaving; at most ``timeout`` seconds."""
+        await self._worker.clear(timeout)
+
+    @property
+    def statuses(self) -> dict[TaskId, TaskStatus]:
+        """The last observed status of each task on this node."""
+        return self._worker.statuses
+
+    @property
+    def applied_endpoints_version(self) -> int:
+        """The version of the session's endpoint table that is in force; 0: none of this session."""
+        return self._routing.applied_version
+
+    def problems(self) -> tuple[str, ...]:
+        """What does not work on this node, one line each."""
+        return (*self._routing.problems(), *((self._engine_problem,) if self._engine_problem else ()))
+
+    async def run(self) -> None:
+        """Run until cancelled. Tasks are left to what the runtime does with them when it is closed.
+
+        Closes the runtime, the data plane and the local state. Raises DataDirMismatch and StorageError of the latter.
+        """
+        try:
+            remembered = await self._local.load()
+            self._managers.learn(manager.address for manager in remembered.managers)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._writer.run(), name="agent-local-state")
+                self._routing.restore(remembered.endpoints)
+                group.create_task(self._routing.run(), name="agent-routing")
+                await self._open_engine()
+                group.create_task(self._worker.run(remembered.tasks), name="agent-worker")
+                await self._worker.adopted.wait()
+                group.create_task(self._watch_engine(), name="agent-engine")
+                await self._keep_session()
+        finally:
+            await self._close()
+
+    async def _close(self) -> None:
+        try:
+            await self._runtime.close()
+        finally:
+            try:
+                await self._data_plane.close()
+            finally:
+                await self._local.close()
+
+    # -- the engine -------------------------------------------------------------------------------------------------
+
+    async def _open_engine(self) -> None:
+        backoff = Backoff(self._random, first=ENGINE_RETRY_FIRST_S, most=ENGINE_RETRY_MOST_S)
+        while True:
+            try:
+                await self._runtime.open()
+                self._description = await self._runtime.describe()
+            except RuntimeUnavailable as error:
+                self._engine_away(error)
+                await asyncio.sleep(backoff.next())
+            else:
+                self._engine_back()
+                return
+
+    async def _watch_engine(self) -> None:
+        while True:
+            await asyncio.sleep(DESCRIBE_PERIOD_S)
+            try:
+                description = await self._runtime.describe()
+            except RuntimeUnavailable as error:
+                self._engine_away(error)
+                continue
+            self._engine_back()
+            if description != self._description:
+                self._description = description
+                self._stale.set()
+
+    def _engine_away(self, error: RuntimeUnavailable) -> None:
+        if not self._engine_problem:
+            log.warning("engine_away", runtime=self._runtime.name, reason=str(error))
+        self._engine_problem = f"the {self._runtime.name} engine does not answer: {error}"
+
+    def _engine_back(self) -> None:
+        if self._engine_problem:
+            log.info("engine_back", runtime=self._runtime.name)
+        self._engine_problem = ""
+
+    # -- the managers -----------------------------------------------------------------------------------------------
+
+    async def _keep_session(self) -> None:
+        while True:
+            address = self._managers.next()
+            error = await self._session(address) if address is not None else Unavailable("no manager is known")
+            if self._manager:
+                self._session_lost(error)
+            if isinstance(error, NotLeader) and self._managers.redirect(error.leader):
+                continue
+            log.debug("no_session", manager=address, reason=str(error))
+            await asyncio.sleep(self._search.wait())
+            if self._managers.round_is_over:
+                self._lengthen_search(error)
+
+    async def _session(self, address: str) -> SwarmpyError:
+        """A session with the manager at ``address``; returns why it is over or was not to be."""
+        try:
+            channel = await self._dialer.dial(address, timeout=DIAL_TIMEOUT_S + self._search.bound)
+        except SwarmpyError as error:
+            if isinstance(error, ConnectionFailed):
+                self._managers.unreachable(address)
+            return error
+        self._stale.clear()
+        session = Session(
+            channel,
+            SessionRequest(description=self._description, address=self._address),
+            worker=self._worker,
+            routing=self._routing,
+            reporter=self._reporter,
+            problems=self.problems,
+            on_message=self._on_message,
+            stale=self._stale,
+        )
+        running = asyncio.create_task(session.run(lambda: self._session_opened(address)), name="agent-session")
+        try:
+            await ended(running)
+        finally:
+            await channel.close()
+        over = running.exception()
+        assert over is not None, "a session ends with a reason"
+        if isinstance(over, SwarmpyError):
+            return over
+        raise over
+
+    def _session_opened(self, address: str) -> None:
+        log.info("session_opened", node=self._node_id, manager=address)
+        self._manager = address
+        self._opened_at = self._clock.monotonic()
+        self._silence_told = False
+
+    def _session_lost(self, error: SwarmpyError) -> None:
+        log.warning("session_lost", manager=self._manager, reason=str(error))
+        self._managers.lost(self._manager, reachable=not isinstance(error, _SILENCE))
+        self._manager = ""
+        # A session that ends as soon as it is open must not be tried at full speed for ever.
+        if self._clock.monotonic() - self._opened_at >= SEARCH_MOST_S:
+            self._search.reset()
+        else:
+            self._search.grow()
+
+    def _lengthen_search(self, error: SwarmpyError) -> None:
+        self._search.grow()
+        if self._search.bound >= SEARCH_MOST_S and not self._silence_told:
+            log.warning("no_manager_answers", reason=str(error), consequence="tasks and routing go on unchanged")
+            self._silence_told = True
+
+    def _on_message(self, message: SessionMessage) -> None:
+        if message.managers is not None:
+            self._managers.learn(manager.address for manager in message.managers)
+            self._writer.put_managers(message.managers)
+        if message.role is not None and message.role != self._role:
+            log.info("role_changed", old=self._role.value, new=message.role.value)
+            self._role = message.role
+            self._on_role_change(message.role)

@@ -1,0 +1,79 @@
+"""Which manager to try next. Pure but for the randomness it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from swarmpy.ports import Random
+
+MAX_REDIRECTS = 3
+"""Redirects followed in a row: managers that send an agent in circles are electing, and need a moment."""
+
+
+class KnownManagers:
+    """The managers an agent has heard of, in random rounds, each once a round."""
+
+    def __init__(self, seeds: Callable[[], Iterable[str]], random: Random) -> None:
+        self._seeds = seeds
+        self._random = random
+        self._learned: tuple[str, ...] = ()
+        self._round: list[str] = []
+        self._leader = ""
+        self._unreachable = ""
+        self._redirects = 0
+
+    @property
+    def learned(self) -> tuple[str, ...]:
+        """What :meth:`learn` was told last."""
+        return self._learned
+
+    @property
+    def round_is_over(self) -> bool:
+        """True when every known manager has been tried."""
+        return not self._round
+
+    def learn(self, addresses: Iterable[str]) -> None:
+        """These are the managers now."""
+        self._learned = tuple(addresses)
+
+    def next(self) -> str | None:
+        """The address to try now; None when no manager is known."""
+        if self._leader:
+            address, self._leader = self._leader, ""
+            return address
+        if not self._round:
+            self._round = self._shuffled()
+        if not self._round:
+            return None
+        address = self._round.pop()
+        if address == self._unreachable:
+            self._unreachable = ""
+        return address
+
+    def unreachable(self, address: str) -> None:
+        """Nobody answers at ``address``: redirects to it are out of date until its turn in a round has come."""
+        self._unreachable = address
+
+    def redirect(self, leader: str) -> bool:
+        """A manager named the leader. True when that one is to be tried at once."""
+        if not leader or leader == self._unreachable or self._redirects >= MAX_REDIRECTS:
+            self._redirects = 0
+            return False
+        self._redirects += 1
+        self._leader = leader
+        return True
+
+    def lost(self, address: str, *, reachable: bool) -> None:
+        """A session with ``address`` is over. It comes first in the new round if it still answers, last if not."""
+        self._redirects = 0
+        self._unreachable = "" if reachable else address
+        others = [other for other in self._shuffled() if other != address]
+        self._round = [*others, address] if reachable else [address, *others]
+
+    def _shuffled(self) -> list[str]:
+        # Seeds stay candidates: the learned list may be older than the address the operator gave.
+        addresses = list(dict.fromkeys((*self._learned, *self._seeds())))
+        for i in range(len(addresses) - 1, 0, -1):
+            j = self._random.randrange(i + 1)
+            addresses[i], addresses[j] = addresses[j], addresses[i]
+        return addresses

@@ -1,0 +1,79 @@
+"""Statuses on their way to a manager: the latest of each task, until a manager has confirmed it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from swarmpy.agent.backoff import Backoff
+from swarmpy.errors import ConnectionFailed, NotLeader, Unavailable
+from swarmpy.model.assignments import TaskStatusUpdate
+from swarmpy.model.ids import TaskId
+from swarmpy.model.objects import TaskStatus
+from swarmpy.model.states import TaskState
+from swarmpy.ports import Random
+
+log = structlog.get_logger(__name__)
+
+MAX_BATCH = 1024
+"""Most statuses of one report (swarmkit's bound)."""
+RETRY_FIRST_S = 0.1
+RETRY_MOST_S = 2.0
+"""Seconds between attempts while the manager cannot record statuses."""
+
+Send = Callable[[tuple[TaskStatusUpdate, ...]], Awaitable[None]]
+
+
+class Reporter:
+    """Coalesces statuses. It outlives sessions: what one manager has not confirmed goes to the next."""
+
+    def __init__(self, random: Random) -> None:
+        self._random = random
+        self._pending: dict[TaskId, TaskStatus] = {}
+        self._highest: dict[TaskId, TaskState] = {}
+        self._filled = asyncio.Event()
+
+    @property
+    def pending(self) -> int:
+        """How many tasks have a status that no manager has confirmed."""
+        return len(self._pending)
+
+    def put(self, task_id: TaskId, status: TaskStatus) -> None:
+        """``status`` is what is observed of the task now. A state below one that was put before is not sent."""
+        if status.state < self._highest.get(task_id, status.state):
+            return
+        self._highest[task_id] = status.state
+        self._pending[task_id] = status
+        self._filled.set()
+
+    def forget(self, task_id: TaskId) -> None:
+        """Nobody asks about the task any more."""
+        self._pending.pop(task_id, None)
+        self._highest.pop(task_id, None)
+
+    async def run(self, send: Send) -> None:
+        """Send what is pending with ``send``, which returns when it is recorded; for as long as one session lives.
+
+        A manager that can record nothing for now (no quorum, no answer) is asked again with a back-off. Raises what
+        else ``send`` raises; what it was to send stays pending.
+        """
+        backoff = Backoff(self._random, first=RETRY_FIRST_S, most=RETRY_MOST_S)
+        while True:
+            while not self._pending:
+                self._filled.clear()
+                await self._filled.wait()
+            batch = list(self._pending.items())[:MAX_BATCH]
+            try:
+                await send(tuple(TaskStatusUpdate(task_id=i, status=s) for i, s in batch))
+            except (NotLeader, ConnectionFailed):
+                raise
+            except Unavailable as error:
+                log.debug("report_not_recorded", count=len(batch), reason=str(error))
+                await asyncio.sleep(backoff.next())
+                continue
+            backoff.reset()
+            for task_id, status in batch:
+                if self._pending.get(task_id) is status:
+                    del self._pending[task_id]

@@ -1,0 +1,161 @@
+"""One session with one manager: from introduction to whatever ends it. It never looks for another manager."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable
+from typing import Any, NoReturn, cast
+
+import structlog
+
+from swarmpy.agent.reporter import Reporter
+from swarmpy.agent.routing import Routing
+from swarmpy.agent.worker import Worker
+from swarmpy.errors import ConnectionFailed, DeadlineExceeded, ProtocolViolation, SwarmpyError, Unavailable
+from swarmpy.model import codec
+from swarmpy.model.assignments import (
+    AssignmentUpdate,
+    Heartbeat,
+    HeartbeatReply,
+    SessionMessage,
+    SessionRequest,
+    StatusReport,
+    TaskStatusUpdate,
+)
+from swarmpy.ports import Channel
+
+log = structlog.get_logger(__name__)
+
+OPEN_TIMEOUT_S = 5.0
+"""Most seconds until the first message: the leader writes the node's registration before it answers."""
+REPORT_TIMEOUT_S = 5.0
+"""Most seconds until a report is confirmed: it is committed first."""
+HEARTBEAT_TIMEOUT_MIN_S = 1.0
+DEFAULT_PERIOD_S = 1.0
+"""Between heartbeats, where the manager does not say."""
+
+
+class Session:
+    """One session over ``channel``.
+
+    ``problems`` are told in heartbeats; ``on_message`` gets each message after its assignments and endpoints are taken;
+    ``stale`` is set when ``request`` no longer describes the node, which ends the session.
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        request: SessionRequest,
+        *,
+        worker: Worker,
+        routing: Routing,
+        reporter: Reporter,
+        problems: Callable[[], tuple[str, ...]],
+        on_message: Callable[[SessionMessage], None],
+        stale: asyncio.Event,
+    ) -> None:
+        self._channel = channel
+        self._request = request
+        self._worker = worker
+        self._routing = routing
+        self._reporter = reporter
+        self._problems = problems
+        self._on_message = on_message
+        self._stale = stale
+        self._id = ""
+        self._period_s = DEFAULT_PERIOD_S
+        self._sequence = 0
+
+    async def run(self, opened: Callable[[], None]) -> NoReturn:
+        """Live until the session is over; ``opened`` is called after the first message.
+
+        Raises what ended it: NotLeader, ConnectionFailed, FailedPrecondition (the manager has another session of this
+        node), ProtocolViolation (an update that does not build on the last one), or another SwarmpyError.
+        """
+        stream = self._channel.stream("dispatcher.session", codec.to_plain(self._request))
+        # Every stream can be closed, though the type of an iterator does not say so.
+        async with contextlib.aclosing(cast("AsyncGenerator[Any, None]", stream)) as messages:
+            await self._open(messages)
+            opened()
+            over: BaseException | None = None
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._receive(messages), name="session-receive")
+                    group.create_task(self._heartbeats(), name="session-heartbeats")
+                    group.create_task(self._reporter.run(self._send), name="session-reports")
+                    group.create_task(self._watch_connection(), name="session-connection")
+                    group.create_task(self._watch_description(), name="session-description")
+            except* SwarmpyError as errors:
+                over = errors.exceptions[0]
+            assert over is not None, "a session ends with a reason"
+            raise over
+
+    async def _open(self, messages: AsyncGenerator[Any, None]) -> None:
+        self._routing.begin_session()
+        try:
+            async with asyncio.timeout(OPEN_TIMEOUT_S):
+                first = codec.from_plain(SessionMessage, await anext(messages))
+        except TimeoutError:
+            raise DeadlineExceeded(f"the manager opened no session within {OPEN_TIMEOUT_S:g} s") from None
+        except StopAsyncIteration:
+            raise Unavailable("the manager ended the session before it began") from None
+        if not first.session_id:
+            raise ProtocolViolation("the manager's first message has no session id")
+        self._id = first.session_id
+        self._set_period(first.heartbeat_period_ns)
+        self._take(first)
+
+    async def _receive(self, messages: AsyncGenerator[Any, None]) -> None:
+        async for item in messages:
+            message = codec.from_plain(SessionMessage, item)
+            self._set_period(message.heartbeat_period_ns)
+            self._take(message)
+        raise Unavailable("the manager ended the session")
+
+    def _take(self, message: SessionMessage) -> None:
+        # Endpoints first: what a manager knows to be gone is no longer routed to when it is told to stop.
+        if message.endpoints is not None:
+            self._routing.receive(message.endpoints)
+        if message.assignments is not None:
+            self._assign(message.assignments)
+        self._on_message(message)
+
+    def _assign(self, update: AssignmentUpdate) -> None:
+        if update.base_sequence not in (0, self._sequence):
+            raise ProtocolViolation(
+                f"assignments {update.sequence} build on {update.base_sequence}, this node has {self._sequence}"
+            )
+        self._sequence = update.sequence
+        self._worker.assign(update)
+
+    def _set_period(self, period_ns: int) -> None:
+        if period_ns > 0:
+            self._period_s = period_ns / 1e9
+
+    async def _heartbeats(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._period_s):
+                    await self._routing.news.wait()
+            self._routing.news.clear()
+            beat = Heartbeat(
+                session_id=self._id,
+                endpoints_version=self._routing.applied_version,
+                problems=self._problems(),
+            )
+            timeout = max(HEARTBEAT_TIMEOUT_MIN_S, self._period_s)
+            reply = await self._channel.call("dispatcher.heartbeat", codec.to_plain(beat), timeout=timeout)
+            self._set_period(codec.from_plain(HeartbeatReply, reply).period_ns)
+
+    async def _send(self, updates: tuple[TaskStatusUpdate, ...]) -> None:
+        report = StatusReport(session_id=self._id, updates=updates)
+        await self._channel.call("dispatcher.report", codec.to_plain(report), timeout=REPORT_TIMEOUT_S)
+
+    async def _watch_connection(self) -> None:
+        await self._channel.wait_closed()
+        raise ConnectionFailed("the connection to the manager is gone")
+
+    async def _watch_description(self) -> None:
+        await self._stale.wait()
+        raise Unavailable("this node's description has changed: it introduces itself again")

@@ -1,0 +1,166 @@
+"""One task on this node: carries out what the state machine decides. It never decides anything itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import attrs
+import structlog
+
+from swarmpy.agent import task_fsm as fsm
+from swarmpy.agent.backoff import Backoff
+from swarmpy.agent.subtask import ended
+from swarmpy.errors import InvariantViolation, RuntimeUnavailable, TaskError
+from swarmpy.model.objects import Task, TaskStatus
+from swarmpy.model.states import TaskState
+from swarmpy.ports import Clock, Runtime
+
+log = structlog.get_logger(__name__)
+
+
+class TaskManager:
+    """Brings one task to where it is desired, and then removes it.
+
+    ``prepares`` bounds how many tasks of a node are prepared at a time. ``observed`` is called on every new status.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        runtime: Runtime,
+        clock: Clock,
+        backoff: Backoff,
+        prepares: asyncio.Semaphore,
+        observed: Callable[[TaskManager], None],
+    ) -> None:
+        self.task = task
+        """As assigned, except that the desired state never falls; ``task.status`` is the last one observed here."""
+        self.removing = False
+        """True once the task is no longer assigned: it is stopped and all traces are removed."""
+        self._runtime = runtime
+        self._clock = clock
+        self._backoff = backoff
+        self._prepares = prepares
+        self._observed = observed
+        self._changed = asyncio.Event()
+        self._interruptible: asyncio.Task[fsm.Outcome] | None = None
+
+    @property
+    def status(self) -> TaskStatus:
+        """The last status observed."""
+        return self.task.status
+
+    @property
+    def _desired(self) -> TaskState:
+        return TaskState.REMOVE if self.removing else self.task.desired_state
+
+    def assign(self, task: Task) -> None:
+        """The manager's word on the task has changed. A task that was being removed stays, but ends."""
+        desired = max(self.task.desired_state, task.desired_state)
+        if self.removing:
+            self.removing = False
+            desired = max(desired, TaskState.SHUTDOWN)
+        self.task = attrs.evolve(task, status=self.status, desired_state=desired)
+        self._wake()
+
+    def remove(self) -> None:
+        """The task is no longer assigned to this node."""
+        self.removing = True
+        self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        if self._interruptible is not None and self._desired >= TaskState.SHUTDOWN:
+            self._interruptible.cancel()
+
+    async def run(self, outcome: fsm.Outcome) -> None:
+        """Return when the task is removed. ``outcome``: what was found of it on this machine."""
+        last: fsm.Outcome | None = outcome
+        while True:
+            self._changed.clear()
+            step = fsm.advance(self._desired, self.status, last, self._clock.time_ns())
+            if step.status != self.status:
+                self.task = attrs.evolve(self.task, status=step.status)
+                self._observed(self)
+            if step.action is not None:
+                last = await self._perform(step.action)
+                if isinstance(last, fsm.EngineAway):
+                    await self._pause()
+                elif not isinstance(last, fsm.Interrupted):
+                    self._backoff.reset()
+            elif not self.removing:
+                last = None
+                await self._changed.wait()
+            elif await self._removed():
+                if self.removing:
+                    return
+            else:
+                await self._pause()
+
+    async def _pause(self) -> None:
+        try:
+            async with asyncio.timeout(self._backoff.next()):
+                await self._changed.wait()
+        except TimeoutError:
+            return
+
+    async def _perform(self, action: fsm.Action) -> fsm.Outcome:
+        running = asyncio.create_task(self._outcome_of(action), name=f"{action.value}-{self.task.id}")
+        if action is not fsm.Action.STOP:
+            self._interruptible = running
+        try:
+            await ended(running)
+        finally:
+            self._interruptible = None
+        return fsm.Interrupted() if running.cancelled() else running.result()
+
+    async def _outcome_of(self, action: fsm.Action) -> fsm.Outcome:
+        try:
+            return await self._ask_runtime(action)
+        except InvariantViolation:
+            raise
+        except RuntimeUnavailable as error:
+            log.debug("engine_away", task=self.task.id, action=action.value, reason=str(error))
+            return fsm.EngineAway(action=action, err=str(error))
+        except TaskError as error:
+            log.info("task_error", task=self.task.id, action=action.value, reason=str(error))
+            return self._failed(action, str(error))
+        except Exception as error:  # one task's trouble must not end the agent and all other tasks
+            log.exception("task_action_crashed", task=self.task.id, action=action.value)
+            if action is fsm.Action.WAIT:
+                # That we could not watch it does not mean that it ended.
+                return fsm.EngineAway(action=action, err=str(error))
+            return self._failed(action, f"task: {action.value} failed: {error!r}")
+
+    @staticmethod
+    def _failed(action: fsm.Action, err: str) -> fsm.Outcome:
+        # A task is SHUTDOWN only when it surely does not run any more: stopping is tried until it works.
+        if action is fsm.Action.STOP:
+            return fsm.EngineAway(action=action, err=err)
+        return fsm.Errored(err=err)
+
+    async def _ask_runtime(self, action: fsm.Action) -> fsm.Outcome:
+        match action:
+            case fsm.Action.PREPARE:
+                async with self._prepares:
+                    await self._runtime.prepare(self.task)
+                return fsm.Prepared()
+            case fsm.Action.START:
+                return fsm.Started(running=await self._runtime.start(self.task))
+            case fsm.Action.WAIT:
+                return fsm.Exited(exit=await self._runtime.wait(self.task))
+            case fsm.Action.STOP:
+                await self._runtime.stop(self.task)
+                return fsm.Stopped()
+
+    async def _removed(self) -> bool:
+        try:
+            await self._runtime.remove(self.task.id)
+        except InvariantViolation:
+            raise
+        except Exception as error:  # noqa: BLE001  # whatever the reason, the container must go in the end
+            log.debug("task_not_removed", task=self.task.id, reason=str(error))
+            return False
+        return True

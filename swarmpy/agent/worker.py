@@ -1,0 +1,175 @@
+"""All tasks of this node: one task manager each, as the last assignments say.
+
+It never talks to a manager: assignments come in by :meth:`Worker.assign`, statuses go out through the reporter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+import structlog
+
+from swarmpy.agent import task_fsm as fsm
+from swarmpy.agent.backoff import Backoff
+from swarmpy.agent.local import LocalWriter
+from swarmpy.agent.reporter import Reporter
+from swarmpy.agent.task_manager import TaskManager
+from swarmpy.errors import RuntimeUnavailable
+from swarmpy.model.assignments import AssignmentUpdate
+from swarmpy.model.ids import TaskId
+from swarmpy.model.objects import Task, TaskStatus
+from swarmpy.ports import Clock, Random, RunningTask, Runtime
+
+log = structlog.get_logger(__name__)
+
+CONCURRENT_PREPARES = 8
+"""Images pulled and containers created at a time: a hundred new tasks must not storm the engine."""
+ENGINE_RETRY_FIRST_S = 0.25
+ENGINE_RETRY_MOST_S = 10.0
+"""Seconds between attempts while the engine is away."""
+
+
+class Worker:
+    """Runs the assigned tasks. :meth:`run` it; :meth:`assign` only once :attr:`adopted` is set."""
+
+    def __init__(self, runtime: Runtime, clock: Clock, random: Random, local: LocalWriter, report: Reporter) -> None:
+        self._runtime = runtime
+        self._clock = clock
+        self._random = random
+        self._local = local
+        self._report = report
+        self._managers: dict[TaskId, TaskManager] = {}
+        self._found: dict[TaskId, RunningTask | None] = {}
+        self._prepares = asyncio.Semaphore(CONCURRENT_PREPARES)
+        self._group: asyncio.TaskGroup | None = None
+        self._gone = asyncio.Event()
+        self._whole_set_known = asyncio.Event()
+        self.adopted = asyncio.Event()
+        """Set when the tasks of the last life are taken over."""
+
+    @property
+    def statuses(self) -> dict[TaskId, TaskStatus]:
+        """The last observed status of each task on this node."""
+        return {task_id: manager.status for task_id, manager in self._managers.items()}
+
+    async def run(self, saved: Iterable[Task] = ()) -> None:
+        """Run until cancelled; what runs then is left to the runtime.
+
+        ``saved``: the tasks of the last life with their last statuses. Those that run are taken over; for those that
+        ended meanwhile this is reported. Containers of this node that belong to no task are left alone until a manager
+        has told the whole set of assignments, and removed then.
+        """
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            self._found = await self._inventory()
+            for task in saved:
+                self._manage(task)
+            self.adopted.set()
+            while True:
+                await self._whole_set_known.wait()
+                self._whole_set_known.clear()
+                await self._remove_strangers()
+
+    def assign(self, update: AssignmentUpdate) -> None:
+        """Make ``update`` true: a whole set, or an increment on top of all before."""
+        whole = update.base_sequence == 0
+        for task in update.tasks:
+            manager = self._managers.get(task.id)
+            if manager is None:
+                self._manage(task)
+            else:
+                before = manager.task
+                manager.assign(task)
+                if manager.task != before:
+                    self._local.put_task(manager.task)
+                if whole and _has_news(manager.status, task.status):
+                    self._report.put(task.id, manager.status)
+        assigned = {task.id for task in update.tasks}
+        for task_id in [i for i in self._managers if i not in assigned] if whole else update.removed:
+            self._remove(task_id)
+        if whole:
+            self._whole_set_known.set()
+
+    async def clear(self, timeout: float) -> None:
+        """Stop and remove every task; return when they are gone, or after ``timeout`` seconds."""
+        if self._group is None:
+            return
+        for task_id in list(self._managers):
+            self._remove(task_id)
+        try:
+            async with asyncio.timeout(timeout):
+                while self._managers:
+                    self._gone.clear()
+                    await self._gone.wait()
+        except TimeoutError:
+            log.warning("tasks_left_behind", count=len(self._managers), waited_s=timeout)
+
+    def _manage(self, task: Task) -> None:
+        assert self._group is not None, "tasks are assigned to a worker that runs"
+        manager = TaskManager(
+            task,
+            runtime=self._runtime,
+            clock=self._clock,
+            backoff=self._backoff(),
+            prepares=self._prepares,
+            observed=self._observed,
+        )
+        self._managers[task.id] = manager
+        self._local.put_task(task)
+        found = fsm.Found(running=self._found.pop(task.id)) if task.id in self._found else fsm.Missing()
+        self._group.create_task(self._run_manager(manager, found), name=f"task-{task.id}")
+
+    async def _run_manager(self, manager: TaskManager, found: fsm.Outcome) -> None:
+        await manager.run(found)
+        task_id = manager.task.id
+        self._managers.pop(task_id, None)
+        self._gone.set()
+        self._local.drop_task(task_id)
+        log.debug("task_removed", task=task_id)
+
+    def _remove(self, task_id: TaskId) -> None:
+        manager = self._managers.get(task_id)
+        if manager is not None:
+            manager.remove()
+            self._report.forget(task_id)
+
+    def _observed(self, manager: TaskManager) -> None:
+        task = manager.task
+        log.debug("task_status", task=task.id, state=task.status.state.name, err=task.status.err)
+        self._local.put_task(task)
+        if not manager.removing:
+            self._report.put(task.id, task.status)
+
+    # -- what the last life left ------------------------------------------------------------------------------------
+
+    def _backoff(self) -> Backoff:
+        return Backoff(self._random, first=ENGINE_RETRY_FIRST_S, most=ENGINE_RETRY_MOST_S)
+
+    async def _inventory(self) -> dict[TaskId, RunningTask | None]:
+        backoff = self._backoff()
+        while True:
+            try:
+                return dict(await self._runtime.list_tasks())
+            except RuntimeUnavailable as error:
+                log.debug("engine_away", action="list", reason=str(error))
+                await asyncio.sleep(backoff.next())
+
+    async def _remove_strangers(self) -> None:
+        backoff = self._backoff()
+        while self._found:
+            task_id = min(self._found)
+            try:
+                await self._runtime.remove(task_id)
+            except RuntimeUnavailable as error:
+                log.debug("engine_away", action="remove", task=task_id, reason=str(error))
+                await asyncio.sleep(backoff.next())
+            else:
+                self._found.pop(task_id, None)
+                log.info("unassigned_task_removed", task=task_id)
+
+
+def _has_news(mine: TaskStatus, theirs: TaskStatus) -> bool:
+    if mine.state != theirs.state:
+        return mine.state > theirs.state
+    return (mine.err, mine.container, mine.ports) != (theirs.err, theirs.container, theirs.ports)

@@ -1,0 +1,81 @@
+"""The whole API: finds the handler of a request, runs it where it has to run, and turns errors into answers.
+
+Knows no HTTP server. Requests arrive from this node's own sockets (:meth:`Api.handle`) and, when this manager leads,
+from other managers (:meth:`Api.on_forwarded`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from swarmpy.api import forward
+from swarmpy.api.access import require_manager
+from swarmpy.api.backend import NodeBackend
+from swarmpy.api.nodes import NodesApi
+from swarmpy.api.request import ApiRequest, ApiResponse, error_response, message_response
+from swarmpy.api.router import ApiRouter, Route, Scope
+from swarmpy.api.services import ServicesApi
+from swarmpy.api.status import StatusApi
+from swarmpy.api.swarm import SwarmApi
+from swarmpy.api.system import SystemApi
+from swarmpy.api.tasks import TasksApi
+from swarmpy.errors import NotLeader, SwarmpyError, Unavailable
+from swarmpy.ports import Peer
+
+
+class Api:
+    """Answers requests for one node."""
+
+    def __init__(self, node: NodeBackend) -> None:
+        self._node = node
+        parts = (ServicesApi, TasksApi, NodesApi, SwarmApi, StatusApi, SystemApi)
+        self._router = ApiRouter(route for part in parts for route in part(node).routes())
+
+    @property
+    def node(self) -> NodeBackend:
+        """The node this API belongs to."""
+        return self._node
+
+    async def handle(self, request: ApiRequest) -> ApiResponse:
+        """Answer a request of a client. Never raises a SwarmpyError."""
+        try:
+            found = self._router.find(request.method, request.path)
+            if found is None:
+                return message_response(404, "page not found")
+            route, params = found
+            return await self._run(route, attrs.evolve(request, params=params))
+        except SwarmpyError as error:
+            return error_response(error)
+
+    async def _run(self, route: Route, request: ApiRequest) -> ApiResponse:
+        match route.scope:
+            case Scope.LOCAL:
+                return await route.handler(request)
+            case Scope.READ:
+                await forward.read_barrier(require_manager(self._node))
+                return await route.handler(request)
+            case Scope.WRITE:
+                return await forward.write(require_manager(self._node), request, route.handler)
+
+    async def on_forwarded(self, _peer: Peer, payload: Any) -> Any:
+        """``api.request``: a write that another manager sends to the leader. Only managers may call it.
+
+        The client's own errors are part of the answer; Unavailable is raised, so that the other manager can tell
+        whether anything was done. A write is never passed on a second time.
+        """
+        request = ApiRequest.from_plain(payload)
+        try:
+            found = self._router.find(request.method, request.path)
+            if found is None or found[0].scope is not Scope.WRITE:
+                return message_response(404, "page not found").to_plain()
+            if not require_manager(self._node).is_leader:
+                raise NotLeader
+            route, params = found
+            response = await route.handler(attrs.evolve(request, params=params))
+        except Unavailable:
+            raise
+        except SwarmpyError as error:
+            response = error_response(error)
+        return response.to_plain()

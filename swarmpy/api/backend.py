@@ -1,0 +1,126 @@
+"""What the API asks of the node it runs on: two protocols, implemented by the manager and by the node itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import attrs
+
+from swarmpy.model.assignments import ManagerAddress
+from swarmpy.model.objects import NodeDescription
+from swarmpy.model.specs import ClusterSpec
+from swarmpy.model.states import Availability
+from swarmpy.raft.status import RaftStatus
+from swarmpy.store.memory import Store
+
+
+@attrs.frozen(kw_only=True)
+class InitRequest:
+    """Make this node the first manager of a new cluster. Addresses as given by the user; "" means the default."""
+
+    listen_addr: str = ""
+    """``host:port`` or ``host`` of the cluster port."""
+    advertise_addr: str = ""
+    """``host:port``, ``host`` or an interface: what other nodes call this one by."""
+    availability: Availability = Availability.ACTIVE
+    spec: ClusterSpec = attrs.Factory(ClusterSpec)
+
+
+@attrs.frozen(kw_only=True)
+class JoinRequest:
+    """Make this node a member of a cluster that exists, in the role that the token gives."""
+
+    listen_addr: str = ""
+    advertise_addr: str = ""
+    availability: Availability = Availability.ACTIVE
+    remote_addrs: tuple[str, ...]
+    """Managers to ask, ``host:port`` or ``host``; at least one."""
+    join_token: str = attrs.field(repr=False)
+
+
+class ManagerBackend(Protocol):
+    """A manager, as far as its API needs it."""
+
+    @property
+    def store(self) -> Store:
+        """The replicated state."""
+
+    @property
+    def is_leader(self) -> bool:
+        """True when this manager leads and can serve writes."""
+
+    def leader(self) -> tuple[str, str] | None:
+        """Node id and cluster address of the leader as far as this manager knows; it may be dead already."""
+
+    async def read_barrier(self, timeout: float) -> None:
+        """Return when ``store.view()`` shows every write acknowledged so far. Raises Unavailable."""
+
+    async def call_leader(self, method: str, payload: Any, timeout: float) -> Any:
+        """Call the leader. Raises as ports.Channel.call, and NoQuorum when none is known."""
+
+    async def wait_leader(self, timeout: float) -> None:
+        """Return when a leader is known. Raises Unavailable after ``timeout`` seconds."""
+
+    def raft_status(self) -> RaftStatus:
+        """Role, term, commit and progress."""
+
+    def reachable_managers(self) -> Mapping[str, bool | None]:
+        """By node id: whether this manager can reach the managers of the cluster; None where it cannot tell."""
+
+    def new_id(self) -> str:
+        """A fresh identifier."""
+
+    def new_join_token(self, ca_digest: str) -> str:
+        """A fresh join token for the root CA of that digest."""
+
+
+class NodeBackend(Protocol):
+    """A node, in a cluster or not, as far as its API needs it."""
+
+    @property
+    def local_state(self) -> str:
+        """``inactive``, ``pending`` (joining), ``active`` or ``error``."""
+
+    @property
+    def error(self) -> str:
+        """Why ``local_state`` is ``error``; "" otherwise."""
+
+    @property
+    def node_id(self) -> str:
+        """ "" outside a cluster."""
+
+    @property
+    def node_address(self) -> str:
+        """The address other nodes reach this one at, without a port; "" outside a cluster."""
+
+    @property
+    def cluster_id(self) -> str:
+        """ "" outside a cluster."""
+
+    @property
+    def manager(self) -> ManagerBackend | None:
+        """Set while this node is a manager."""
+
+    @property
+    def description(self) -> NodeDescription:
+        """Machine and engine."""
+
+    @property
+    def version(self) -> str:
+        """Of swarmpy."""
+
+    def manager_addresses(self) -> tuple[ManagerAddress, ...]:
+        """Where the managers listen, as far as this node knows."""
+
+    def problems(self) -> tuple[str, ...]:
+        """What does not work on this node, one line each."""
+
+    async def init(self, request: InitRequest) -> str:
+        """Found a cluster; returns the id of this node in it. Raises AlreadyInCluster, InvalidArgument."""
+
+    async def join(self, request: JoinRequest) -> None:
+        """Join a cluster. Raises AlreadyInCluster, InvalidArgument, Unavailable."""
+
+    async def leave(self, *, force: bool) -> None:
+        """Leave the cluster. Raises NotInCluster; FailedPrecondition for a manager without ``force``."""

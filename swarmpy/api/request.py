@@ -1,0 +1,98 @@
+"""Requests and answers as plain records, apart from the HTTP server that carries them.
+
+A manager that does not lead forwards a request whole, so both have a plain form. Nothing here knows a route.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import attrs
+
+from swarmpy.errors import InvalidArgument, SwarmpyError
+from swarmpy.model.codec import from_plain, to_plain
+
+JSON = "application/json"
+TEXT = "text/plain; charset=utf-8"
+
+_TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
+_FALSE = frozenset({"", "0", "f", "F", "FALSE", "false", "False"})
+
+
+@attrs.frozen(kw_only=True)
+class ApiRequest:
+    """One request. ``path`` is decoded and has no version prefix; header names are in lower case."""
+
+    method: str
+    path: str
+    query: dict[str, str] = attrs.Factory(dict)
+    headers: dict[str, str] = attrs.Factory(dict)
+    body: bytes = attrs.field(default=b"", repr=False)
+    params: dict[str, str] = attrs.Factory(dict)
+    """What the route's ``{name}`` parts matched."""
+
+    def to_plain(self) -> Any:
+        """What a channel carries."""
+        return to_plain(self)
+
+    @staticmethod
+    def from_plain(data: Any) -> ApiRequest:
+        """The request that a peer forwarded. Raises ProtocolViolation."""
+        return from_plain(ApiRequest, data)
+
+    def boolean(self, name: str) -> bool:
+        """A query parameter as Go's ParseBool reads it. Raises InvalidArgument."""
+        value = self.query.get(name, "")
+        if value not in _TRUE and value not in _FALSE:
+            raise InvalidArgument(f"invalid value {value!r} of query parameter {name}: expected true or false")
+        return value in _TRUE
+
+    def version(self, what: str) -> int:
+        """The version of the object that the client read, from ``?version=``. Raises InvalidArgument."""
+        value = self.query.get("version", "")
+        if not (value.isascii() and value.isdecimal() and len(value) < 20):
+            raise InvalidArgument(
+                f"invalid {what} version '{value}': give the Version.Index of the object as it was read"
+            )
+        return int(value)
+
+
+@attrs.frozen(kw_only=True)
+class ApiResponse:
+    """One answer."""
+
+    status: int = 200
+    body: bytes = attrs.field(default=b"", repr=False)
+    content_type: str = ""
+    """"" when there is no body."""
+    headers: dict[str, str] = attrs.Factory(dict)
+
+    def to_plain(self) -> Any:
+        """What a channel carries."""
+        return to_plain(self)
+
+    @staticmethod
+    def from_plain(data: Any) -> ApiResponse:
+        """The answer of the leader. Raises ProtocolViolation."""
+        return from_plain(ApiResponse, data)
+
+
+def json_response(value: Any, status: int = 200) -> ApiResponse:
+    """``value`` as JSON, with a newline at the end as Go's encoder writes it."""
+    return ApiResponse(status=status, body=json.dumps(value).encode() + b"\n", content_type=JSON)
+
+
+def text_response(text: str, status: int = 200) -> ApiResponse:
+    """Plain text."""
+    return ApiResponse(status=status, body=text.encode(), content_type=TEXT)
+
+
+def message_response(status: int, message: str) -> ApiResponse:
+    """``{"message": ...}``: the form of every error."""
+    return json_response({"message": message}, status)
+
+
+def error_response(error: SwarmpyError) -> ApiResponse:
+    """An error of ours as the client sees it."""
+    return message_response(error.http_status, error.message)

@@ -1,0 +1,181 @@
+"""Services and their specs as Docker's JSON.
+
+What was sent comes back; added are only what Docker adds: empty ``Labels``, the mode, the runtime, each port's
+protocol and publish mode. A field that was not given stays absent, unless defaults are asked for.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from swarmpy.api.container_json import given
+from swarmpy.api.json_fields import Fields
+from swarmpy.api.task_spec_json import networks_from_json, task_spec_from_json, task_spec_to_json
+from swarmpy.api.timestamps import meta_to_json, rfc3339_nano
+from swarmpy.errors import InvalidArgument
+from swarmpy.model import defaults
+from swarmpy.model.objects import Service, UpdateStatus
+from swarmpy.model.specs import EndpointSpec, PortConfig, ServiceSpec, UpdateConfig
+from swarmpy.model.states import ServiceMode
+
+_MAX_PORT = 65_535
+
+
+def service_spec_from_json(data: object) -> ServiceSpec:
+    """The spec that a client sent. Raises InvalidArgument with the path of the field that is wrong.
+
+    Fields of Docker's API that would change what the service does, and that swarmpy cannot do yet, are refused rather
+    than ignored.
+    """
+    fields = Fields(data)
+    task = task_spec_from_json(fields.nested("TaskTemplate"))
+    if not task.networks:
+        task = attrs.evolve(task, networks=networks_from_json(fields))
+    mode, replicas = _mode_from_json(fields.nested("Mode"))
+    update, rollback = fields.maybe_nested("UpdateConfig"), fields.maybe_nested("RollbackConfig")
+    endpoint = fields.maybe_nested("EndpointSpec")
+    return ServiceSpec(
+        name=fields.string("Name"),
+        labels=fields.string_map("Labels"),
+        task=task,
+        mode=mode,
+        replicas=replicas,
+        update=_update_config_from_json(update) if update else None,
+        rollback=_update_config_from_json(rollback) if rollback else None,
+        endpoint=_endpoint_from_json(endpoint) if endpoint else None,
+    )
+
+
+def service_spec_to_json(spec: ServiceSpec, *, insert_defaults: bool = False) -> dict[str, Any]:
+    """Docker's JSON of a spec, ready to be sent to a server or shown to a client."""
+    out: dict[str, Any] = {
+        "Name": spec.name,
+        "Labels": dict(spec.labels),
+        "TaskTemplate": task_spec_to_json(spec.task, insert_defaults=insert_defaults),
+        "Mode": _mode_to_json(spec),
+    }
+    update, rollback = spec.update, spec.rollback
+    if insert_defaults:
+        update, rollback = defaults.update_config(update), defaults.update_config(rollback)
+    if update is not None:
+        out["UpdateConfig"] = _update_config_to_json(update)
+    if rollback is not None:
+        out["RollbackConfig"] = _update_config_to_json(rollback)
+    if spec.endpoint is not None:
+        out["EndpointSpec"] = _endpoint_to_json(spec.endpoint)
+    return out
+
+
+def service_to_json(
+    service: Service, *, insert_defaults: bool = False, status: dict[str, int] | None = None
+) -> dict[str, Any]:
+    """A service as ``GET /services`` shows it. ``status``: the counts of ``ServiceStatus``, only when asked for."""
+    out = {"ID": service.id, **meta_to_json(service.meta)}
+    out["Spec"] = _shown_spec(service.spec, insert_defaults=insert_defaults)
+    if service.previous_spec is not None:
+        out["PreviousSpec"] = _shown_spec(service.previous_spec, insert_defaults=insert_defaults)
+    if service.ports:
+        endpoint = service.spec.endpoint or EndpointSpec()
+        ports = [port_to_json(port) for port in service.ports]
+        out["Endpoint"] = {"Spec": _endpoint_to_json(endpoint), "Ports": ports}
+    else:
+        out["Endpoint"] = {"Spec": {}}
+    if service.update_status is not None:
+        out["UpdateStatus"] = _update_status_to_json(service.update_status)
+    if status is not None:
+        out["ServiceStatus"] = status
+    return out
+
+
+def port_to_json(port: PortConfig) -> dict[str, Any]:
+    """One port of a service."""
+    return {
+        **given(Name=port.name),
+        "Protocol": port.protocol,
+        "TargetPort": port.target_port,
+        **given(PublishedPort=port.published_port),
+        "PublishMode": port.publish_mode,
+    }
+
+
+def _shown_spec(spec: ServiceSpec, *, insert_defaults: bool) -> dict[str, Any]:
+    """The spec with an EndpointSpec in any case: Traefik takes a service without one for unreachable."""
+    out = service_spec_to_json(spec, insert_defaults=insert_defaults)
+    out.setdefault("EndpointSpec", {"Mode": "vip"})
+    return out
+
+
+def _mode_from_json(fields: Fields) -> tuple[ServiceMode, int | None]:
+    for job in ("ReplicatedJob", "GlobalJob"):
+        if fields.has(job):
+            raise InvalidArgument(f"{fields.path_of(job)} is not supported yet")
+    replicated, is_global = fields.maybe_nested("Replicated"), fields.maybe_nested("Global")
+    if replicated is not None and is_global is not None:
+        raise InvalidArgument("Mode: must specify only one service mode")
+    if is_global is not None:
+        return ServiceMode.GLOBAL, None
+    replicas = replicated.maybe_integer("Replicas") if replicated else None
+    return ServiceMode.REPLICATED, 1 if replicas is None else replicas
+
+
+def _mode_to_json(spec: ServiceSpec) -> dict[str, Any]:
+    match spec.mode:
+        case ServiceMode.REPLICATED:
+            return {"Replicated": {"Replicas": spec.desired_replicas}}
+        case ServiceMode.GLOBAL:
+            return {"Global": {}}
+
+
+def _update_config_from_json(fields: Fields) -> UpdateConfig:
+    """As in Docker, an absent ``Parallelism`` in a given object is 0 (all at once), a ``Monitor`` of 0 the default."""
+    return UpdateConfig(
+        parallelism=fields.integer("Parallelism"),
+        delay_ns=fields.maybe_integer("Delay"),
+        failure_action=fields.string("FailureAction") or None,
+        monitor_ns=fields.integer("Monitor") or None,
+        max_failure_ratio=fields.number("MaxFailureRatio") if fields.has("MaxFailureRatio") else None,
+        order=fields.string("Order") or None,
+    )
+
+
+def _update_config_to_json(config: UpdateConfig) -> dict[str, Any]:
+    values = {
+        "Parallelism": defaults.UPDATE_PARALLELISM if config.parallelism is None else config.parallelism,
+        "Delay": config.delay_ns,
+        "FailureAction": config.failure_action,
+        "Monitor": config.monitor_ns,
+        "MaxFailureRatio": config.max_failure_ratio,
+        "Order": config.order,
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _endpoint_from_json(fields: Fields) -> EndpointSpec:
+    mode = fields.string("Mode") or "vip"
+    return EndpointSpec(mode=mode, ports=tuple(_port_from_json(port) for port in fields.nested_list("Ports")))
+
+
+def _port_from_json(fields: Fields) -> PortConfig:
+    return PortConfig(
+        name=fields.string("Name"),
+        protocol=fields.string("Protocol") or "tcp",
+        target_port=fields.integer("TargetPort", most=_MAX_PORT),
+        published_port=fields.integer("PublishedPort", most=_MAX_PORT),
+        publish_mode=fields.string("PublishMode") or "ingress",
+    )
+
+
+def _endpoint_to_json(endpoint: EndpointSpec) -> dict[str, Any]:
+    return {"Mode": endpoint.mode, **given(Ports=[port_to_json(port) for port in endpoint.ports])}
+
+
+def _update_status_to_json(status: UpdateStatus) -> dict[str, Any]:
+    out: dict[str, Any] = {"State": str(status.state)}
+    if status.started_at_ns:
+        out["StartedAt"] = rfc3339_nano(status.started_at_ns)
+    if status.completed_at_ns:
+        out["CompletedAt"] = rfc3339_nano(status.completed_at_ns)
+    out["Message"] = status.message
+    return out

@@ -1,0 +1,92 @@
+"""``/services``."""
+
+from __future__ import annotations
+
+from swarmpy.api.access import require_manager
+from swarmpy.api.backend import NodeBackend
+from swarmpy.api.filters import Filters, parse_filters
+from swarmpy.api.json_fields import parse_json
+from swarmpy.api.request import ApiRequest, ApiResponse, json_response
+from swarmpy.api.router import Route, Scope
+from swarmpy.api.service_json import service_spec_from_json, service_to_json
+from swarmpy.control.explain import count_replicas
+from swarmpy.errors import InvalidArgument
+from swarmpy.manager import operations
+from swarmpy.model.objects import Service
+from swarmpy.store.view import View
+
+_FILTERS = frozenset({"id", "name", "label", "mode", "runtime"})
+_MODES = ("replicated", "global", "replicated-job", "global-job")
+
+
+class ServicesApi:
+    """Handlers of services."""
+
+    def __init__(self, node: NodeBackend) -> None:
+        self._node = node
+
+    def routes(self) -> list[Route]:
+        """The routes of this part."""
+        return [
+            Route(method="GET", pattern="/services", scope=Scope.READ, handler=self.list_all),
+            Route(method="POST", pattern="/services/create", scope=Scope.WRITE, handler=self.create),
+            Route(method="GET", pattern="/services/{id}", scope=Scope.READ, handler=self.inspect),
+            Route(method="POST", pattern="/services/{id}/update", scope=Scope.WRITE, handler=self.update),
+            Route(method="DELETE", pattern="/services/{id}", scope=Scope.WRITE, handler=self.remove),
+        ]
+
+    async def list_all(self, request: ApiRequest) -> ApiResponse:
+        """``GET /services``; with ``?status=true`` each with its ServiceStatus."""
+        filters = parse_filters(request, _FILTERS)
+        filters.check("mode", _MODES)
+        with_status = request.boolean("status")
+        view = require_manager(self._node).store.view()
+        found = [service for service in operations.live_services(view) if _matches(service, filters)]
+        return json_response(
+            [service_to_json(s, status=service_status(view, s) if with_status else None) for s in found]
+        )
+
+    async def inspect(self, request: ApiRequest) -> ApiResponse:
+        """``GET /services/{id}``; ``?insertDefaults=true`` shows what was not given."""
+        view = require_manager(self._node).store.view()
+        service = operations.find_service(view, request.params["id"])
+        return json_response(service_to_json(service, insert_defaults=request.boolean("insertDefaults")))
+
+    async def create(self, request: ApiRequest) -> ApiResponse:
+        """``POST /services/create``."""
+        manager = require_manager(self._node)
+        spec = service_spec_from_json(parse_json(request.body))
+        service = await operations.create_service(manager.store, spec, manager.new_id)
+        return json_response({"ID": service.id}, 201)
+
+    async def update(self, request: ApiRequest) -> ApiResponse:
+        """``POST /services/{id}/update?version=``; with ``rollback=previous`` the body does not count."""
+        rollback = request.query.get("rollback", "")
+        if rollback not in ("", "previous"):
+            raise InvalidArgument(f"unrecognized rollback option {rollback} (use previous)")
+        version = request.version("service")
+        spec = None if rollback else service_spec_from_json(parse_json(request.body))
+        store = require_manager(self._node).store
+        await operations.update_service(store, request.params["id"], version, spec, rollback=bool(rollback))
+        return json_response({"Warnings": None})
+
+    async def remove(self, request: ApiRequest) -> ApiResponse:
+        """``DELETE /services/{id}``."""
+        await operations.remove_service(require_manager(self._node).store, request.params["id"])
+        return ApiResponse()
+
+
+def service_status(view: View, service: Service) -> dict[str, int]:
+    """How many tasks run and how many should."""
+    replicas = count_replicas(view, service)
+    return {"RunningTasks": replicas.running, "DesiredTasks": replicas.desired, "CompletedTasks": 0}
+
+
+def _matches(service: Service, filters: Filters) -> bool:
+    return (
+        filters.starts_one_of("id", service.id)
+        and filters.starts_one_of("name", service.spec.name)
+        and filters.labels("label", service.spec.labels)
+        and filters.one_of("mode", str(service.spec.mode))
+        and filters.one_of("runtime", "container")
+    )

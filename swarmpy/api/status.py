@@ -1,0 +1,187 @@
+"""``/status``, ``/healthz``, ``/readyz``: what this node knows right now, without asking anybody.
+
+Read-only, and without secrets: these pages are also served on loopback without any authentication. They answer when
+there is no quorum too; that is when they are needed most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from swarmpy.api.backend import ManagerBackend, NodeBackend
+from swarmpy.api.request import ApiRequest, ApiResponse, json_response
+from swarmpy.api.router import Route, Scope
+from swarmpy.control.explain import count_replicas, why_not_running
+from swarmpy.manager.operations import live_services
+from swarmpy.model.objects import Node, Service
+from swarmpy.model.specs import PortConfig
+from swarmpy.model.states import NodeState
+from swarmpy.store.view import View
+
+
+class StatusApi:
+    """Handlers of the status pages."""
+
+    def __init__(self, node: NodeBackend) -> None:
+        self._node = node
+
+    def routes(self) -> list[Route]:
+        """The routes of this part."""
+        pages = {"/status": self.status, "/healthz": self.health, "/readyz": self.readiness}
+        return [
+            Route(method=method, pattern=path, scope=Scope.LOCAL, handler=handler)
+            for path, handler in pages.items()
+            for method in ("GET", "HEAD")
+        ]
+
+    async def status(self, _request: ApiRequest) -> ApiResponse:
+        """``GET /status``: the node, the cluster as it knows it, and everything that is not as it should be."""
+        return json_response(node_status(self._node))
+
+    async def health(self, _request: ApiRequest) -> ApiResponse:
+        """``GET /healthz``: 200 as long as the daemon answers."""
+        return json_response({"status": "ok"})
+
+    async def readiness(self, _request: ApiRequest) -> ApiResponse:
+        """``GET /readyz``: 200 when the node can do its part, else 503 and why not."""
+        reason = _why_not_ready(self._node)
+        if reason:
+            return json_response({"status": "not ready", "reason": reason}, 503)
+        return json_response({"status": "ready"})
+
+
+@attrs.frozen(kw_only=True)
+class Quorum:
+    """Whether the managers can agree on changes."""
+
+    healthy: bool
+    managers: int
+    reachable: int
+    """Those this manager knows to be there, itself included."""
+    needed: int
+
+
+def quorum_of(manager: ManagerBackend) -> Quorum:
+    """Healthy means: a leader is known, and so few managers are known to be away that a majority is left."""
+    reach = manager.reachable_managers()
+    needed = len(reach) // 2 + 1
+    away = sum(reachable is False for reachable in reach.values())
+    return Quorum(
+        healthy=manager.leader() is not None and len(reach) - away >= needed,
+        managers=len(reach),
+        reachable=sum(reachable is True for reachable in reach.values()),
+        needed=needed,
+    )
+
+
+def node_status(node: NodeBackend) -> dict[str, Any]:
+    """The whole status page as plain data. On a worker the parts that only managers know are null."""
+    manager = node.manager
+    out: dict[str, Any] = {
+        "cluster_id": node.cluster_id,
+        "node_id": node.node_id,
+        "state": node.local_state,
+        "error": node.error,
+        "version": node.version,
+        "leader": None,
+        "raft": None,
+        "quorum": None,
+        "nodes": None,
+        "services": None,
+        "manager_addresses": [{"node_id": m.node_id, "address": m.address} for m in node.manager_addresses()],
+    }
+    problems = [*([node.error] if node.error else []), *node.problems()]
+    if manager is not None:
+        view = manager.store.view()
+        services = [_service(view, service) for service in live_services(view)]
+        out.update(_consensus(manager))
+        out["nodes"] = [_node(other, manager.leader()) for other in view.nodes()]
+        out["services"] = services
+        problems += _cluster_problems(view, quorum_of(manager), manager.reachable_managers(), services)
+    out["problems"] = problems
+    return out
+
+
+def _consensus(manager: ManagerBackend) -> dict[str, Any]:
+    leader, raft = manager.leader(), manager.raft_status()
+    return {
+        "leader": None if leader is None else {"node_id": leader[0], "address": leader[1]},
+        "raft": {
+            "raft_id": raft.raft_id,
+            "role": str(raft.role),
+            "term": raft.term,
+            "commit": raft.commit,
+            "applied": raft.applied,
+        },
+        "quorum": attrs.asdict(quorum_of(manager)),
+    }
+
+
+def _node(node: Node, leader: tuple[str, str] | None) -> dict[str, Any]:
+    return {
+        "id": node.id,
+        "hostname": node.description.hostname,
+        "role": str(node.spec.role),
+        "availability": str(node.spec.availability),
+        "state": str(node.status.state),
+        "address": node.status.address,
+        "leader": leader is not None and leader[0] == node.id,
+        "message": node.status.message,
+    }
+
+
+def _service(view: View, service: Service) -> dict[str, Any]:
+    replicas = count_replicas(view, service)
+    return {
+        "id": service.id,
+        "name": service.spec.name,
+        "mode": str(service.spec.mode),
+        "running": replicas.running,
+        "desired": replicas.desired,
+        "ports": [_port(port) for port in service.ports],
+        "reason": why_not_running(view, service),
+    }
+
+
+def _port(port: PortConfig) -> str:
+    """Docker's short form, ``8080->80/tcp``."""
+    published = f"{port.published_port}->" if port.published_port else ""
+    return f"{published}{port.target_port}/{port.protocol}"
+
+
+def _cluster_problems(
+    view: View, quorum: Quorum, reach: Mapping[str, bool | None], services: list[dict[str, Any]]
+) -> list[str]:
+    found = []
+    if not quorum.healthy:
+        found.append(
+            f"no quorum: {quorum.reachable} of {quorum.managers} managers reachable, {quorum.needed} needed; "
+            "running tasks go on, but nothing can be changed"
+        )
+    names: dict[str, str] = {node.id: node.description.hostname or node.id for node in view.nodes()}
+    found += [f"manager {names.get(node_id, node_id)} is not reachable" for node_id, ok in reach.items() if ok is False]
+    for node in view.nodes():
+        name = names[node.id]
+        if node.status.state is NodeState.DOWN:
+            found.append(f"node {name} is down: {node.status.message or 'no heartbeat'}")
+        elif node.status.message:
+            found.append(f"node {name}: {node.status.message}")
+    for service in services:
+        if service["running"] < service["desired"]:
+            reason = f": {service['reason']}" if service["reason"] else ""
+            found.append(
+                f"service {service['name']}: {service['running']} of {service['desired']} tasks running{reason}"
+            )
+    return found
+
+
+def _why_not_ready(node: NodeBackend) -> str:
+    """ "" when it is ready."""
+    if node.local_state != "active":
+        return node.error or f"this node is {node.local_state}, not active in a swarm"
+    if node.manager is not None and not quorum_of(node.manager).healthy:
+        return "no quorum: too few managers are online"
+    return ""

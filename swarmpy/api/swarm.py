@@ -1,0 +1,123 @@
+"""``/swarm``: founding, joining, leaving and the cluster's own settings."""
+
+from __future__ import annotations
+
+from swarmpy.api.access import require_manager
+from swarmpy.api.backend import InitRequest, JoinRequest, NodeBackend
+from swarmpy.api.json_fields import Fields, parse_json
+from swarmpy.api.node_json import availability_from_json
+from swarmpy.api.request import ApiRequest, ApiResponse, json_response, message_response
+from swarmpy.api.router import Route, Scope
+from swarmpy.api.swarm_json import cluster_spec_from_json, swarm_to_json, updated_cluster_spec
+from swarmpy.errors import AlreadyInCluster, InvalidArgument, NotInCluster
+from swarmpy.manager import operations
+from swarmpy.model.specs import ClusterSpec
+
+_ALREADY = 'This node is already part of a swarm. Use "docker swarm leave" to leave this swarm and join another one.'
+_MANAGER_LEAVES = (
+    "You are attempting to leave the swarm on a node that is participating as a manager. "
+    "Removing this node leaves fewer managers to agree on changes, and removing the last one loses the swarm's state: "
+    "demote it first, or use `--force` to ignore this message."
+)
+
+
+class SwarmApi:
+    """Handlers of the cluster itself."""
+
+    def __init__(self, node: NodeBackend) -> None:
+        self._node = node
+
+    def routes(self) -> list[Route]:
+        """The routes of this part."""
+        return [
+            Route(method="GET", pattern="/swarm", scope=Scope.READ, handler=self.inspect),
+            Route(method="POST", pattern="/swarm/init", scope=Scope.LOCAL, handler=self.init),
+            Route(method="POST", pattern="/swarm/join", scope=Scope.LOCAL, handler=self.join),
+            Route(method="POST", pattern="/swarm/leave", scope=Scope.LOCAL, handler=self.leave),
+            Route(method="POST", pattern="/swarm/update", scope=Scope.WRITE, handler=self.update),
+            Route(method="GET", pattern="/swarm/unlockkey", scope=Scope.READ, handler=self.unlock_key),
+        ]
+
+    async def inspect(self, _request: ApiRequest) -> ApiResponse:
+        """``GET /swarm``, with the join tokens."""
+        return json_response(swarm_to_json(require_manager(self._node).store.view().cluster()))
+
+    async def init(self, request: ApiRequest) -> ApiResponse:
+        """``POST /swarm/init``; answers the node's id as a JSON string."""
+        fields = Fields(parse_json(request.body))
+        self._require_outside()
+        fields.refuse("ForceNewCluster", "AutoLockManagers", "DefaultAddrPool", "DataPathAddr", "DataPathPort")
+        node_id = await self._node.init(
+            InitRequest(
+                listen_addr=_listen_addr(fields),
+                advertise_addr=fields.string("AdvertiseAddr"),
+                availability=availability_from_json(fields.string("Availability")),
+                spec=cluster_spec_from_json(fields.raw("Spec"), ClusterSpec(), "Spec"),
+            )
+        )
+        return json_response(node_id)
+
+    async def join(self, request: ApiRequest) -> ApiResponse:
+        """``POST /swarm/join``."""
+        fields = Fields(parse_json(request.body))
+        self._require_outside()
+        fields.refuse("DataPathAddr")
+        remote_addrs = fields.strings("RemoteAddrs")
+        if not remote_addrs or "" in remote_addrs:
+            raise InvalidArgument("at least 1 RemoteAddr is required to join: the host:port of a manager")
+        token = fields.string("JoinToken")
+        if not token:
+            raise InvalidArgument(
+                'join token is necessary to join; "docker swarm join-token worker" on a manager shows it'
+            )
+        await self._node.join(
+            JoinRequest(
+                listen_addr=_listen_addr(fields),
+                advertise_addr=fields.string("AdvertiseAddr"),
+                availability=availability_from_json(fields.string("Availability")),
+                remote_addrs=remote_addrs,
+                join_token=token,
+            )
+        )
+        return ApiResponse()
+
+    async def leave(self, request: ApiRequest) -> ApiResponse:
+        """``POST /swarm/leave?force=``."""
+        force = request.boolean("force")
+        if self._node.local_state == "inactive":
+            raise NotInCluster("This node is not part of a swarm")
+        if self._node.manager is not None and not force:
+            return message_response(503, _MANAGER_LEAVES)
+        await self._node.leave(force=force)
+        return ApiResponse()
+
+    async def update(self, request: ApiRequest) -> ApiResponse:
+        """``POST /swarm/update?version=&rotateWorkerToken=&rotateManagerToken=``."""
+        manager = require_manager(self._node)
+        data = parse_json(request.body)
+        if request.boolean("rotateManagerUnlockKey"):
+            raise InvalidArgument("rotateManagerUnlockKey is not supported yet")
+        await operations.update_cluster(
+            manager.store,
+            request.version("swarm"),
+            lambda current: updated_cluster_spec(data, current),
+            new_join_token=manager.new_join_token,
+            rotate_worker_token=request.boolean("rotateWorkerToken"),
+            rotate_manager_token=request.boolean("rotateManagerToken"),
+        )
+        return ApiResponse()
+
+    async def unlock_key(self, _request: ApiRequest) -> ApiResponse:
+        """``GET /swarm/unlockkey``: empty, as managers are never locked."""
+        return json_response({"UnlockKey": ""})
+
+    def _require_outside(self) -> None:
+        if self._node.local_state != "inactive":
+            raise AlreadyInCluster(_ALREADY)
+
+
+def _listen_addr(fields: Fields) -> str:
+    address = fields.string("ListenAddr")
+    if not address:
+        raise InvalidArgument("ListenAddr: must not be empty (0.0.0.0:2377 is the usual one)")
+    return address

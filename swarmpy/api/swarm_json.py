@@ -1,0 +1,108 @@
+"""The cluster and its spec as Docker's JSON."""
+
+from __future__ import annotations
+
+import base64
+import functools
+from typing import Any
+
+import attrs
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from swarmpy.api.json_fields import INT64_MAX, Fields
+from swarmpy.api.timestamps import meta_to_json
+from swarmpy.errors import InvalidArgument
+from swarmpy.model.objects import Cluster
+from swarmpy.model.specs import ClusterSpec
+
+
+def cluster_spec_from_json(data: object, current: ClusterSpec, path: str = "") -> ClusterSpec:
+    """``current`` with what the client gave; what it did not give stays. Raises InvalidArgument."""
+    fields = Fields(data, path)
+    ca, raft = fields.nested("CAConfig"), fields.nested("Raft")
+    fields.nested("EncryptionConfig").refuse("AutoLockManagers")
+    fields.nested("TaskDefaults").refuse("LogDriver")
+    ca.refuse("ForceRotate", "ExternalCAs", "SigningCACert", "SigningCAKey")
+    history = fields.nested("Orchestration").maybe_integer("TaskHistoryRetentionLimit", least=-INT64_MAX)
+    heartbeat_ns = fields.nested("Dispatcher").integer("HeartbeatPeriod")
+    return attrs.evolve(
+        current,
+        name=fields.string("Name") or current.name,
+        labels=fields.string_map("Labels") if fields.has("Labels") else current.labels,
+        task_history_limit=current.task_history_limit if history is None else history,
+        raft=attrs.evolve(
+            current.raft,
+            snapshot_interval=raft.integer("SnapshotInterval") or current.raft.snapshot_interval,
+            log_entries_for_slow_followers=raft.integer("LogEntriesForSlowFollowers")
+            or current.raft.log_entries_for_slow_followers,
+            election_tick=raft.integer("ElectionTick") or current.raft.election_tick,
+            heartbeat_tick=raft.integer("HeartbeatTick") or current.raft.heartbeat_tick,
+        ),
+        dispatcher=attrs.evolve(
+            current.dispatcher, heartbeat_period_ns=heartbeat_ns or current.dispatcher.heartbeat_period_ns
+        ),
+        node_cert_expiry_ns=ca.integer("NodeCertExpiry") or current.node_cert_expiry_ns,
+    )
+
+
+def updated_cluster_spec(data: object, current: ClusterSpec) -> ClusterSpec:
+    """As :func:`cluster_spec_from_json`, for a cluster that runs: its managers' ticks must stay equal."""
+    spec = cluster_spec_from_json(data, current)
+    ticks = (spec.raft.election_tick, spec.raft.heartbeat_tick)
+    if ticks != (current.raft.election_tick, current.raft.heartbeat_tick):
+        raise InvalidArgument("Raft.ElectionTick and Raft.HeartbeatTick cannot be changed in a running swarm")
+    return spec
+
+
+def cluster_spec_to_json(spec: ClusterSpec) -> dict[str, Any]:
+    """Docker's JSON of the cluster's spec."""
+    return {
+        "Name": spec.name,
+        "Labels": dict(spec.labels),
+        "Orchestration": {"TaskHistoryRetentionLimit": spec.task_history_limit},
+        "Raft": {
+            "SnapshotInterval": spec.raft.snapshot_interval,
+            "KeepOldSnapshots": 0,
+            "LogEntriesForSlowFollowers": spec.raft.log_entries_for_slow_followers,
+            "ElectionTick": spec.raft.election_tick,
+            "HeartbeatTick": spec.raft.heartbeat_tick,
+        },
+        "Dispatcher": {"HeartbeatPeriod": spec.dispatcher.heartbeat_period_ns},
+        "CAConfig": {"NodeCertExpiry": spec.node_cert_expiry_ns},
+        "TaskDefaults": {},
+        "EncryptionConfig": {"AutoLockManagers": False},
+    }
+
+
+def cluster_info_to_json(cluster: Cluster) -> dict[str, Any]:
+    """The cluster without its join tokens: the part that ``/info`` shows."""
+    return {
+        "ID": cluster.id,
+        **meta_to_json(cluster.meta),
+        "Spec": cluster_spec_to_json(cluster.spec),
+        "TLSInfo": tls_info(cluster.root_ca.cert_pem),
+        "RootRotationInProgress": False,
+        "DefaultAddrPool": None,
+        "SubnetSize": 0,
+        "DataPathPort": 0,
+    }
+
+
+def swarm_to_json(cluster: Cluster) -> dict[str, Any]:
+    """``GET /swarm``: the cluster with its join tokens."""
+    tokens = {"Worker": cluster.join_tokens.worker, "Manager": cluster.join_tokens.manager}
+    return {**cluster_info_to_json(cluster), "JoinTokens": tokens}
+
+
+@functools.lru_cache(maxsize=8)
+def tls_info(root_cert_pem: bytes) -> dict[str, str]:
+    """What clients compare to see whether a node trusts the cluster's root; shared, not to be changed."""
+    certificate = x509.load_pem_x509_certificate(root_cert_pem)
+    subject = certificate.subject.public_bytes()
+    public_key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return {
+        "TrustRoot": root_cert_pem.decode(),
+        "CertIssuerSubject": base64.b64encode(subject).decode(),
+        "CertIssuerPublicKey": base64.b64encode(public_key).decode(),
+    }

@@ -1,0 +1,165 @@
+"""``/_ping``, ``/version``, ``/info``, and the parts of Docker's API that this node has nothing of.
+
+Lists of what swarmpy does not manage (networks, secrets, images, ...) are empty, which is the truth; asking for one of
+them is 404, asking to make one is 501. A node never answers for its engine: the engine has its own socket.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from swarmpy.api.backend import ManagerBackend, NodeBackend
+from swarmpy.api.negotiation import API_VERSION, MIN_API_VERSION
+from swarmpy.api.request import ApiRequest, ApiResponse, json_response, message_response
+from swarmpy.api.router import Handler, Route, Scope
+from swarmpy.api.swarm_json import cluster_info_to_json
+from swarmpy.errors import NotFound
+from swarmpy.model.states import Role
+
+_NO_CACHE = {"Cache-Control": "no-cache, no-store, must-revalidate", "Pragma": "no-cache"}
+_GO_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
+_NANO = 1_000_000_000
+_COLLECTIONS = ("network", "secret", "config", "volume", "container", "image")
+
+
+class SystemApi:
+    """Handlers about this node itself."""
+
+    def __init__(self, node: NodeBackend) -> None:
+        self._node = node
+
+    def routes(self) -> list[Route]:
+        """The routes of this part."""
+        routes = [
+            _local("HEAD", "/_ping", self.ping),
+            _local("GET", "/_ping", self.ping),
+            _local("GET", "/version", self.version),
+            _local("GET", "/info", self.info),
+            _local("GET", "/networks", _empty_list),
+            _local("GET", "/containers/json", _empty_list),
+            _local("GET", "/images/json", _empty_list),
+            _local("GET", "/volumes", _no_volumes),
+            _local("GET", "/distribution/{name...}/json", _no_distribution),
+        ]
+        for word in ("secrets", "configs"):
+            routes += [Route(method="GET", pattern=f"/{word}", scope=Scope.READ, handler=_empty_list)]
+        for word in _COLLECTIONS:
+            routes += [
+                _local("POST", f"/{word}s/create", _not_supported),
+                _local("GET", f"/{word}s/{{id...}}/json", _none_of(word)),
+                _local("GET", f"/{word}s/{{id...}}", _none_of(word)),
+                _local("DELETE", f"/{word}s/{{id...}}", _none_of(word)),
+            ]
+        logs = ("/services/{id}/logs", "/tasks/{id}/logs", "/events")
+        routes += [_local("GET", pattern, _not_supported) for pattern in logs]
+        return routes
+
+    async def ping(self, request: ApiRequest) -> ApiResponse:
+        """``/_ping``: the first thing every client asks."""
+        body = b"" if request.method == "HEAD" else b"OK"
+        return ApiResponse(body=body, content_type="text/plain; charset=utf-8", headers=_NO_CACHE)
+
+    async def version(self, _request: ApiRequest) -> ApiResponse:
+        """``GET /version``."""
+        architecture = self._node.description.platform.architecture
+        common = {
+            "ApiVersion": API_VERSION,
+            "MinAPIVersion": MIN_API_VERSION,
+            "Os": "linux",
+            "Arch": _GO_ARCHITECTURES.get(architecture, architecture),
+            "KernelVersion": os.uname().release,
+            "GitCommit": "",
+            "GoVersion": "",
+            "BuildTime": "",
+        }
+        component = {"Name": "Engine", "Version": self._node.version, "Details": {**common, "Experimental": "false"}}
+        return json_response(
+            {
+                "Platform": {"Name": "swarmpy"},
+                "Components": [component],
+                "Version": self._node.version,
+                **common,
+            }
+        )
+
+    async def info(self, _request: ApiRequest) -> ApiResponse:
+        """``GET /info``: answered without asking anybody, so also when there is no quorum."""
+        node = self._node
+        description = node.description
+        return json_response(
+            {
+                "ID": node.node_id,
+                "Name": description.hostname,
+                "ServerVersion": node.version,
+                "OSType": "linux",
+                "OperatingSystem": "linux",
+                "KernelVersion": os.uname().release,
+                "Architecture": description.platform.architecture,
+                "NCPU": description.resources.nano_cpus // _NANO,
+                "MemTotal": description.resources.memory_bytes,
+                "Driver": description.runtime,
+                "Plugins": {"Volume": [], "Network": [], "Authorization": None, "Log": []},
+                "Labels": [f"{key}={value}" for key, value in sorted(description.engine_labels.items())],
+                "Warnings": list(node.problems()) or None,
+                "Swarm": _swarm_info(node),
+            }
+        )
+
+
+def _swarm_info(node: NodeBackend) -> dict[str, Any]:
+    remotes = [{"NodeID": manager.node_id, "Addr": manager.address} for manager in node.manager_addresses()]
+    out: dict[str, Any] = {
+        "NodeID": node.node_id,
+        "NodeAddr": node.node_address,
+        "LocalNodeState": node.local_state,
+        "ControlAvailable": node.manager is not None,
+        "Error": node.error,
+        "RemoteManagers": remotes or None,
+    }
+    if node.manager is not None:
+        out.update(_cluster_info(node.manager))
+    return out
+
+
+def _cluster_info(manager: ManagerBackend) -> dict[str, Any]:
+    """What this manager knows. A manager that is only just joining may not know its cluster yet."""
+    view = manager.store.view()
+    nodes = view.nodes()
+    out: dict[str, Any] = {
+        "Nodes": len(nodes),
+        "Managers": sum(node.spec.role is Role.MANAGER for node in nodes),
+    }
+    try:
+        out["Cluster"] = cluster_info_to_json(view.cluster())
+    except NotFound:
+        return out
+    return out
+
+
+def _local(method: str, pattern: str, handler: Handler) -> Route:
+    return Route(method=method, pattern=pattern, scope=Scope.LOCAL, handler=handler)
+
+
+async def _empty_list(_request: ApiRequest) -> ApiResponse:
+    return json_response([])
+
+
+async def _no_volumes(_request: ApiRequest) -> ApiResponse:
+    return json_response({"Volumes": [], "Warnings": None})
+
+
+async def _no_distribution(request: ApiRequest) -> ApiResponse:
+    """Clients ask this to pin an image's digest and go on without when it fails."""
+    return message_response(501, f"{request.params['name']}: registries are asked by the nodes that run the image")
+
+
+async def _not_supported(request: ApiRequest) -> ApiResponse:
+    return message_response(501, f"{request.method} {request.path} is not supported yet")
+
+
+def _none_of(word: str) -> Handler:
+    async def not_found(request: ApiRequest) -> ApiResponse:
+        return message_response(404, f"{word} {request.params['id']} not found")
+
+    return not_found

@@ -1,0 +1,153 @@
+"""``TaskTemplate`` (a task's spec) as Docker's JSON, both ways."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from swarmpy.api.container_json import container_spec_from_json, container_spec_to_json, given
+from swarmpy.api.json_fields import Fields
+from swarmpy.errors import InvalidArgument
+from swarmpy.model import defaults
+from swarmpy.model.specs import (
+    LogDriver,
+    NetworkAttachment,
+    Placement,
+    ResourceRequirements,
+    Resources,
+    RestartPolicy,
+    TaskSpec,
+)
+
+
+def task_spec_from_json(fields: Fields) -> TaskSpec:
+    """The task spec of ``TaskTemplate``. Raises InvalidArgument."""
+    fields.refuse("PluginSpec", "NetworkAttachmentSpec")
+    runtime = fields.string("Runtime")
+    if runtime not in ("", "container"):
+        raise InvalidArgument(f"{fields.path_of('Runtime')} {runtime!r} is not supported yet")
+    resources = fields.maybe_nested("Resources")
+    restart = fields.maybe_nested("RestartPolicy")
+    placement = fields.maybe_nested("Placement")
+    log_driver = fields.maybe_nested("LogDriver")
+    return TaskSpec(
+        container=container_spec_from_json(fields.nested("ContainerSpec")),
+        resources=_requirements_from_json(resources) if resources else None,
+        restart=_restart_from_json(restart) if restart else None,
+        placement=_placement_from_json(placement) if placement else None,
+        log_driver=_log_driver_from_json(log_driver) if log_driver else None,
+        networks=networks_from_json(fields),
+        force_update=fields.integer("ForceUpdate"),
+    )
+
+
+def task_spec_to_json(spec: TaskSpec, *, insert_defaults: bool = False) -> dict[str, Any]:
+    """Docker's JSON. With ``insert_defaults`` what was not given is shown as what it means."""
+    container = container_spec_to_json(spec.container)
+    out: dict[str, Any] = {"ContainerSpec": container}
+    if spec.resources is not None:
+        out["Resources"] = _requirements_to_json(spec.resources)
+    restart = defaults.restart_policy(spec) if insert_defaults else spec.restart
+    if restart is not None:
+        out["RestartPolicy"] = _restart_to_json(restart)
+    if spec.placement is not None:
+        out["Placement"] = _placement_to_json(spec.placement)
+    if spec.networks:
+        out["Networks"] = [given(Target=n.target, Aliases=n.aliases) for n in spec.networks]
+    if spec.log_driver is not None:
+        out["LogDriver"] = given(Name=spec.log_driver.name, Options=spec.log_driver.options)
+    out["ForceUpdate"] = spec.force_update
+    out["Runtime"] = "container"
+    if insert_defaults:
+        container.setdefault("StopGracePeriod", defaults.STOP_GRACE_PERIOD_NS)
+        container.setdefault("DNSConfig", {})
+        out.setdefault("Resources", {})
+        out.setdefault("Placement", {})
+    return out
+
+
+def networks_from_json(fields: Fields) -> tuple[NetworkAttachment, ...]:
+    """The attachments of a ``Networks`` list (of a task template, or the old one of the service itself)."""
+    attachments = []
+    for network in fields.nested_list("Networks"):
+        network.refuse("DriverOpts")
+        attachments.append(NetworkAttachment(target=network.string("Target"), aliases=network.strings("Aliases")))
+    return tuple(attachments)
+
+
+def _requirements_from_json(fields: Fields) -> ResourceRequirements:
+    fields.refuse("SwapBytes", "MemorySwappiness")
+    limits, reservations = fields.maybe_nested("Limits"), fields.maybe_nested("Reservations")
+    return ResourceRequirements(
+        limits=_resources_from_json(limits) if limits else None,
+        reservations=_resources_from_json(reservations) if reservations else None,
+    )
+
+
+def _resources_from_json(fields: Fields) -> Resources:
+    fields.refuse("GenericResources")
+    return Resources(
+        nano_cpus=fields.integer("NanoCPUs"),
+        memory_bytes=fields.integer("MemoryBytes"),
+        pids=fields.integer("Pids"),
+    )
+
+
+def resources_to_json(resources: Resources) -> dict[str, Any]:
+    """An amount of resources; what is 0 stays out."""
+    return given(NanoCPUs=resources.nano_cpus, MemoryBytes=resources.memory_bytes, Pids=resources.pids)
+
+
+def _requirements_to_json(requirements: ResourceRequirements) -> dict[str, Any]:
+    out = {}
+    if requirements.limits is not None:
+        out["Limits"] = resources_to_json(requirements.limits)
+    if requirements.reservations is not None:
+        out["Reservations"] = resources_to_json(requirements.reservations)
+    return out
+
+
+def _restart_from_json(fields: Fields) -> RestartPolicy:
+    return RestartPolicy(
+        condition=fields.string("Condition") or None,
+        delay_ns=fields.maybe_integer("Delay"),
+        max_attempts=fields.maybe_integer("MaxAttempts"),
+        window_ns=fields.maybe_integer("Window"),
+    )
+
+
+def _restart_to_json(restart: RestartPolicy) -> dict[str, Any]:
+    values = {
+        "Condition": restart.condition,
+        "Delay": restart.delay_ns,
+        "MaxAttempts": restart.max_attempts,
+        "Window": restart.window_ns,
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _placement_from_json(fields: Fields) -> Placement:
+    if fields.raw("Platforms"):
+        raise InvalidArgument(
+            f"{fields.path_of('Platforms')} is not supported yet; "
+            "use constraints on node.platform.os and node.platform.arch"
+        )
+    spread = [
+        preference.nested("Spread").string("SpreadDescriptor") for preference in fields.nested_list("Preferences")
+    ]
+    return Placement(
+        constraints=fields.strings("Constraints"),
+        spread=tuple(spread),
+        max_replicas=fields.integer("MaxReplicas"),
+    )
+
+
+def _placement_to_json(placement: Placement) -> dict[str, Any]:
+    return given(
+        Constraints=placement.constraints,
+        Preferences=[{"Spread": {"SpreadDescriptor": key}} for key in placement.spread],
+        MaxReplicas=placement.max_replicas,
+    )
+
+
+def _log_driver_from_json(fields: Fields) -> LogDriver:
+    return LogDriver(name=fields.string("Name"), options=fields.string_map("Options"))

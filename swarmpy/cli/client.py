@@ -1,0 +1,254 @@
+"""A client of the daemon's API on its unix socket. Speaks Docker's JSON; raises the typed errors of swarmpy.errors."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote, urlencode
+
+import aiohttp
+from yarl import URL
+
+from swarmpy.errors import (
+    AlreadyExists,
+    ConnectionFailed,
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    NotInCluster,
+    OutcomeUnknown,
+    PeerError,
+    PermissionDenied,
+    ProtocolViolation,
+    SwarmpyError,
+    Unavailable,
+    VersionConflict,
+)
+
+DEFAULT_TIMEOUT = 30.0
+"""Seconds for a whole request: a cluster without a leader answers within that or not at all."""
+
+Json = dict[str, Any]
+
+
+class ApiClient:
+    """One daemon's API. As an async context manager it keeps its connection; otherwise each call makes its own."""
+
+    def __init__(self, socket: Path, *, timeout: float = DEFAULT_TIMEOUT) -> None:
+        self._socket = socket
+        self._timeout = timeout
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        self._session = self._new_session()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._session is not None:
+            session, self._session = self._session, None
+            await session.close()
+
+    def _new_session(self) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(connector=aiohttp.UnixConnector(path=str(self._socket)))
+
+    # -- services and tasks ---------------------------------------------------------------------------------------
+
+    async def services(self, *, labels: tuple[str, ...] = (), ids: tuple[str, ...] = ()) -> list[Json]:
+        """Services with their task counts; ``labels`` (``key`` or ``key=value``, all must match) and ``ids`` select."""
+        filters = {name: list(values) for name, values in (("label", labels), ("id", ids)) if values}
+        return await self._list("/services", {"status": "true", **_filters(filters)})
+
+    async def service(self, name: str) -> Json:
+        """A service by id, name or unique id prefix."""
+        return await self._object("GET", f"/services/{_quoted(name)}")
+
+    async def create_service(self, spec: Json) -> str:
+        """Creates a service; returns its id."""
+        answer = await self._object("POST", "/services/create", body=spec)
+        return str(answer.get("ID", ""))
+
+    async def update_service(self, service_id: str, version: int, spec: Json) -> None:
+        """Replaces the spec of a service that is still at ``version``. Raises VersionConflict."""
+        await self.post(f"/services/{_quoted(service_id)}/update", spec, query={"version": str(version)})
+
+    async def remove_service(self, name: str) -> None:
+        """Removes a service; its tasks stop after that."""
+        await self.delete(f"/services/{_quoted(name)}")
+
+    async def tasks(self, **filters: str) -> list[Json]:
+        """Tasks; filters are Docker's (``service``, ``node``, ``label``, ...), with ``_`` for ``-``."""
+        wanted = {name.replace("_", "-"): [value] for name, value in filters.items()}
+        return await self._list("/tasks", _filters(wanted))
+
+    async def current_tasks(self, service_id: str) -> list[Json]:
+        """The tasks of a service that were made from its spec as it is now."""
+        return await self._list("/tasks", _filters({"service": [service_id], "_up-to-date": ["true"]}))
+
+    # -- nodes and the whole --------------------------------------------------------------------------------------
+
+    async def nodes(self) -> list[Json]:
+        """All nodes."""
+        return await self._list("/nodes", {})
+
+    async def node(self, name: str) -> Json:
+        """A node by id, hostname or unique id prefix; ``self`` is the one that the daemon runs on."""
+        if name == "self":
+            name = str((await self.info()).get("Swarm", {}).get("NodeID", "")) or name
+        return await self._object("GET", f"/nodes/{_quoted(name)}")
+
+    async def update_node(self, node_id: str, version: int, spec: Json) -> None:
+        """Replaces the spec of a node that is still at ``version``. Raises VersionConflict."""
+        await self.post(f"/nodes/{_quoted(node_id)}/update", spec, query={"version": str(version)})
+
+    async def remove_node(self, name: str, *, force: bool) -> None:
+        """Removes a node from the cluster."""
+        await self.delete(f"/nodes/{_quoted(name)}", query={"force": "true"} if force else None)
+
+    async def info(self) -> Json:
+        """The daemon, with its place in the cluster under ``Swarm``."""
+        return await self._object("GET", "/info")
+
+    async def status(self) -> Json:
+        """The cluster at a glance."""
+        return await self._object("GET", "/status")
+
+    # -- requests ---------------------------------------------------------------------------------------------------
+
+    async def get(self, path: str, *, query: Mapping[str, str] | None = None, timeout: float | None = None) -> Any:
+        """The answer of a GET: JSON data, or text where the daemon answers with text."""
+        return await self.request("GET", path, query, timeout=timeout)
+
+    async def post(
+        self, path: str, body: Any = None, *, query: Mapping[str, str] | None = None, timeout: float | None = None
+    ) -> Any:
+        """The answer of a POST; ``body`` is sent as JSON unless it is None."""
+        return await self.request("POST", path, query, body, timeout=timeout)
+
+    async def delete(self, path: str, *, query: Mapping[str, str] | None = None, timeout: float | None = None) -> Any:
+        """The answer of a DELETE."""
+        return await self.request("DELETE", path, query, timeout=timeout)
+
+    async def _list(self, path: str, query: Mapping[str, str]) -> list[Json]:
+        answer = await self.get(path, query=query)
+        if not isinstance(answer, list) or not all(isinstance(item, dict) for item in answer):
+            raise ProtocolViolation(f"the daemon answered GET {path} with something that is no list of objects")
+        return answer
+
+    async def _object(self, method: str, path: str, *, body: Json | None = None) -> Json:
+        answer = await self.request(method, path, body=body)
+        if not isinstance(answer, dict):
+            raise ProtocolViolation(f"the daemon answered {method} {path} with something that is no object")
+        return answer
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Any = None,
+        *,
+        timeout: float | None = None,
+    ) -> Any:
+        """The answer's data, None for an empty one; ``timeout`` in seconds is for the whole of it.
+
+        Raises the error that the status stands for; ConnectionFailed when nothing was sent, DeadlineExceeded and
+        ConnectionFailed for a read and OutcomeUnknown for a write that was not answered.
+        """
+        if self._session is not None:
+            return await self._request(self._session, method, path, query, body, timeout or self._timeout)
+        async with self._new_session() as session:
+            return await self._request(session, method, path, query, body, timeout or self._timeout)
+
+    async def _request(
+        self,
+        session: aiohttp.ClientSession,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        body: Any,
+        timeout: float,
+    ) -> Any:
+        url = URL(f"http://swarmpy{path}" + (f"?{urlencode(query)}" if query else ""), encoded=True)
+        try:
+            async with session.request(
+                method, url, json=body, timeout=aiohttp.ClientTimeout(total=timeout)
+            ) as response:
+                data = await response.read()
+                return _answer(f"{method} {path}", response.status, response.content_type, data)
+        except aiohttp.ClientConnectorError as error:
+            raise _unreachable(self._socket, error.os_error) from error
+        except TimeoutError as error:
+            reason = f"the daemon did not answer within {timeout:g} s"
+            if method == "GET":
+                raise DeadlineExceeded(f"{reason}: the cluster may have lost its quorum") from error
+            raise OutcomeUnknown(f"{reason}: look whether the change was made, then try again") from error
+        except aiohttp.ClientError as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            broke = f"the connection to the daemon at {self._socket} broke ({reason})"
+            if method == "GET":
+                raise ConnectionFailed(f"{broke}: try again") from error
+            raise OutcomeUnknown(f"{broke}: look whether the change was made, then try again") from error
+
+
+def _quoted(name: str) -> str:
+    return quote(name, safe="") or "%20"
+
+
+def _filters(filters: Mapping[str, list[str]]) -> dict[str, str]:
+    return {"filters": json.dumps(filters)} if filters else {}
+
+
+def _unreachable(socket: Path, error: OSError) -> SwarmpyError:
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return PermissionDenied(f"cannot use the swarmpy daemon at {socket}: permission denied: run this as its user")
+    return ConnectionFailed(
+        f'cannot reach the swarmpy daemon at {socket}: start it with "swarmpy node run" '
+        'or create a cluster with "swarmpy swarm init"'
+    )
+
+
+# -- answers --------------------------------------------------------------------------------------------------------
+
+_ERRORS: Mapping[int, type[SwarmpyError]] = {
+    400: InvalidArgument,
+    403: PermissionDenied,
+    404: NotFound,
+    409: AlreadyExists,
+    501: FailedPrecondition,
+    502: PeerError,
+    503: Unavailable,
+}
+_NO_CLUSTER = ("not a swarm manager", "not part of a swarm", "Worker nodes can't")
+
+
+def _answer(request: str, status: int, content_type: str, data: bytes) -> Any:
+    text = data.decode("utf-8", "replace")
+    answer: Any = None
+    if data.strip():
+        try:
+            answer = text if content_type == "text/plain" else json.loads(text)
+        except (ValueError, RecursionError) as error:
+            if status < 400:
+                raise ProtocolViolation(f"the daemon answered {request} with something that is no JSON") from error
+            answer = text
+    if status < 400:
+        return answer
+    message = answer.get("message", "") if isinstance(answer, dict) else answer
+    raise error_of(status, str(message or "")[:2000])
+
+
+def error_of(status: int, message: str) -> SwarmpyError:
+    """The error that an HTTP status and its message stand for."""
+    text = " ".join(message.split()) or f"the daemon answered with status {status}"
+    if text.endswith("update out of sequence"):
+        return VersionConflict(text)
+    if status == 503 and any(words in text for words in _NO_CLUSTER):
+        return NotInCluster(text)
+    return _ERRORS.get(status, SwarmpyError)(text)

@@ -1,0 +1,288 @@
+"""``swarm init``, ``swarm leave``, ``node join``, ``node run``: this machine's daemon, and its first request.
+
+Founding and joining are calls of the daemon's API. Where no daemon answers, the command becomes one (or, with
+``--detach``, leaves one behind).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import click
+
+from swarmpy.cli.client import ApiClient
+from swarmpy.cli.settings import Settings, pass_settings
+from swarmpy.errors import ConnectionFailed, DeadlineExceeded, FailedPrecondition, SwarmpyError
+
+RUNTIMES = ("auto", "docker", "process")
+START_TIMEOUT_S = 30.0
+JOIN_TIMEOUT_S = 60.0
+LEAVE_TIMEOUT_S = 60.0
+POLL_S = 0.05
+PR_SET_PDEATHSIG = 1
+
+Action = Callable[[ApiClient], Awaitable[None]]
+
+_runtime_option = click.option(
+    "--runtime",
+    type=click.Choice(RUNTIMES),
+    help="Where tasks run: on Docker, as plain processes, or on Docker if an engine answers  [default: auto].",
+)
+_status_option = click.option(
+    "--status-addr",
+    default="127.0.0.1:2378",
+    show_default=True,
+    metavar="HOST:PORT",
+    help='The read-only status page, on loopback; "" for none.',
+)
+_hostname_option = click.option("--hostname", metavar="NAME", help="What the node is called  [default: the machine's].")
+_listen_option = click.option(
+    "--listen-addr", default="0.0.0.0:2377", show_default=True, metavar="HOST:PORT", help="Where managers listen."
+)
+_advertise_option = click.option(
+    "--advertise-addr", default="", metavar="HOST[:PORT]", help="What other nodes reach this one at."
+)
+_availability_option = click.option(
+    "--availability", type=click.Choice(("active", "pause", "drain")), default="active", show_default=True
+)
+_detach_option = click.option("-d", "--detach", is_flag=True, help="Run the daemon in the background.")
+
+
+# -- commands -------------------------------------------------------------------------------------------------------
+
+
+@click.group()
+def swarm() -> None:
+    """Create or leave a cluster."""
+
+
+@swarm.command("init")
+@_listen_option
+@_advertise_option
+@_availability_option
+@_runtime_option
+@_status_option
+@_hostname_option
+@_detach_option
+@pass_settings
+def swarm_init(settings: Settings, listen_addr: str, advertise_addr: str, availability: str, **daemon: Any) -> None:
+    """Make this machine the first manager of a new cluster."""
+
+    async def init(client: ApiClient) -> None:
+        body = {"ListenAddr": listen_addr, "AdvertiseAddr": advertise_addr, "Availability": availability}
+        node_id = await client.post("/swarm/init", body, timeout=JOIN_TIMEOUT_S)
+        click.echo(f"Swarm initialized: current node ({node_id}) is now a manager.\n")
+        for role in ("worker", "manager"):
+            await _echo_join_command(client, role)
+
+    _with_daemon(settings, init, **daemon)
+
+
+@swarm.command("leave")
+@click.option("-f", "--force", is_flag=True, help="Leave even as a manager.")
+@pass_settings
+def swarm_leave(settings: Settings, force: bool) -> None:
+    """Leave the cluster: this node's tasks are stopped, and it forgets the cluster."""
+
+    async def leave() -> None:
+        query = {"force": "1"} if force else None
+        await ApiClient(settings.socket).post("/swarm/leave", query=query, timeout=LEAVE_TIMEOUT_S)
+        click.echo("Node left the swarm.")
+
+    asyncio.run(leave())
+
+
+@swarm.command("join-token")
+@click.argument("role", type=click.Choice(("worker", "manager")))
+@click.option("-q", "--quiet", is_flag=True, help="Only the token.")
+@pass_settings
+def swarm_join_token(settings: Settings, role: str, quiet: bool) -> None:
+    """Show how a machine joins as a worker or manager."""
+
+    async def show() -> None:
+        client = ApiClient(settings.socket)
+        if quiet:
+            click.echo((await client.get("/swarm"))["JoinTokens"][role.capitalize()])
+        else:
+            await _echo_join_command(client, role)
+
+    asyncio.run(show())
+
+
+@click.command("join")
+@click.option("--token", required=True, metavar="TOKEN", help='As shown by "swarm init" or "swarm join-token".')
+@click.argument("manager", metavar="HOST:PORT")
+@_listen_option
+@_advertise_option
+@_availability_option
+@_runtime_option
+@_status_option
+@_hostname_option
+@_detach_option
+@pass_settings
+def node_join(
+    settings: Settings,
+    token: str,
+    manager: str,
+    listen_addr: str,
+    advertise_addr: str,
+    availability: str,
+    **daemon: Any,
+) -> None:
+    """Make this machine a node of the cluster that the manager at HOST:PORT belongs to."""
+
+    async def join(client: ApiClient) -> None:
+        body = {
+            "ListenAddr": listen_addr,
+            "AdvertiseAddr": advertise_addr,
+            "Availability": availability,
+            "RemoteAddrs": [manager],
+            "JoinToken": token,
+        }
+        await client.post("/swarm/join", body, timeout=JOIN_TIMEOUT_S)
+        role = "manager" if (await client.info())["Swarm"]["ControlAvailable"] else "worker"
+        click.echo(f"This node joined a swarm as a {role}.")
+
+    _with_daemon(settings, join, **daemon)
+
+
+@click.command("run")
+@_runtime_option
+@_status_option
+@_hostname_option
+@_detach_option
+@click.option("--exit-with-parent", is_flag=True, hidden=True)
+@pass_settings
+def node_run(settings: Settings, exit_with_parent: bool, detach: bool, **daemon: Any) -> None:
+    """Run this node's daemon; it goes on in its cluster, or waits to be told to found or join one."""
+    if exit_with_parent:
+        _die_with_parent()
+    if detach:
+        _detach(settings, **daemon)
+        click.echo(f"The daemon runs: {settings.socket}")
+    else:
+        asyncio.run(_serve(settings, None, **daemon))
+
+
+async def _echo_join_command(client: ApiClient, role: str) -> None:
+    token = (await client.get("/swarm"))["JoinTokens"][role.capitalize()]
+    address = next(
+        (m["Addr"] for m in (await client.info())["Swarm"].get("RemoteManagers") or []), "<manager's address>:2377"
+    )
+    click.echo(f"To add a {role} to this swarm, run the following command:\n")
+    click.echo(f"    swarmpy node join --token {token} {address}\n")
+
+
+# -- daemons --------------------------------------------------------------------------------------------------------
+
+
+def _with_daemon(settings: Settings, action: Action, *, detach: bool, **daemon: Any) -> None:
+    """Do ``action`` on the daemon that answers, or become (or leave behind) one and do it there."""
+    if asyncio.run(_answers(settings)):
+        asyncio.run(_act(settings, action))
+    elif detach:
+        _detach(settings, **daemon)
+        asyncio.run(_act(settings, action))
+        click.echo(f"The daemon runs in the background; its log: {settings.data_dir / 'daemon.log'}")
+    else:
+        asyncio.run(_serve(settings, action, **daemon))
+
+
+async def _answers(settings: Settings) -> bool:
+    try:
+        await ApiClient(settings.socket).get("/_ping", timeout=5)
+    except (ConnectionFailed, DeadlineExceeded):
+        return False
+    return True
+
+
+async def _act(settings: Settings, action: Action) -> None:
+    await action(ApiClient(settings.socket))
+
+
+async def _serve(
+    settings: Settings, action: Action | None, *, runtime: str | None, status_addr: str, hostname: str | None
+) -> None:
+    """Be the daemon until a signal comes; after ``action`` fails, no longer."""
+    from swarmpy.node.clock import SystemClock
+    from swarmpy.node.config import NodeConfig
+    from swarmpy.node.daemon import Node
+    from swarmpy.node.logs import configure
+
+    configure(settings.log_level)
+    config = NodeConfig(
+        data_dir=settings.data_dir.absolute(),
+        hostname=hostname or socket.gethostname(),
+        runtime=runtime,
+        status_address=status_addr,
+    )
+    stop, started = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    node = asyncio.create_task(Node(config, SystemClock(), random.SystemRandom()).run(stop, started))
+    try:
+        if action is not None:
+            waiting = asyncio.create_task(started.wait())
+            await asyncio.wait({node, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            waiting.cancel()
+            if started.is_set():
+                await _act(settings, action)
+        await node
+    finally:
+        stop.set()
+        with contextlib.suppress(SwarmpyError):
+            await node
+
+
+def _detach(settings: Settings, *, runtime: str | None, status_addr: str, hostname: str | None) -> None:
+    """Start ``node run`` in a session of its own and wait until its API answers."""
+    arguments = ["--data-dir", str(settings.data_dir.absolute()), "--log-level", settings.log_level, "node", "run"]
+    arguments += ["--status-addr", status_addr]
+    if runtime is not None:
+        arguments += ["--runtime", runtime]
+    if hostname is not None:
+        arguments += ["--hostname", hostname]
+    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    log_path = settings.data_dir / "daemon.log"
+    log_path.touch(mode=0o600)
+    with log_path.open("ab") as log:
+        process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+            [sys.executable, "-m", "swarmpy", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    asyncio.run(_wait_started(settings, process))
+
+
+async def _wait_started(settings: Settings, process: subprocess.Popen[bytes]) -> None:
+    log_path = settings.data_dir / "daemon.log"
+    try:
+        async with asyncio.timeout(START_TIMEOUT_S):
+            while not await _answers(settings):
+                if process.poll() is not None:
+                    lines = log_path.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
+                    raise FailedPrecondition(f"the daemon did not start: {lines[-1].removeprefix('swarmpy: ')}")
+                await asyncio.sleep(POLL_S)
+    except TimeoutError:
+        raise DeadlineExceeded(f"the daemon did not start within {START_TIMEOUT_S:g} s: see {log_path}") from None
+
+
+def _die_with_parent() -> None:
+    """Have the kernel end this daemon when the process that started it is gone, however it went."""
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM) != 0:
+        raise FailedPrecondition(f"prctl: {os.strerror(ctypes.get_errno())}")
+    if os.getppid() == 1:
+        raise FailedPrecondition("the process that started this daemon is gone")

@@ -1,0 +1,85 @@
+"""The command line's entry: the top group, the global options, and the one place where errors become exit codes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from swarmpy import __version__
+from swarmpy.cli.lazy import LazyGroup
+from swarmpy.cli.settings import LOG_LEVELS, make_settings
+from swarmpy.errors import SwarmpyError
+
+EXIT_INTERRUPTED = 130
+EXIT_INTERNAL = 70  # EX_SOFTWARE of sysexits.h
+EXIT_BROKEN_PIPE = 141
+
+_COMMANDS = {
+    "status": ("swarmpy.cli.status:status", "Show the cluster at a glance"),
+    "stack": ("swarmpy.cli.stack:stack", "Deploy and manage stacks of services"),
+    "service": ("swarmpy.cli.service:service", "Manage services"),
+    "node": ("swarmpy.cli.node:node", "Manage nodes; join and run this one"),
+    "swarm": ("swarmpy.cli.daemon:swarm", "Create or leave a cluster"),
+    "dev": ("swarmpy.cli.dev:dev", "Run a whole cluster on this machine"),
+}
+
+
+@click.group(cls=LazyGroup, lazy=_COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "-H", "--socket", "--host", "host", envvar="SWARMPY_HOST", metavar="PATH", help="The daemon's unix socket."
+)
+@click.option(
+    "--data-dir",
+    metavar="DIR",
+    help="Where the node keeps its state  [default: SWARMPY_DATA_DIR, or /var/lib/swarmpy for root, or "
+    "~/.local/share/swarmpy].",
+)
+@click.option("--log-level", type=click.Choice(LOG_LEVELS), default="info", show_default=True, help="For daemons.")
+@click.version_option(__version__, prog_name="swarmpy", message="%(prog)s %(version)s")
+@click.pass_context
+def cli(ctx: click.Context, host: str | None, data_dir: str | None, log_level: str) -> None:
+    """A Swarm-style container cluster manager."""
+    ctx.obj = make_settings(data_dir, host, log_level)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit code. No error leaves a traceback unless SWARMPY_DEBUG=1."""
+    try:
+        code = cli.main(args=None if argv is None else list(argv), prog_name="swarmpy", standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output has gone. Python would complain when it flushes the rest at exit.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
+    except Exception as error:  # noqa: BLE001 - the boundary: whatever it is, a user gets one line
+        return _report(error)
+    return code if isinstance(code, int) else 0
+
+
+def _report(error: Exception) -> int:
+    if os.environ.get("SWARMPY_DEBUG") == "1":
+        traceback.print_exception(error)
+    cause: BaseException = error
+    while isinstance(cause, BaseExceptionGroup) and len(cause.exceptions) == 1:
+        cause = cause.exceptions[0]
+    if isinstance(cause, SwarmpyError):
+        click.echo(f"swarmpy: {' '.join(cause.message.split()) or cause.code}", err=True)
+        return cause.exit_code
+    text = " ".join(str(cause).split())
+    click.echo(
+        f"swarmpy: unexpected {type(cause).__name__}{': ' if text else ''}{text} "
+        "(this is a defect; SWARMPY_DEBUG=1 shows where)",
+        err=True,
+    )
+    return EXIT_INTERNAL

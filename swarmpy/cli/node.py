@@ -1,0 +1,157 @@
+"""``swarmpy node``: list, look into, change and remove nodes; ``join`` and ``run`` are about this one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from swarmpy.cli import listings
+from swarmpy.cli.client import ApiClient
+from swarmpy.cli.deploy import change
+from swarmpy.cli.lazy import LazyGroup
+from swarmpy.cli.render import format_option, quiet_option, show, show_json
+from swarmpy.cli.settings import Settings, pass_settings
+from swarmpy.errors import InvalidArgument
+from swarmpy.model.states import Availability, Role
+
+_LAZY = {
+    "join": ("swarmpy.cli.daemon:node_join", "Join this node to a cluster"),
+    "run": ("swarmpy.cli.daemon:node_run", "Run this node's daemon"),
+}
+
+
+@click.group(cls=LazyGroup, lazy=_LAZY)
+def node() -> None:
+    """Manage nodes; join and run this one."""
+
+
+@node.command()
+@format_option
+@quiet_option
+@pass_settings
+def ls(settings: Settings, output_format: str, quiet: bool) -> None:
+    """List nodes."""
+
+    async def work() -> None:
+        async with ApiClient(settings.socket) as client:
+            nodes = await client.nodes()
+            if quiet:
+                click.echo("".join(f"{item['ID']}\n" for item in nodes), nl=False)
+                return
+            own_id = str((await client.info()).get("Swarm", {}).get("NodeID", ""))
+            show(listings.nodes_listing(nodes, own_id=own_id), output_format)
+
+    asyncio.run(work())
+
+
+@node.command()
+@click.argument("names", nargs=-1, metavar="NODE...")
+@pass_settings
+def inspect(settings: Settings, names: tuple[str, ...]) -> None:
+    """Show all about nodes, as JSON; without a name about this one."""
+
+    async def work() -> None:
+        async with ApiClient(settings.socket) as client:
+            show_json([await client.node(name) for name in names or ("self",)])
+
+    asyncio.run(work())
+
+
+@node.command()
+@click.option("--availability", type=click.Choice([item.value for item in Availability]))
+@click.option("--role", type=click.Choice([item.value for item in Role]))
+@click.option("--label-add", "added", multiple=True, metavar="KEY=VALUE", help="May be repeated.")
+@click.option("--label-rm", "removed", multiple=True, metavar="KEY", help="May be repeated.")
+@click.argument("name", metavar="NODE")
+@pass_settings
+def update(
+    settings: Settings,
+    availability: str | None,
+    role: str | None,
+    added: tuple[str, ...],
+    removed: tuple[str, ...],
+    name: str,
+) -> None:
+    """Change what a node may do and which labels it has."""
+    if not (availability or role or added or removed):
+        raise click.UsageError("nothing to change: give --availability, --role, --label-add or --label-rm")
+    labels = parse_labels(added)
+
+    def edit(spec: dict[str, Any]) -> dict[str, Any]:
+        kept = dict(spec.get("Labels") or {})
+        for key in removed:
+            if key not in kept:
+                raise InvalidArgument(f"node {name} has no label {key!r}")
+            del kept[key]
+        out = {**spec, "Labels": kept | labels}
+        if availability:
+            out["Availability"] = availability
+        if role:
+            out["Role"] = role
+        return out
+
+    asyncio.run(_edit(settings, (name,), edit))
+    click.echo(name)
+
+
+def parse_labels(texts: tuple[str, ...]) -> dict[str, str]:
+    """``KEY=VALUE`` or ``KEY`` arguments. Raises InvalidArgument."""
+    out = {}
+    for text in texts:
+        key, _, value = text.partition("=")
+        if not key or key != key.strip():
+            raise InvalidArgument(f"{text!r} is not KEY=VALUE")
+        out[key] = value
+    return out
+
+
+async def _edit(settings: Settings, names: tuple[str, ...], edit: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    async with ApiClient(settings.socket) as client:
+        for name in names:
+
+            async def read(name: str = name) -> dict[str, Any]:
+                return await client.node(name)
+
+            async def write(current: dict[str, Any]) -> None:
+                await client.update_node(current["ID"], current["Version"]["Index"], edit(current["Spec"]))
+
+            await change(read, write)
+
+
+@node.command()
+@click.argument("names", nargs=-1, required=True, metavar="NODE...")
+@pass_settings
+def promote(settings: Settings, names: tuple[str, ...]) -> None:
+    """Make nodes managers."""
+    asyncio.run(_edit(settings, names, lambda spec: {**spec, "Role": Role.MANAGER.value}))
+    for name in names:
+        click.echo(f"Node {name} promoted to a manager in the cluster.")
+
+
+@node.command()
+@click.argument("names", nargs=-1, required=True, metavar="NODE...")
+@pass_settings
+def demote(settings: Settings, names: tuple[str, ...]) -> None:
+    """Make managers workers."""
+    asyncio.run(_edit(settings, names, lambda spec: {**spec, "Role": Role.WORKER.value}))
+    for name in names:
+        click.echo(f"Manager {name} demoted in the cluster.")
+
+
+@node.command()
+@click.option("-f", "--force", is_flag=True, help="Even when the node is not down.")
+@click.argument("names", nargs=-1, required=True, metavar="NODE...")
+@pass_settings
+def rm(settings: Settings, force: bool, names: tuple[str, ...]) -> None:
+    """Remove nodes from the cluster."""
+
+    async def work() -> None:
+        async with ApiClient(settings.socket) as client:
+            for name in names:
+                await client.remove_node(name, force=force)
+                click.echo(name)
+
+    asyncio.run(work())

@@ -1,0 +1,277 @@
+"""How far services have come, and waiting until they are there. Watching is pure; only :func:`wait_for_services` asks.
+
+Waiting changes nothing: when it is broken off, the cluster goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import attrs
+import click
+
+from swarmpy.cli.client import ApiClient
+from swarmpy.cli.listings import service_name
+from swarmpy.errors import DeadlineExceeded, FailedPrecondition, NotFound, Unavailable
+
+Json = Mapping[str, Any]
+
+POLL_S = 0.2
+STABLE_S = 1.0
+"""A service has converged when all its tasks have been running for so long: one that crashes at once does not count."""
+MAX_ERRORS_S = 20.0
+"""How long the managers may be silent (a new leader is being elected) before waiting is given up."""
+
+_UNDER_WAY = ("new", "pending", "assigned", "accepted", "preparing", "ready", "starting")
+_FAILED = ("failed", "rejected", "orphaned")
+
+
+@attrs.frozen(kw_only=True)
+class Progress:
+    """One service at one moment."""
+
+    name: str
+    running: int
+    desired: int
+    counts: tuple[tuple[str, int], ...] = ()
+    """Tasks on their way, by state, in the order of the states."""
+    reasons: tuple[str, ...] = ()
+    """Why tasks are waiting or have failed, each once."""
+    outdated: int = 0
+    """Tasks of an older spec that still run."""
+    update_state: str = ""
+    update_message: str = ""
+
+    @property
+    def is_there(self) -> bool:
+        """True when nothing is left to be done."""
+        return self.running >= self.desired and not self.outdated and not self.is_updating and not self.has_failed
+
+    @property
+    def is_updating(self) -> bool:
+        """True while an update or a rollback is going on."""
+        return self.update_state in ("updating", "rollback_started")
+
+    @property
+    def has_failed(self) -> bool:
+        """True when an update has stopped, or was rolled back: waiting any longer is of no use."""
+        return self.update_state in ("paused", "rollback_paused", "rollback_completed")
+
+    def line(self) -> str:
+        """``web  2/3 running  (starting 1)``."""
+        notes = [f"{state} {count}" for state, count in self.counts]
+        if self.outdated:
+            notes.append(f"outdated {self.outdated}")
+        if self.update_state in ("updating", "rollback_started", "paused", "rollback_paused", "rollback_completed"):
+            notes.append(self.update_state.replace("_", " "))
+        return f"{self.name}  {self.running}/{self.desired} running" + (f"  ({', '.join(notes)})" if notes else "")
+
+
+def observe(service: Json, current: Sequence[Json], every: Sequence[Json], *, before: Json | None = None) -> Progress:
+    """The progress of ``service``. ``current``: its tasks of the present spec; ``every``: all its tasks.
+
+    ``before``: the UpdateStatus from before the change that is waited for; the same one again says nothing about it.
+    """
+    wanted = [task for task in current if task.get("DesiredState") in ("running", "ready", "complete")]
+    states = Counter(_state(task) for task in wanted)
+    current_ids = {task.get("ID") for task in current}
+    outdated = sum(
+        _state(task) == "running" and task.get("DesiredState") == "running" and task.get("ID") not in current_ids
+        for task in every
+    )
+    mode = service.get("Spec", {}).get("Mode", {})
+    if "Global" in mode:
+        desired = int((service.get("ServiceStatus") or {}).get("DesiredTasks", len(wanted)))
+    else:
+        desired = int((mode.get("Replicated") or {}).get("Replicas", 1))
+    update = service.get("UpdateStatus") or {}
+    if update == before:
+        update = {} if update.get("State") not in ("updating", "rollback_started") else update
+    return Progress(
+        name=service_name(service),
+        running=states["running"],
+        desired=desired,
+        counts=tuple((state, states[state]) for state in (*_UNDER_WAY, *_FAILED) if states[state]),
+        reasons=_reasons(wanted, current),
+        outdated=outdated,
+        update_state=str(update.get("State", "")),
+        update_message=str(update.get("Message", "")),
+    )
+
+
+def _state(task: Json) -> str:
+    return str(task.get("Status", {}).get("State", ""))
+
+
+def _reasons(wanted: Sequence[Json], current: Sequence[Json]) -> tuple[str, ...]:
+    """Why tasks wait, and why the newest failed task of each slot that does not run failed."""
+    out: dict[str, None] = {}
+    running_slots = {_slot(task) for task in wanted if _state(task) == "running"}
+    newest_failures: dict[object, Json] = {}
+    for task in sorted(current, key=lambda task: str(task.get("CreatedAt", ""))):
+        error = str(task.get("Status", {}).get("Err", ""))
+        if error and _state(task) in _FAILED and _slot(task) not in running_slots:
+            newest_failures[_slot(task)] = task
+    waiting = [task for task in wanted if _state(task) in _UNDER_WAY and task.get("Status", {}).get("Err")]
+    for task in (*waiting, *newest_failures.values()):
+        out[f"{_state(task)}: {' '.join(str(task['Status']['Err']).split())}"] = None
+    return tuple(out)
+
+
+def _slot(task: Json) -> object:
+    return task.get("Slot") or task.get("NodeID", "")
+
+
+# -- showing ----------------------------------------------------------------------------------------------------------
+
+
+class View(Protocol):
+    """Where progress is shown."""
+
+    def update(self, progress: Sequence[Progress]) -> None:
+        """Show how far the services have come now."""
+
+    def close(self) -> None:
+        """Nothing will follow."""
+
+
+class LineView:
+    """For files and pipes: a line when something has changed, and nothing else."""
+
+    def __init__(self) -> None:
+        self._shown: dict[str, str] = {}
+
+    def update(self, progress: Sequence[Progress]) -> None:
+        """Prints what differs from the last time."""
+        for service in progress:
+            for key, text in ((service.name, service.line()), *((f"{service.name}\0{r}", r) for r in service.reasons)):
+                if self._shown.get(key) != text:
+                    self._shown[key] = text
+                    click.echo(text if key == service.name else f"{service.name}  {text}")
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
+class LiveView:
+    """For a terminal: lines that are rewritten in place."""
+
+    def __init__(self) -> None:
+        from rich.live import Live
+
+        self._live = Live(auto_refresh=False)
+        self._live.start()
+
+    def update(self, progress: Sequence[Progress]) -> None:
+        """Redraws."""
+        self._live.update(rich_progress(progress), refresh=True)
+
+    def close(self) -> None:
+        """Leaves the last picture on the screen."""
+        self._live.stop()
+
+
+def rich_progress(progress: Sequence[Progress]) -> Any:
+    """The picture of a :class:`LiveView`."""
+    from rich.text import Text
+
+    picture = Text()
+    for index, service in enumerate(progress):
+        style = "red" if service.has_failed else "green" if service.is_there else "yellow"
+        picture.append("\n" if index else "").append(service.line(), style=style)
+        for reason in service.reasons:
+            picture.append(f"\n  {reason}", style="dim")
+    return picture
+
+
+def make_view() -> View:
+    """A live view on a terminal, lines elsewhere."""
+    return LiveView() if sys.stdout.isatty() else LineView()
+
+
+# -- waiting ----------------------------------------------------------------------------------------------------------
+
+
+async def wait_for_services(
+    client: ApiClient,
+    services: Mapping[str, Json | None],
+    *,
+    view: View,
+    timeout: float,
+    stable: float = STABLE_S,
+) -> None:
+    """Returns when all services (id: UpdateStatus from before the change, None for a new one) have converged.
+
+    Raises DeadlineExceeded after ``timeout`` seconds, FailedPrecondition when an update has stopped or was rolled back,
+    NotFound when a service is removed meanwhile; each says why, and none of them stops the cluster from going on.
+    """
+    loop = asyncio.get_running_loop()
+    started = answered = loop.time()
+    there_since: float | None = None
+    progress: list[Progress] = []
+    try:
+        while True:
+            try:
+                progress = [await _look(client, service_id, before) for service_id, before in services.items()]
+                answered = loop.time()
+            except Unavailable:
+                # Managers are silent while they elect a leader; waiting through it is what waiting is for.
+                if loop.time() - answered > MAX_ERRORS_S:
+                    raise
+            now = loop.time()
+            view.update(progress)
+            _raise_if_failed(progress)
+            is_there = bool(progress) and all(service.is_there for service in progress) and now - answered < POLL_S
+            there_since = (now if there_since is None else there_since) if is_there else None
+            if there_since is not None and now - there_since >= stable:
+                return
+            if now - started > timeout:
+                raise DeadlineExceeded(_still_waiting(progress, timeout))
+            # The API has no call that waits for a service, so it is asked again and again.
+            await asyncio.sleep(POLL_S)
+    finally:
+        view.close()
+
+
+async def _look(client: ApiClient, service_id: str, before: Json | None) -> Progress:
+    services = await client.services(ids=(service_id,))
+    if not services:
+        raise NotFound(f"service {service_id} was removed while it was waited for")
+    current = await client.current_tasks(service_id)
+    return observe(services[0], current, await client.tasks(service=service_id), before=before)
+
+
+def _raise_if_failed(progress: Sequence[Progress]) -> None:
+    for service in progress:
+        if service.has_failed:
+            what = "was rolled back" if service.update_state == "rollback_completed" else "has stopped"
+            reasons = "; ".join(filter(None, (service.update_message, *service.reasons)))
+            raise FailedPrecondition(f"the update of service {service.name} {what}{': ' if reasons else ''}{reasons}")
+
+
+def _still_waiting(progress: Sequence[Progress], timeout: float) -> str:
+    parts = [
+        f"{service.line()}{': ' if service.reasons else ''}{'; '.join(service.reasons)}"
+        for service in progress
+        if not service.is_there
+    ]
+    return f"not converged within {timeout:g} s (the cluster goes on): {' | '.join(parts) or 'not stable yet'}"
+
+
+async def wait_for_removal(client: ApiClient, label: str, *, timeout: float) -> None:
+    """Returns when no task that carries ``label`` is left. Raises DeadlineExceeded after ``timeout`` seconds."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout
+    while True:
+        left = [task for task in await client.tasks(label=label) if _state(task) in (*_UNDER_WAY, "running")]
+        if not left:
+            return
+        if loop.time() > deadline:
+            raise DeadlineExceeded(
+                f"{len(left)} tasks are still there after {timeout:g} s (the cluster goes on stopping them)"
+            )
+        await asyncio.sleep(POLL_S)

@@ -1,0 +1,113 @@
+"""Tables for people and lines for scripts. Pure: rows in, text out; the terminal only decides which."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import click
+
+TABLE, JSON = "table", "json"
+_GAP = "   "
+
+format_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
+    "--format",
+    "output_format",
+    type=click.Choice((TABLE, JSON)),
+    default=TABLE,
+    show_default=True,
+    help="A table, or one JSON object a line.",
+)
+quiet_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
+    "-q", "--quiet", is_flag=True, help="Only the ids."
+)
+
+
+@attrs.frozen(kw_only=True)
+class Listing:
+    """Rows of text under headings; the first column identifies a row."""
+
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def plain_table(listing: Listing) -> str:
+    """Aligned columns, as wide as their longest cell, in Docker's style; no cell is cut."""
+    lines = [listing.headings, *(tuple(_one_line(cell) for cell in row) for row in listing.rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(listing.headings))]
+    return "\n".join(
+        _GAP.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def json_lines(listing: Listing) -> str:
+    """One JSON object for each row, with Docker's names of the columns."""
+    keys = [_json_key(heading) for heading in listing.headings]
+    return "\n".join(json.dumps(dict(zip(keys, row, strict=True)), ensure_ascii=False) for row in listing.rows)
+
+
+def _json_key(heading: str) -> str:
+    return heading if heading == "ID" else "".join(word.capitalize() for word in heading.split())
+
+
+def _one_line(cell: str) -> str:
+    return " ".join(cell.split())
+
+
+def show(listing: Listing, output_format: str = TABLE) -> None:
+    """Prints a listing: JSON lines, a coloured table on a terminal, a plain one elsewhere."""
+    if output_format == JSON:
+        if listing.rows:
+            click.echo(json_lines(listing))
+    elif sys.stdout.isatty():
+        _show_rich(listing)
+    else:
+        click.echo(plain_table(listing))
+
+
+def _show_rich(listing: Listing) -> None:
+    from rich.console import Console
+
+    Console(highlight=False).print(rich_table(listing))
+
+
+def rich_table(listing: Listing) -> Any:
+    """The listing as a borderless :class:`rich.table.Table` that fits the terminal."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
+    for heading in listing.headings:
+        is_tight = heading in _TIGHT
+        table.add_column(heading, no_wrap=is_tight, overflow="fold" if not is_tight else "ellipsis")
+    for row in listing.rows:
+        table.add_row(*(Text(_one_line(cell), style=style_of(cell)) for cell in row))
+    return table
+
+
+_TIGHT = frozenset({"ID", "NAME", "HOSTNAME", "STATUS", "AVAILABILITY", "MODE", "REPLICAS", "DESIRED STATE"})
+
+_STYLES = {
+    "Ready": "green",
+    "Leader": "green",
+    "Down": "red",
+    "Unreachable": "red",
+    "Disconnected": "red",
+    "Unknown": "yellow",
+    "Drain": "yellow",
+    "Pause": "yellow",
+}
+_STATE_STYLES = {"Running": "green", "Failed": "red", "Rejected": "red", "Orphaned": "red", "Pending": "yellow"}
+
+
+def style_of(cell: str) -> str:
+    """The rich style of a cell: states are coloured, everything else is left alone."""
+    return _STYLES.get(cell) or _STATE_STYLES.get(cell.partition(" ")[0], "")
+
+
+def show_json(value: Any) -> None:
+    """Prints data as indented JSON."""
+    click.echo(json.dumps(value, indent=4, ensure_ascii=False))

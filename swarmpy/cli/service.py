@@ -1,0 +1,149 @@
+"""``swarmpy service``: list, look into, scale and remove services."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from swarmpy.cli import listings
+from swarmpy.cli.client import ApiClient
+from swarmpy.cli.deploy import change
+from swarmpy.cli.progress import make_view, wait_for_services
+from swarmpy.cli.render import format_option, quiet_option, show, show_json
+from swarmpy.cli.settings import Settings, pass_settings
+from swarmpy.errors import InvalidArgument
+
+SCALE_TIMEOUT_S = 300.0
+MAX_REPLICAS = 1_000_000
+
+
+@click.group()
+def service() -> None:
+    """Manage services."""
+
+
+@service.command()
+@format_option
+@quiet_option
+@pass_settings
+def ls(settings: Settings, output_format: str, quiet: bool) -> None:
+    """List services."""
+
+    async def work() -> None:
+        async with ApiClient(settings.socket) as client:
+            found = await client.services()
+            if quiet:
+                click.echo("".join(f"{item['ID']}\n" for item in found), nl=False)
+            else:
+                show(listings.services_listing(found), output_format)
+
+    asyncio.run(work())
+
+
+@service.command()
+@format_option
+@quiet_option
+@click.option("--no-trunc", is_flag=True, help="Do not cut ids and errors.")
+@click.argument("names", nargs=-1, required=True, metavar="SERVICE...")
+@pass_settings
+def ps(settings: Settings, output_format: str, quiet: bool, no_trunc: bool, names: tuple[str, ...]) -> None:
+    """List the tasks of services."""
+
+    async def work() -> None:
+        async with ApiClient(settings.socket) as client:
+            found = [await client.service(name) for name in names]
+            tasks = [task for item in found for task in await client.tasks(service=item["ID"])]
+            if quiet:
+                click.echo("".join(f"{task['ID']}\n" for task in tasks), nl=False)
+                return
+            service_names = {item["ID"]: listings.service_name(item) for item in found}
+            hosts = {node["ID"]: listings.node_hostname(node) for node in await client.nodes()}
+            listing = listings.tasks_listing(
+                tasks, services=service_names, nodes=hosts, now=datetime.now(UTC), truncate=not no_trunc
+            )
+            show(listing, output_format)
+
+    asyncio.run(work())
+
+
+@service.command()
+@click.argument("names", nargs=-1, required=True, metavar="SERVICE...")
+@pass_settings
+def inspect(settings: Settings, names: tuple[str, ...]) -> None:
+    """Show all about services, as JSON."""
+
+    async def work() -> None:
+        async with ApiClient(settings.socket) as client:
+            show_json([await client.service(name) for name in names])
+
+    asyncio.run(work())
+
+
+@service.command()
+@click.option("-d", "--detach", is_flag=True, help="Do not wait until the tasks run.")
+@click.option("--timeout", type=click.FloatRange(min=0), default=SCALE_TIMEOUT_S, show_default=True, help="Seconds.")
+@click.argument("scales", nargs=-1, required=True, metavar="SERVICE=REPLICAS...")
+@pass_settings
+def scale(settings: Settings, detach: bool, timeout: float, scales: tuple[str, ...]) -> None:
+    """Set how many tasks replicated services have."""
+    wanted = parse_scales(scales)
+
+    async def work() -> None:
+        async with ApiClient(settings.socket) as client:
+            waited_for: dict[str, Mapping[str, Any] | None] = {}
+            for name, replicas in wanted.items():
+                service_id, before = await _scale(client, name, replicas)
+                waited_for[service_id] = before
+                click.echo(f"{name} scaled to {replicas}")
+            if detach:
+                return
+            try:
+                await wait_for_services(client, waited_for, view=make_view(), timeout=timeout)
+            except asyncio.CancelledError:
+                click.echo('Scaling goes on without you: "swarmpy service ls" shows how far it is.', err=True)
+                raise
+
+    asyncio.run(work())
+
+
+def parse_scales(scales: tuple[str, ...]) -> dict[str, int]:
+    """``SERVICE=REPLICAS`` arguments. Raises InvalidArgument."""
+    out = {}
+    for text in scales:
+        name, equals, digits = text.rpartition("=")
+        if not equals or not name:
+            raise InvalidArgument(f"{text!r} is not SERVICE=REPLICAS")
+        if not (digits.isascii() and digits.isdecimal() and len(digits) < 10 and int(digits) <= MAX_REPLICAS):
+            raise InvalidArgument(f"{text!r}: the number of replicas must be from 0 to {MAX_REPLICAS}")
+        out[name] = int(digits)
+    return out
+
+
+async def _scale(client: ApiClient, name: str, replicas: int) -> tuple[str, Mapping[str, Any]]:
+    async def write(current: dict[str, Any]) -> None:
+        if "Replicated" not in current["Spec"].get("Mode", {}):
+            raise InvalidArgument(f"service {name} cannot be scaled: it is global, with one task on each node")
+        spec = {**current["Spec"], "Mode": {"Replicated": {"Replicas": replicas}}}
+        await client.update_service(current["ID"], current["Version"]["Index"], spec)
+
+    found = await change(lambda: client.service(name), write)
+    return found["ID"], found.get("UpdateStatus") or {}
+
+
+@service.command()
+@click.argument("names", nargs=-1, required=True, metavar="SERVICE...")
+@pass_settings
+def rm(settings: Settings, names: tuple[str, ...]) -> None:
+    """Remove services."""
+
+    async def work() -> None:
+        async with ApiClient(settings.socket) as client:
+            for name in names:
+                await client.remove_service(name)
+                click.echo(name)
+
+    asyncio.run(work())

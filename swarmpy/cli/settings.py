@@ -1,0 +1,57 @@
+"""What the global options of the command line come to: where the data directory and the daemon's socket are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import click
+
+from swarmpy.errors import InvalidArgument
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+SOCKET_NAME = "swarmpy.sock"
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """The global options, with their defaults filled in."""
+
+    data_dir: Path
+    socket: Path
+    log_level: str = "info"
+
+
+pass_settings: Callable[[Callable[..., Any]], Callable[..., Any]] = click.make_pass_decorator(Settings)
+"""Gives a command the :class:`Settings` as its first argument."""
+
+
+def default_data_dir(environment: Mapping[str, str], *, is_root: bool) -> Path:
+    """``SWARMPY_DATA_DIR``, or else the system's place for root and the user's own for anybody else."""
+    given = environment.get("SWARMPY_DATA_DIR", "")
+    if given:
+        return Path(given)
+    if is_root:
+        return Path("/var/lib/swarmpy")
+    return Path(environment.get("HOME") or "/").joinpath(".local", "share", "swarmpy")
+
+
+def make_settings(data_dir: str | None, host: str | None, log_level: str) -> Settings:
+    """The settings of this invocation. Raises InvalidArgument for an address that is no unix socket."""
+    directory = Path(data_dir) if data_dir else default_data_dir(os.environ, is_root=os.geteuid() == 0)
+    return Settings(data_dir=directory, socket=socket_path(host, directory), log_level=log_level)
+
+
+def socket_path(host: str | None, data_dir: Path) -> Path:
+    """The daemon's socket: as given (a path, or ``unix://`` and a path), or else the one in ``data_dir``."""
+    if not host:
+        return data_dir / SOCKET_NAME
+    scheme, separator, rest = host.partition("://")
+    if not separator:
+        return Path(host)
+    if scheme != "unix" or not rest:
+        raise InvalidArgument(f"{host!r} is not a unix socket: give a path, or unix:// and a path")
+    return Path(rest)

@@ -1,0 +1,178 @@
+"""``swarmpy stack``: deploy, list, look into and remove stacks of services."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from swarmpy.cli import listings
+from swarmpy.cli.client import ApiClient
+from swarmpy.cli.deploy import deploy_service, stack_services
+from swarmpy.cli.listings import NAMESPACE_LABEL
+from swarmpy.cli.progress import make_view, wait_for_removal, wait_for_services
+from swarmpy.cli.render import format_option, quiet_option, show
+from swarmpy.cli.settings import Settings, pass_settings
+from swarmpy.compose.convert import check_stack_name, convert
+from swarmpy.compose.load import StackFile, load
+from swarmpy.errors import NotFound
+
+DEPLOY_TIMEOUT_S = 300.0
+REMOVE_TIMEOUT_S = 120.0
+
+
+@click.group()
+def stack() -> None:
+    """Deploy and manage stacks of services."""
+
+
+@stack.command()
+@click.option("-c", "--compose-file", "files", multiple=True, required=True, metavar="FILE", help="May be repeated.")
+@click.option("-d", "--detach", is_flag=True, help="Do not wait until the services run.")
+@click.option("--prune", is_flag=True, help="Remove services of the stack that are not in the file any more.")
+@click.option("--timeout", type=click.FloatRange(min=0), default=DEPLOY_TIMEOUT_S, show_default=True, help="Seconds.")
+@click.argument("name")
+@pass_settings
+def deploy(settings: Settings, files: tuple[str, ...], detach: bool, prune: bool, timeout: float, name: str) -> None:
+    """Create or update the stack NAME from a compose file.
+
+    Waits until all its services run; Ctrl-C ends the waiting, not the deployment.
+    """
+    stack_file = load_stack([Path(file) for file in files], name)
+    for warning in stack_file.warnings:
+        click.echo(warning, err=True)
+
+    async def work() -> None:
+        async with ApiClient(settings.socket) as client:
+            await deploy_stack(client, stack_file, name, prune=prune, detach=detach, timeout=timeout)
+
+    asyncio.run(work())
+
+
+def load_stack(files: Sequence[Path], name: str) -> StackFile:
+    """What stack files ask for under the name ``name``, with this process's environment.
+
+    Raises ComposeError, and InvalidArgument for a name that cannot be one.
+    """
+    check_stack_name(name)
+    return convert(load(files, os.environ), name)
+
+
+async def deploy_stack(
+    client: ApiClient,
+    stack_file: StackFile,
+    name: str,
+    *,
+    prune: bool = False,
+    detach: bool = False,
+    timeout: float = DEPLOY_TIMEOUT_S,
+) -> None:
+    """Creates and updates the services of a stack and waits until they run, for at most ``timeout`` seconds."""
+    existing = await stack_services(client, name)
+    kept = {spec.name for spec in stack_file.services}
+    for service_name, service in existing.items() if prune else ():
+        if service_name not in kept:
+            click.echo(f"Removing service {service_name}")
+            await client.remove_service(service["ID"])
+    deployed = [await deploy_service(client, spec, existing.get(spec.name), click.echo) for spec in stack_file.services]
+    if detach:
+        return
+    try:
+        waited_for = {service.id: service.before for service in deployed}
+        await wait_for_services(client, waited_for, view=make_view(), timeout=timeout)
+    except asyncio.CancelledError:
+        click.echo(f'The deployment goes on without you: "swarmpy stack ps {name}" shows how far it is.', err=True)
+        raise
+
+
+@stack.command()
+@format_option
+@pass_settings
+def ls(settings: Settings, output_format: str) -> None:
+    """List stacks."""
+
+    async def work() -> None:
+        async with ApiClient(settings.socket) as client:
+            show(listings.stacks_listing(await client.services(labels=(NAMESPACE_LABEL,))), output_format)
+
+    asyncio.run(work())
+
+
+@stack.command()
+@format_option
+@quiet_option
+@click.argument("name")
+@pass_settings
+def services(settings: Settings, output_format: str, quiet: bool, name: str) -> None:
+    """List the services of the stack NAME."""
+
+    async def work() -> None:
+        async with ApiClient(settings.socket) as client:
+            found = await stack_services(client, name)
+            if not found:
+                click.echo(f"Nothing found in stack: {name}", err=True)
+            elif quiet:
+                click.echo("\n".join(service["ID"] for service in found.values()))
+            else:
+                show(listings.services_listing(found.values()), output_format)
+
+    asyncio.run(work())
+
+
+@stack.command()
+@format_option
+@quiet_option
+@click.option("--no-trunc", is_flag=True, help="Do not cut ids and errors.")
+@click.argument("name")
+@pass_settings
+def ps(settings: Settings, output_format: str, quiet: bool, no_trunc: bool, name: str) -> None:
+    """List the tasks of the stack NAME."""
+
+    async def work() -> None:
+        async with ApiClient(settings.socket) as client:
+            tasks = await client.tasks(label=f"{NAMESPACE_LABEL}={name}")
+            if not tasks:
+                raise NotFound(f"Nothing found in stack: {name}")
+            if quiet:
+                click.echo("\n".join(task["ID"] for task in tasks))
+                return
+            names = {service["ID"]: key for key, service in (await stack_services(client, name)).items()}
+            hosts = {node["ID"]: listings.node_hostname(node) for node in await client.nodes()}
+            listing = listings.tasks_listing(
+                tasks, services=names, nodes=hosts, now=datetime.now(UTC), truncate=not no_trunc
+            )
+            show(listing, output_format)
+
+    asyncio.run(work())
+
+
+@stack.command()
+@click.option("-d", "--detach", is_flag=True, help="Do not wait until the tasks have stopped.")
+@click.option("--timeout", type=click.FloatRange(min=0), default=REMOVE_TIMEOUT_S, show_default=True, help="Seconds.")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@pass_settings
+def rm(settings: Settings, detach: bool, timeout: float, names: tuple[str, ...]) -> None:
+    """Remove stacks."""
+
+    async def work() -> None:
+        async with ApiClient(settings.socket) as client:
+            removed = [name for name in names if await _remove(client, name)]
+            for name in () if detach else removed:
+                await wait_for_removal(client, f"{NAMESPACE_LABEL}={name}", timeout=timeout)
+
+    asyncio.run(work())
+
+
+async def _remove(client: ApiClient, name: str) -> bool:
+    found = await stack_services(client, name)
+    if not found:
+        click.echo(f"Nothing found in stack: {name}", err=True)
+        return False
+    for service_name, service in found.items():
+        click.echo(f"Removing service {service_name}")
+        await client.remove_service(service["ID"])
+    return True

@@ -1,0 +1,260 @@
+"""A stack description to service specs. Pure: everything from outside was read before.
+
+Names are ``STACK_service``; services and containers carry the labels by which a stack is found again. Options that have
+no meaning in a cluster are named in a warning; what is not available yet and would change what the service does is
+an error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from swarmpy.compose import shortforms
+from swarmpy.compose.convert_container import Scope, container_spec
+from swarmpy.compose.convert_deploy import placement, resources, restart_policy, update_config
+from swarmpy.compose.load import ComposeFile, StackFile
+from swarmpy.compose.yaml_reader import Path
+from swarmpy.errors import ComposeError, InvalidArgument
+from swarmpy.model.specs import (
+    EndpointSpec,
+    LogDriver,
+    NetworkAttachment,
+    PortConfig,
+    ServiceSpec,
+    TaskSpec,
+)
+from swarmpy.model.states import ServiceMode
+
+NAMESPACE_LABEL = "com.docker.stack.namespace"
+IMAGE_LABEL = "com.docker.stack.image"
+
+_UNSUPPORTED = (
+    "build", "cgroup_parent", "cgroupns_mode", "credential_spec", "devices", "domainname", "external_links", "ipc",
+    "isolation", "links", "mac_address", "network_mode", "oom_score_adj", "pid", "privileged", "security_opt",
+    "shm_size", "userns_mode",
+)  # fmt: skip
+_DEPRECATED = ("container_name", "expose")
+
+_DNS_NAME = re.compile(r"[a-zA-Z0-9](?:[-_]*[A-Za-z0-9]+)*")
+_MAX_NAME = 63
+_IMAGE = re.compile(
+    r"(?:[a-zA-Z0-9][a-zA-Z0-9.-]*(?::[0-9]+)?/)?[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*)*"
+    r"(?::[\w][\w.-]{0,127})?(?:@[A-Za-z][A-Za-z0-9]*(?:[+._-][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{32,})?",
+    re.ASCII,
+)
+
+
+def check_stack_name(stack: str) -> None:
+    """Raises InvalidArgument when ``stack`` cannot be the first part of a service's name."""
+    if _DNS_NAME.fullmatch(stack) is None or len(stack) >= _MAX_NAME:
+        raise InvalidArgument(
+            f"invalid stack name {stack[:80]!r}: use letters, digits, '-' and '_', starting with a letter or digit"
+        )
+
+
+def convert(compose: ComposeFile, stack: str) -> StackFile:
+    """The services of ``compose`` under the name ``stack``. Raises ComposeError, InvalidArgument for a bad name."""
+    check_stack_name(stack)
+    scope = Scope(compose=compose, stack=stack, namespace_label=NAMESPACE_LABEL)
+    services = compose.document.data.get("services", {})
+    if not services:
+        raise ComposeError(f"{compose.document.file}: there are no services in the file")
+    specs = tuple(_service(scope, name, service) for name, service in services.items())
+    _refuse_port_clashes(scope, specs)
+    return StackFile(services=specs, warnings=_warnings(compose, services))
+
+
+def _service(scope: Scope, name: str, service: Mapping[str, Any]) -> ServiceSpec:
+    path: Path = ("services", name)
+    full_name = f"{scope.stack}_{name}"
+    if _DNS_NAME.fullmatch(name) is None or len(full_name) > _MAX_NAME:
+        raise scope.error(
+            path,
+            f"the service would be named {full_name!r}: a name has letters, digits, '-' and '_' and at most "
+            f"{_MAX_NAME} characters",
+        )
+    _refuse_unavailable(scope, path, service)
+    deploy: Mapping[str, Any] = service.get("deploy") or {}
+    image = _image(scope, path, service)
+    mode, replicas = _mode(scope, path, deploy)
+    logging = service.get("logging")
+    return ServiceSpec(
+        name=full_name,
+        labels={
+            **shortforms.labels(deploy.get("labels")),
+            NAMESPACE_LABEL: scope.stack,
+            IMAGE_LABEL: service["image"],
+        },
+        task=TaskSpec(
+            container=container_spec(scope, name, service, image),
+            resources=resources(scope, path, deploy.get("resources")),
+            restart=restart_policy(scope, path, service.get("restart"), deploy.get("restart_policy")),
+            placement=placement(deploy.get("placement")),
+            log_driver=None
+            if logging is None
+            else LogDriver(name=logging.get("driver", ""), options=shortforms.labels(logging.get("options"))),
+            networks=_networks(scope, name, service.get("networks")),
+        ),
+        mode=mode,
+        replicas=replicas,
+        update=update_config(deploy.get("update_config")),
+        rollback=update_config(deploy.get("rollback_config")),
+        endpoint=_endpoint(scope, path, service.get("ports", []), deploy.get("endpoint_mode", "")),
+    )
+
+
+def _refuse_unavailable(scope: Scope, path: Path, service: Mapping[str, Any]) -> None:
+    for kind in ("secrets", "configs"):
+        if service.get(kind):
+            raise scope.error(
+                (*path, kind),
+                f"{kind} are not available yet: pass the data by environment or a bind mount, or remove the key",
+            )
+
+
+def _image(scope: Scope, path: Path, service: Mapping[str, Any]) -> str:
+    image: str = service.get("image", "")
+    if not image:
+        hint = ": build the image first, push it, and name it here" if "build" in service else ""
+        raise scope.error(path, f"no image given{hint}" if hint else "no image given: add the key 'image'")
+    if _IMAGE.fullmatch(image) is None:
+        raise scope.error((*path, "image"), f"{image!r} is no image reference: write [registry/]name[:tag]")
+    short = image.removeprefix("docker.io/").removeprefix("library/") if image.startswith("docker.io/") else image
+    return short if "@" in short or ":" in short.rpartition("/")[2] else f"{short}:latest"
+
+
+def _mode(scope: Scope, path: Path, deploy: Mapping[str, Any]) -> tuple[ServiceMode, int | None]:
+    mode = deploy.get("mode", "") or "replicated"
+    replicas = deploy.get("replicas")
+    at = (*path, "deploy", "mode")
+    if mode in ("replicated-job", "global-job"):
+        raise scope.error(
+            at, f"jobs ({mode}) are not available yet: use replicated with restart_policy.condition on-failure"
+        )
+    if mode not in ("replicated", "global"):
+        raise scope.error(at, f"unknown mode {mode!r}: replicated or global")
+    if mode == "global" and replicas is not None:
+        raise scope.error(
+            (*path, "deploy", "replicas"), "a global service runs one task on each node: remove replicas or the mode"
+        )
+    return ServiceMode(mode), None if replicas is None else int(replicas)
+
+
+# -- ports and networks ---------------------------------------------------------------------------------------------
+
+
+def _endpoint(scope: Scope, path: Path, entries: list[Any], mode: str) -> EndpointSpec | None:
+    ports: list[PortConfig] = []
+    for index, entry in enumerate(entries):
+        if isinstance(entry, dict):
+            ports.append(_long_port(scope, (*path, "ports", index), entry))
+        else:
+            ports.extend(shortforms.parse_ports(shortforms.scalar_text(entry)).ports)
+    if mode not in ("", "vip", "dnsrr"):
+        raise scope.error((*path, "deploy", "endpoint_mode"), f"unknown endpoint mode {mode!r}: vip or dnsrr")
+    if mode == "dnsrr" and any(port.publish_mode == "ingress" for port in ports):
+        raise scope.error((*path, "ports"), "endpoint mode dnsrr cannot publish in ingress mode: use mode host, or vip")
+    if not ports and not mode:
+        return None
+    ports.sort(key=lambda port: port.published_port)
+    return EndpointSpec(mode=mode or "vip", ports=tuple(ports))
+
+
+def _long_port(scope: Scope, path: Path, entry: Mapping[str, Any]) -> PortConfig:
+    protocol, mode = entry.get("protocol", "tcp") or "tcp", entry.get("mode", "ingress") or "ingress"
+    if protocol not in shortforms.PROTOCOLS:
+        raise scope.error((*path, "protocol"), f"unknown protocol {protocol!r}: tcp, udp or sctp")
+    if mode not in ("ingress", "host"):
+        raise scope.error((*path, "mode"), f"unknown mode {mode!r}: ingress or host")
+    if not entry.get("target"):
+        raise scope.error(path, "the port needs a target")
+    return PortConfig(
+        protocol=protocol,
+        target_port=int(entry["target"]),
+        published_port=int(entry.get("published", 0)),
+        publish_mode=mode,
+    )
+
+
+def _refuse_port_clashes(scope: Scope, specs: tuple[ServiceSpec, ...]) -> None:
+    owners: dict[tuple[int, str], str] = {}
+    for spec in specs:
+        for port in spec.endpoint.ports if spec.endpoint else ():
+            if not port.published_port or port.publish_mode != "ingress":
+                continue
+            name = spec.name.removeprefix(f"{scope.stack}_")
+            owner = owners.setdefault((port.published_port, port.protocol), name)
+            if owner != name:
+                raise scope.error(
+                    ("services", name, "ports"),
+                    f"port {port.published_port}/{port.protocol} is published by service {owner!r} already",
+                )
+
+
+def _networks(scope: Scope, service_name: str, given: Any) -> tuple[NetworkAttachment, ...]:
+    if not given:
+        return ()
+    named: Mapping[str, Any] = given if isinstance(given, dict) else dict.fromkeys(given)
+    declared = scope.section("networks")
+    attachments = []
+    for network, options in named.items():
+        if network not in declared and network != "default":
+            raise scope.error(
+                ("services", service_name, "networks"),
+                f"undefined network {network!r}: declare it under the top-level networks key",
+            )
+        aliases = (service_name, *shortforms.string_list((options or {}).get("aliases")))
+        target = scope.full_name("networks", network)
+        attachments.append(NetworkAttachment(target=target, aliases=tuple(dict.fromkeys(aliases))))
+    return tuple(sorted(attachments, key=lambda attachment: attachment.target))
+
+
+# -- warnings -------------------------------------------------------------------------------------------------------
+
+
+def _warnings(compose: ComposeFile, services: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    out = []
+    unsupported = {key for service in services.values() for key in _UNSUPPORTED if key in service}
+    for service in services.values():
+        if "restart" in service and (service.get("deploy") or {}).get("restart_policy"):
+            unsupported.add("restart")
+        if "start_interval" in service.get("healthcheck", {}):
+            unsupported.add("healthcheck.start_interval")
+    if unsupported:
+        out.append(f"Ignoring unsupported options: {', '.join(sorted(unsupported))}")
+    deprecated = sorted({key for service in services.values() for key in _DEPRECATED if key in service})
+    if deprecated:
+        out.append(f"Ignoring deprecated options: {', '.join(deprecated)}")
+    out += [
+        f"Ignoring {kind}: {', '.join(compose.document.data[kind])}: {kind} are not available yet"
+        for kind in ("secrets", "configs")
+        if compose.document.data.get(kind)
+    ]
+    networks = sorted({network for service in services.values() for network in service.get("networks", ())})
+    if networks:
+        out.append(
+            f"networks: {', '.join(networks)} are accepted, but overlay networks are not available yet: "
+            "services reach each other through published ports"
+        )
+    for name, service in services.items():
+        out += _service_warnings(name, service)
+    return tuple(out)
+
+
+def _service_warnings(name: str, service: Mapping[str, Any]) -> list[str]:
+    out = []
+    for entry in service.get("ports", ()):
+        if not isinstance(entry, dict):
+            address = shortforms.parse_ports(shortforms.scalar_text(entry)).address
+            if address:
+                out.append(
+                    f"services.{name}.ports: ignoring the address of {entry}: the port is published on all addresses"
+                )
+    if service.get("restart") == "no" and not (service.get("deploy") or {}).get("restart_policy"):
+        out.append(
+            f'services.{name}.restart: "no" has no effect in a stack: '
+            "set deploy.restart_policy.condition to none instead"
+        )
+    return out

@@ -1,0 +1,96 @@
+"""The ``deploy`` part of a service: resources, restarts, placement, updates. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from swarmpy.compose import units
+from swarmpy.compose.convert_container import Scope
+from swarmpy.compose.yaml_reader import Path
+from swarmpy.model.specs import Placement, ResourceRequirements, Resources, RestartPolicy, UpdateConfig
+
+_ON_FAILURE = re.compile(r"on-failure(?::([0-9]{1,9}))?", re.ASCII)
+
+
+def resources(scope: Scope, path: Path, given: Mapping[str, Any] | None) -> ResourceRequirements | None:
+    """Limits and reservations. Raises ComposeError for generic resources."""
+    if not given:
+        return None
+    reservations = given.get("reservations")
+    if reservations and reservations.get("generic_resources"):
+        raise scope.error(
+            (*path, "deploy", "resources", "reservations", "generic_resources"),
+            "generic resources are not available yet: label the nodes and use placement constraints",
+        )
+    return ResourceRequirements(limits=_amount(given.get("limits")), reservations=_amount(reservations))
+
+
+def _amount(given: Mapping[str, Any] | None) -> Resources | None:
+    if not given:
+        return None
+    return Resources(
+        nano_cpus=units.parse_cpus(given["cpus"]) if "cpus" in given else 0,
+        memory_bytes=units.parse_size(given["memory"]) if "memory" in given else 0,
+        pids=int(given.get("pids", 0)),
+    )
+
+
+def restart_policy(
+    scope: Scope, path: Path, restart: str | None, policy: Mapping[str, Any] | None
+) -> RestartPolicy | None:
+    """``deploy.restart_policy``, or else what ``restart`` comes to in a cluster. Raises ComposeError."""
+    if policy:
+        condition = policy.get("condition") or None
+        if condition not in (None, "any", "on-failure", "none"):
+            at = (*path, "deploy", "restart_policy", "condition")
+            raise scope.error(at, f"unknown condition {condition!r}: any, on-failure or none")
+        return RestartPolicy(
+            condition=condition,
+            delay_ns=duration(policy, "delay"),
+            max_attempts=None if "max_attempts" not in policy else int(policy["max_attempts"]),
+            window_ns=duration(policy, "window"),
+        )
+    if not restart or restart == "no":
+        return None
+    if restart in ("always", "unless-stopped"):
+        return RestartPolicy(condition="any")
+    match = _ON_FAILURE.fullmatch(restart)
+    if match is None:
+        raise scope.error(
+            (*path, "restart"),
+            f"unknown restart policy {restart!r}: no, always, unless-stopped or on-failure[:attempts]",
+        )
+    return RestartPolicy(condition="on-failure", max_attempts=None if match[1] is None else int(match[1]))
+
+
+def placement(given: Mapping[str, Any] | None) -> Placement | None:
+    """Constraints, spread preferences and the bound of tasks on a node."""
+    if not given:
+        return None
+    return Placement(
+        constraints=tuple(given.get("constraints", ())),
+        spread=tuple(entry["spread"] for entry in given.get("preferences", ()) if "spread" in entry),
+        max_replicas=int(given.get("max_replicas_per_node", 0)),
+    )
+
+
+def update_config(given: Mapping[str, Any] | None) -> UpdateConfig | None:
+    """How tasks are replaced; without a parallelism they are replaced one at a time."""
+    if given is None:
+        return None
+    ratio = given.get("max_failure_ratio")
+    return UpdateConfig(
+        parallelism=int(given.get("parallelism", 1)),
+        delay_ns=duration(given, "delay"),
+        failure_action=given.get("failure_action"),
+        monitor_ns=duration(given, "monitor"),
+        max_failure_ratio=None if ratio is None else float(ratio),
+        order=given.get("order"),
+    )
+
+
+def duration(given: Mapping[str, Any], key: str) -> int | None:
+    """Nanoseconds of a duration, None when it is not given."""
+    return units.parse_duration(given[key]) if key in given else None

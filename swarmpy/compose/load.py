@@ -1,0 +1,124 @@
+"""Files to one validated stack description: read, interpolate, validate, merge, read env files, make paths absolute.
+
+The only module of this room that reads files. The environment is given, never read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path as FilePath
+from typing import Any
+
+import attrs
+
+from swarmpy.compose import shortforms
+from swarmpy.compose.interpolate import interpolate
+from swarmpy.compose.merge import merge
+from swarmpy.compose.schema import validate
+from swarmpy.compose.yaml_reader import MAX_BYTES, Document, read_document
+from swarmpy.errors import ComposeError
+from swarmpy.model.specs import ServiceSpec
+
+
+@attrs.frozen(kw_only=True)
+class ComposeFile:
+    """A validated stack description. ``document.data`` has the shapes of :mod:`swarmpy.compose.schema`;
+    ``environments`` holds each service's variables with its env files read in, None for one without a value."""
+
+    document: Document
+    directory: str
+    """Where relative paths start: the directory of the first file."""
+    home: str = ""
+    environments: Mapping[str, Mapping[str, str | None]] = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
+class StackFile:
+    """What a stack file asks for: its services in the order of the file, and what the user should know."""
+
+    services: tuple[ServiceSpec, ...]
+    warnings: tuple[str, ...] = ()
+
+
+def load(paths: Sequence[FilePath | str], environment: Mapping[str, str]) -> ComposeFile:
+    """The stack description of one or several files, later ones over earlier. Raises ComposeError."""
+    if not paths:
+        raise ComposeError("no stack file given: name one with -c FILE")
+    documents = [_load_one(FilePath(path), environment) for path in paths]
+    first, *rest = documents
+    for later in rest:
+        versions = first.data.get("version") or "", later.data.get("version") or ""
+        if versions[0] != versions[1]:
+            raise ComposeError(
+                f"{first.file} and {later.file} are of different versions ({versions[0] or 'none'} and "
+                f"{versions[1] or 'none'}): give all files the same version"
+            )
+    document = merge(documents)
+    directory = FilePath(paths[0]).absolute().parent
+    environments = {
+        name: _environment_of(document, name, service, directory, environment)
+        for name, service in document.data.get("services", {}).items()
+    }
+    return ComposeFile(
+        document=document, directory=str(directory), home=environment.get("HOME", ""), environments=environments
+    )
+
+
+def _load_one(path: FilePath, environment: Mapping[str, str]) -> Document:
+    document = interpolate(read_document(_read(path, str(path)), str(path)), environment)
+    validate(document)
+    return document
+
+
+def _read(path: FilePath, shown: str) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ComposeError(f"{shown}: cannot be read: {reason}") from error
+    if len(data) > MAX_BYTES:
+        raise ComposeError(f"{shown}: the file is larger than the {MAX_BYTES} bytes that are read")
+    return data
+
+
+# -- environments ---------------------------------------------------------------------------------------------------
+
+
+def _environment_of(
+    document: Document, name: str, service: Mapping[str, Any], directory: FilePath, environment: Mapping[str, str]
+) -> dict[str, str | None]:
+    merged: dict[str, str | None] = {}
+    for file_name in shortforms.string_list(service.get("env_file")):
+        path = directory / file_name
+        try:
+            data = _read(path, str(path))
+            merged |= parse_env_file(data, str(path), environment)
+        except ComposeError as error:
+            raise document.error(("services", name, "env_file"), str(error)) from error
+    for key, value in shortforms.pairs(service.get("environment")).items():
+        # A variable that is given empty takes the value of the caller's environment, as one without a value does.
+        merged[key] = value or environment.get(key, value)
+    return merged
+
+
+def parse_env_file(data: bytes, file: str, environment: Mapping[str, str]) -> dict[str, str | None]:
+    """The variables of an env file: ``KEY=value`` lines, ``#`` comments, no quoting; ``KEY`` alone is taken from
+    ``environment`` and left out when it is not set there. Raises ComposeError."""
+    try:
+        lines = data.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ComposeError(f"{file}: an env file must be UTF-8 text") from error
+    variables: dict[str, str | None] = {}
+    for number, raw in enumerate(lines, start=1):
+        line = raw.lstrip()
+        if not line or line.startswith("#"):
+            continue
+        key, equals, value = line.partition("=")
+        if not key or any(c.isspace() for c in key):
+            raise ComposeError(f"{file}:{number}: {key[:40]!r} is no name of a variable: write KEY=value")
+        if equals:
+            variables[key] = value
+        elif key in environment:
+            variables[key] = environment[key]
+    return variables

@@ -1,0 +1,66 @@
+"""NEW to PENDING: a task goes on once its service has its published ports.
+
+What cannot be allocated is said on the waiting tasks, and tried again with every decision.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from swarmpy.control.decision import Decision
+from swarmpy.control.draft import is_active
+from swarmpy.control.ports import PortTable, is_allocated
+from swarmpy.errors import UserError
+from swarmpy.model import changes
+from swarmpy.model.changes import Change
+from swarmpy.model.ids import ServiceId
+from swarmpy.model.objects import Service, Task
+from swarmpy.model.specs import PortConfig
+from swarmpy.model.states import TaskState
+from swarmpy.store.view import View
+
+
+def allocate_ports(view: View, service: Service) -> tuple[PortConfig, ...]:
+    """The ports that a service (new, or with a new spec) gets; its ``ports`` should be set to them.
+
+    Raises AlreadyExists when a port is another service's, FailedPrecondition when no dynamic port is left.
+    """
+    return PortTable.of(view).allocate(service)
+
+
+def decide(view: View) -> Decision:
+    """Give services the ports they lack and let their NEW tasks go on."""
+    found: list[Change] = []
+    ready: dict[ServiceId, Service] = {}
+    refused: dict[ServiceId, str] = {}
+    table: PortTable | None = None
+    for service in view.services():
+        if service.pending_delete:
+            continue
+        if is_allocated(service):
+            ready[service.id] = service
+            continue
+        table = table or PortTable.of(view)
+        try:
+            allocated = attrs.evolve(service, ports=table.allocate(service))
+        except UserError as error:
+            refused[service.id] = error.message
+            continue
+        table.add(allocated)
+        ready[service.id] = allocated
+        found.append(changes.update(allocated))
+    for task in view.tasks():
+        if task.status.state != TaskState.NEW or not is_active(task):
+            continue
+        moved = _decide_task(task, ready.get(task.service_id), refused.get(task.service_id, ""))
+        if moved != task:
+            found.append(changes.update(moved))
+    return Decision(changes=tuple(found))
+
+
+def _decide_task(task: Task, service: Service | None, refusal: str) -> Task:
+    if service is None:
+        return attrs.evolve(task, status=attrs.evolve(task.status, err=refusal or task.status.err))
+    # The time stays that of the task's creation: it has been waiting since then.
+    status = attrs.evolve(task.status, state=TaskState.PENDING, message="pending task scheduling", err="")
+    return attrs.evolve(task, status=status, ports=service.ports)

@@ -1,0 +1,44 @@
+"""What a decision is: changes to write now, and when to ask again though nothing has happened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import attrs
+
+from swarmpy.model.changes import Change
+
+NewId = Callable[[], str]
+"""Makes a fresh identifier. Randomness comes in from outside, so that a decision can be repeated."""
+
+
+@attrs.frozen(kw_only=True)
+class Decision:
+    """The outcome of one look at the state. Empty when the state is as it should be."""
+
+    changes: tuple[Change, ...] = ()
+    """To be written in one transaction, in this order."""
+    wake_at_ns: int | None = None
+    """Wall-clock time at which the same question has another answer; None: only an event can change it."""
+
+    @property
+    def is_empty(self) -> bool:
+        """True when there is nothing to write."""
+        return not self.changes
+
+
+def combine(decisions: Iterable[Decision]) -> Decision:
+    """All the changes in order, and the earliest wake-up. The decisions must not touch the same object."""
+    changes: list[Change] = []
+    wake: int | None = None
+    for decision in decisions:
+        changes.extend(decision.changes)
+        wake = earlier(wake, decision.wake_at_ns)
+    return Decision(changes=tuple(changes), wake_at_ns=wake)
+
+
+def earlier(a: int | None, b: int | None) -> int | None:
+    """The earlier of two times, of which either may be missing."""
+    if a is None or b is None:
+        return b if a is None else a
+    return min(a, b)

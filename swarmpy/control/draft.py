@@ -1,0 +1,162 @@
+"""One service and its tasks while a decision about them is being made.
+
+The parts of a decision (restart, scale, update) run one after the other on the same draft and see what the earlier
+ones did; the draft then tells what has become different. It never touches the view it was made from.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from swarmpy.control.decision import Decision, NewId, earlier
+from swarmpy.control.nodes import Standing, orphaned, standing_of
+from swarmpy.control.outdated import is_outdated
+from swarmpy.model import changes
+from swarmpy.model.ids import NodeId, TaskId
+from swarmpy.model.objects import Meta, Service, Task, TaskStatus
+from swarmpy.model.states import ServiceMode, TaskState
+from swarmpy.store.view import View
+
+SlotKey = int | NodeId
+"""A slot is a number (replicated) or a node (global)."""
+
+
+def slot_of(task: Task) -> SlotKey:
+    """The slot that ``task`` is an attempt to fill."""
+    return task.slot or NodeId(task.node_id or "")
+
+
+def is_active(task: Task) -> bool:
+    """True when the task is meant to run (now or after its delay)."""
+    return task.desired_state <= TaskState.RUNNING
+
+
+def is_ended(task: Task) -> bool:
+    """True when the task has been observed to have ended."""
+    return task.status.state.is_terminal
+
+
+def is_held_by_node(task: Task) -> bool:
+    """True when the task was given to a node and has not ended: it may use the node's resources."""
+    return TaskState.ASSIGNED <= task.status.state <= TaskState.RUNNING
+
+
+def age_key(task: Task) -> tuple[int, int, str]:
+    """Sorts the tasks of a slot from the oldest to the newest."""
+    return (task.spec_version, task.meta.created_at_ns, task.id)
+
+
+def retired(task: Task, desired: TaskState, now_ns: int) -> Task:
+    """``task`` when it is wanted no more. One that no node ever had is over at once: nobody else will end it."""
+    task = attrs.evolve(task, desired_state=max(task.desired_state, desired))
+    if task.status.state >= TaskState.ASSIGNED:
+        return task
+    status = attrs.evolve(task.status, state=TaskState.SHUTDOWN, timestamp_ns=now_ns, message="shutdown", err="")
+    return attrs.evolve(task, status=status, applied_at_ns=now_ns)
+
+
+class Draft:
+    """The service, its slots, and the changes so far."""
+
+    def __init__(self, view: View, service: Service, now_ns: int, new_id: NewId) -> None:
+        self.view = view
+        self.service = service
+        self.now_ns = now_ns
+        self.is_global = service.spec.mode is ServiceMode.GLOBAL
+        self.slots: dict[SlotKey, dict[TaskId, Task]] = {}
+        self._new_id = new_id
+        self._service_before = service
+        self._before: dict[TaskId, Task] = {}
+        self._touched: dict[TaskId, Task] = {}
+        self._standings: dict[NodeId, Standing] = {}
+        self._wake: int | None = None
+        for task in view.tasks_of_service(service.id):
+            self._before[task.id] = task
+            self.slots.setdefault(slot_of(task), {})[task.id] = task
+
+    def slot(self, key: SlotKey) -> tuple[Task, ...]:
+        """The tasks of a slot, past and present."""
+        return tuple(self.slots.get(key, {}).values())
+
+    def standing(self, task: Task) -> Standing:
+        """The standing of a task of this service."""
+        if task.node_id is None:
+            return Standing.FINE
+        found = self._standings.get(task.node_id)
+        if found is None:
+            found = self._standings[task.node_id] = standing_of(self.view.node(task.node_id))
+        return found
+
+    def is_outdated(self, task: Task) -> bool:
+        """True when the task has to be replaced to become what the service asks for."""
+        return is_outdated(self.view, self.service, task)
+
+    def is_stopping(self, task: Task) -> bool:
+        """True while a task that is wanted no more still runs where somebody can be waited for."""
+        return not is_active(task) and is_held_by_node(task) and not self.standing(task).is_lost
+
+    def put(self, task: Task) -> None:
+        """The task is now like this."""
+        self.slots.setdefault(slot_of(task), {})[task.id] = task
+        self._touched[task.id] = task
+
+    def retire(self, task: Task, desired: TaskState = TaskState.SHUTDOWN) -> None:
+        """The task is wanted no more."""
+        self.put(retired(task, desired, self.now_ns))
+
+    def remove(self, task: Task) -> None:
+        """The task is to disappear, from the history as well."""
+        self.put(attrs.evolve(task, desired_state=TaskState.REMOVE))
+
+    def orphan(self, task: Task) -> Task:
+        """The task's node is no member any more."""
+        task = orphaned(task, self.now_ns)
+        self.put(task)
+        return task
+
+    def promote(self, task: Task) -> None:
+        """A task that waited may start."""
+        self.put(attrs.evolve(task, desired_state=TaskState.RUNNING))
+
+    def start(self, key: SlotKey, *, not_before_ns: int = 0) -> Task:
+        """A new task for the slot, of the service's current spec.
+
+        It waits in desired state READY while ``not_before_ns`` is ahead or a task of the slot is still stopping.
+        """
+        waits = not_before_ns > self.now_ns or any(self.is_stopping(task) for task in self.slot(key))
+        if not_before_ns > self.now_ns:
+            self.wake_at(not_before_ns)
+        service = self.service
+        task = Task(
+            id=TaskId(self._new_id()),
+            meta=Meta(created_at_ns=self.now_ns),
+            spec=service.spec.task,
+            spec_version=service.spec_version,
+            service_id=service.id,
+            service_name=service.spec.name,
+            service_labels=service.spec.labels,
+            slot=key if isinstance(key, int) else 0,
+            node_id=None if isinstance(key, int) else key,
+            status=TaskStatus(state=TaskState.NEW, timestamp_ns=self.now_ns, message="created"),
+            desired_state=TaskState.READY if waits else TaskState.RUNNING,
+            ports=service.ports,
+            not_before_ns=not_before_ns if not_before_ns > self.now_ns else 0,
+            applied_at_ns=self.now_ns,
+        )
+        self.put(task)
+        return task
+
+    def wake_at(self, time_ns: int) -> None:
+        """The decision has to be made again at that time."""
+        self._wake = earlier(self._wake, time_ns)
+
+    def decision(self) -> Decision:
+        """What has become different."""
+        found = [] if self.service == self._service_before else [changes.update(self.service)]
+        for task_id, task in self._touched.items():
+            before = self._before.get(task_id)
+            if before is None:
+                found.append(changes.create(task))
+            elif task != before:
+                found.append(changes.update(task))
+        return Decision(changes=tuple(found), wake_at_ns=self._wake)

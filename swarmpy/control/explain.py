@@ -1,0 +1,104 @@
+"""Why a service does not run as many tasks as it should, in one line for a person."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import attrs
+
+from swarmpy.control.draft import age_key, is_active, is_ended, slot_of
+from swarmpy.control.nodes import standing
+from swarmpy.control.outdated import meets_constraints
+from swarmpy.model.objects import Node, Service, Task
+from swarmpy.model.states import Availability, NodeState, ServiceMode, TaskState, UpdateState
+from swarmpy.store.view import View
+
+MAX_REASONS = 3
+"""More would not fit a line."""
+
+
+@attrs.frozen(kw_only=True)
+class Replicas:
+    """How many tasks of a service run, and how many should."""
+
+    running: int
+    desired: int
+
+
+def count_replicas(view: View, service: Service) -> Replicas:
+    """Tasks that run on nodes that are not lost, and tasks wanted. Two tasks of one slot count once."""
+    running = {
+        slot_of(task)
+        for task in view.tasks_of_service(service.id)
+        if is_active(task) and task.status.state == TaskState.RUNNING and not standing(view, task).is_lost
+    }
+    if service.pending_delete:
+        desired = 0
+    elif service.spec.mode is ServiceMode.GLOBAL:
+        desired = sum(1 for node in view.nodes() if _may_have_a_task(view, service, node))
+    else:
+        desired = service.spec.desired_replicas
+    return Replicas(running=len(running), desired=desired)
+
+
+def why_not_running(view: View, service: Service) -> str:
+    """One line; "" when as many tasks run as are wanted and no update is paused."""
+    reasons: list[str] = []
+    status = service.update_status
+    if status is not None and status.state in (UpdateState.PAUSED, UpdateState.ROLLBACK_PAUSED):
+        reasons.append(status.message)
+    replicas = count_replicas(view, service)
+    if service.pending_delete:
+        left = len(view.tasks_of_service(service.id))
+        return f"being removed: {_tasks(left)} still stopping" if left else "being removed"
+    if replicas.running < replicas.desired:
+        reasons.extend(_reasons(view, service, replicas))
+    shown = reasons[:MAX_REASONS]
+    if len(reasons) > MAX_REASONS:
+        shown.append(f"{len(reasons) - MAX_REASONS} more reasons")
+    return "; ".join(shown)
+
+
+def _reasons(view: View, service: Service, replicas: Replicas) -> list[str]:
+    pending: Counter[str] = Counter()
+    troubled: Counter[str] = Counter()
+    starting = 0
+    tasks = sorted(view.tasks_of_service(service.id), key=age_key)
+    failures = {slot_of(task): task.status.err for task in tasks if is_ended(task) and task.status.err}
+    missing = replicas.desired - replicas.running
+    for task in tasks:
+        if not is_active(task) or task.status.state == TaskState.RUNNING:
+            continue
+        failure = failures.get(slot_of(task), "")
+        if task.status.state < TaskState.ASSIGNED and task.status.err:
+            pending[task.status.err] += 1
+        elif is_ended(task):
+            troubled[_given_up(task)] += 1
+        elif failure:
+            troubled[f"restarting after: {failure}"] += 1
+        else:
+            starting += 1
+    found = [f"{_tasks(count)} pending: {err}" for err, count in pending.most_common()]
+    found.extend(f"{_tasks(count)} {text}" for text, count in troubled.most_common())
+    if starting:
+        found.append(f"{_tasks(starting)} starting")
+    explained = starting + pending.total() + troubled.total()
+    return found if explained else [f"{_tasks(missing)} not created yet"]
+
+
+def _given_up(task: Task) -> str:
+    if task.status.state == TaskState.COMPLETE:
+        return "complete, not restarted by its policy"
+    return f"{task.status.state.name.lower()}, not restarted by its policy: {task.status.err or 'no reason given'}"
+
+
+def _may_have_a_task(view: View, service: Service, node: Node) -> bool:
+    if not meets_constraints(service, node) or node.status.state is NodeState.DOWN:
+        return False
+    if node.status.state is NodeState.READY and node.spec.availability is Availability.ACTIVE:
+        return True
+    return any(task.service_id == service.id and is_active(task) for task in view.tasks_on_node(node.id))
+
+
+def _tasks(count: int) -> str:
+    return f"{count} task" if count == 1 else f"{count} tasks"

@@ -1,0 +1,38 @@
+"""Global services: one task on every node that may have one. The node is the slot."""
+
+from __future__ import annotations
+
+from swarmpy.control.draft import Draft, is_active
+from swarmpy.control.nodes import Standing, standing_of
+from swarmpy.control.outdated import meets_constraints
+from swarmpy.model.objects import Node
+from swarmpy.model.states import Availability, NodeState
+
+
+def release_nodes(draft: Draft) -> None:
+    """Take the tasks from nodes that must not have one. Nothing replaces them: another node has its own."""
+    for key in draft.slots:
+        active = [task for task in draft.slot(key) if is_active(task)]
+        if not active:
+            continue
+        node = draft.view.node(str(key))
+        if node is not None and meets_constraints(draft.service, node):
+            if standing_of(node) is not Standing.FINE:
+                for task in active:
+                    draft.retire(task)
+        else:
+            for task in draft.slot(key):
+                draft.remove(task)
+
+
+def decide_nodes(draft: Draft) -> None:
+    """Start a task on each node that should have one and has none."""
+    for node in draft.view.nodes():
+        if any(is_active(task) for task in draft.slot(node.id)):
+            continue
+        if _takes_new_tasks(node) and meets_constraints(draft.service, node):
+            draft.start(node.id)
+
+
+def _takes_new_tasks(node: Node) -> bool:
+    return node.status.state is NodeState.READY and node.spec.availability is Availability.ACTIVE

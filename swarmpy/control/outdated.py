@@ -1,0 +1,37 @@
+"""Whether a task is still what its service asks for. Also what the API's ``_up-to-date`` filter asks."""
+
+from __future__ import annotations
+
+import attrs
+
+from swarmpy.control.constraints import Constraint
+from swarmpy.model.objects import Node, Service, Task
+from swarmpy.model.states import TaskState
+from swarmpy.store.view import View
+
+
+def is_outdated(view: View, service: Service, task: Task) -> bool:
+    """True when the task has to be replaced to become what the service asks for.
+
+    A newer version of the same wishes (after a rollback) does not outdate a task, nor does a change of placement that
+    its node still satisfies.
+    """
+    if task.spec_version == service.spec_version:
+        return False
+    if task.status.state >= TaskState.PENDING and task.ports != service.ports:
+        return True
+    wanted = service.spec.task
+    if task.spec is wanted or task.spec == wanted:
+        return False
+    if task.spec.placement == wanted.placement or task.node_id is None:
+        return True
+    node = view.node(task.node_id)
+    if node is None or attrs.evolve(wanted, placement=task.spec.placement) != task.spec:
+        return True
+    return not meets_constraints(service, node)
+
+
+def meets_constraints(service: Service, node: Node) -> bool:
+    """True when the node satisfies the placement constraints of the service."""
+    placement = service.spec.task.placement
+    return placement is None or all(Constraint.parse(text).is_met_by(node) for text in placement.constraints)

@@ -1,0 +1,128 @@
+"""Published ports: which are taken, and which a service gets.
+
+An ingress port answers on every node, so it belongs to one service. Host-mode ports are the business of placement,
+except that no service may publish one that the ingress uses.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from swarmpy.errors import AlreadyExists, FailedPrecondition
+from swarmpy.model.defaults import DYNAMIC_PORT_FIRST, DYNAMIC_PORT_LAST
+from swarmpy.model.objects import Service
+from swarmpy.model.specs import PortConfig
+from swarmpy.store.view import View
+
+INGRESS = "ingress"
+HOST = "host"
+
+
+def wanted_ports(service: Service) -> tuple[PortConfig, ...]:
+    """The ports as the spec asks for them."""
+    return service.spec.endpoint.ports if service.spec.endpoint else ()
+
+
+def is_allocated(service: Service) -> bool:
+    """True when ``service.ports`` are the ports of its spec with every ingress port chosen."""
+    wanted = wanted_ports(service)
+    return len(wanted) == len(service.ports) and all(map(_fulfils, service.ports, wanted))
+
+
+def _fulfils(port: PortConfig, wanted: PortConfig) -> bool:
+    if wanted.publish_mode != INGRESS or wanted.published_port:
+        return port == wanted
+    return port.published_port > 0 and attrs.evolve(port, published_port=0) == wanted
+
+
+@attrs.define
+class PortTable:
+    """Who holds which published port: {(protocol, port): service}."""
+
+    ingress: dict[tuple[str, int], Service] = attrs.Factory(dict)
+    host: dict[tuple[str, int], Service] = attrs.Factory(dict)
+
+    @classmethod
+    def of(cls, view: View) -> PortTable:
+        """All ports of the services that stay. A service on its way out gives its ports up at once."""
+        table = cls()
+        for service in view.services():
+            if not service.pending_delete:
+                table.add(service)
+        return table
+
+    def add(self, service: Service) -> None:
+        """The service holds its allocated ports."""
+        for port in service.ports:
+            if port.published_port:
+                held = self.ingress if port.publish_mode == INGRESS else self.host
+                held.setdefault((port.protocol, port.published_port), service)
+
+    def allocate(self, service: Service) -> tuple[PortConfig, ...]:
+        """The ports of the service's spec, all chosen. A port that the cluster chose before is kept.
+
+        Raises AlreadyExists when a port is another service's, FailedPrecondition when no dynamic port is left.
+        """
+        wanted = wanted_ports(service)
+        taken = {(port.protocol, port.published_port) for port in wanted if port.published_port}
+        kept = self._kept(service, wanted, taken)
+        taken.update((port.protocol, number) for port, number in kept.items())
+        chosen = []
+        for port in wanted:
+            if port.published_port:
+                self._check(service, port)
+                chosen.append(port)
+            elif port.publish_mode == INGRESS:
+                number = kept.get(port) or self._choose(service, port, taken)
+                taken.add((port.protocol, number))
+                chosen.append(attrs.evolve(port, published_port=number))
+            else:
+                chosen.append(port)
+        return tuple(chosen)
+
+    def _kept(
+        self, service: Service, wanted: tuple[PortConfig, ...], named: set[tuple[str, int]]
+    ) -> dict[PortConfig, int]:
+        """The ports that the cluster chose for the service before and that it still wants."""
+        before = {attrs.evolve(port, published_port=0): port.published_port for port in service.ports}
+        kept = {}
+        for port in wanted:
+            number = before.get(port, 0)
+            key = (port.protocol, number)
+            if (
+                port.publish_mode == INGRESS
+                and _is_dynamic(number)
+                and key not in named
+                and self._is_free(service, key)
+            ):
+                kept[port] = number
+        return kept
+
+    def _is_free(self, service: Service, key: tuple[str, int]) -> bool:
+        owners = (self.ingress.get(key), self.host.get(key))
+        return all(owner is None or owner.id == service.id for owner in owners)
+
+    def _check(self, service: Service, port: PortConfig) -> None:
+        key = (port.protocol, port.published_port)
+        others = [(self.ingress, "an ingress port")]
+        if port.publish_mode == INGRESS:
+            others.append((self.host, "a host-published port"))
+        for held, what in others:
+            owner = held.get(key)
+            if owner is not None and owner.id != service.id:
+                holder = f"service '{owner.spec.name}' ({owner.id})"
+                raise AlreadyExists(f"port '{port.published_port}' is already in use by {holder} as {what}")
+
+    def _choose(self, service: Service, port: PortConfig, taken: set[tuple[str, int]]) -> int:
+        for number in range(DYNAMIC_PORT_FIRST, DYNAMIC_PORT_LAST + 1):
+            key = (port.protocol, number)
+            if key not in taken and self._is_free(service, key):
+                return number
+        raise FailedPrecondition(
+            f"no free published port for port {port.target_port}/{port.protocol} of service '{service.spec.name}': "
+            f"all of {DYNAMIC_PORT_FIRST}-{DYNAMIC_PORT_LAST} are in use; name a port or remove a service"
+        )
+
+
+def _is_dynamic(number: int) -> bool:
+    return DYNAMIC_PORT_FIRST <= number <= DYNAMIC_PORT_LAST

@@ -1,0 +1,59 @@
+"""Deletes tasks that nobody needs any more: history beyond its limit, and what was to be removed and has stopped."""
+
+from __future__ import annotations
+
+from swarmpy.control.decision import Decision
+from swarmpy.control.draft import SlotKey, age_key, is_active, is_ended, slot_of
+from swarmpy.control.nodes import standing
+from swarmpy.model import changes
+from swarmpy.model.defaults import restart_policy
+from swarmpy.model.ids import ServiceId
+from swarmpy.model.objects import Service, Task
+from swarmpy.model.states import TaskState, UpdateState
+from swarmpy.store.view import View
+
+KEPT_DURING_UPDATE = 2
+"""An update reads from the last ended tasks of a slot whether it was part of it, and whether it failed."""
+
+
+def decide(view: View, limit: int) -> Decision:
+    """Which tasks to delete. ``limit`` ended tasks are kept of each slot, the newest; negative: all.
+
+    More are kept where counting restarts needs them. A task to be removed from a node that is down is deleted as
+    well: an agent that comes back removes what is not among its assignments.
+    """
+    doomed: list[Task] = []
+    ended: dict[tuple[ServiceId, SlotKey], list[Task]] = {}
+    services = {service.id: service for service in view.services()}
+    for task in view.tasks():
+        if is_active(task) and task.service_id in services:
+            continue
+        if task.desired_state == TaskState.REMOVE or task.service_id not in services:
+            if not _may_still_run(view, task):
+                doomed.append(task)
+        elif is_ended(task):
+            ended.setdefault((task.service_id, slot_of(task)), []).append(task)
+    if limit >= 0:
+        for (service_id, _), tasks in ended.items():
+            # The limit alone decides most slots without looking at the service.
+            if len(tasks) > limit:
+                keep = _kept(services[service_id], limit)
+                doomed.extend(sorted(tasks, key=age_key)[: max(0, len(tasks) - keep)])
+    return Decision(changes=tuple(changes.delete(task) for task in doomed))
+
+
+def _kept(service: Service, limit: int) -> int:
+    attempts = restart_policy(service.spec.task).max_attempts or 0
+    if attempts:
+        limit = max(limit, attempts + 1)
+    status = service.update_status
+    if status is not None and status.state in (UpdateState.UPDATING, UpdateState.ROLLBACK_STARTED):
+        limit = max(limit, KEPT_DURING_UPDATE)
+    return limit
+
+
+def _may_still_run(view: View, task: Task) -> bool:
+    """True while a node has the task and can still be asked to stop it."""
+    if task.status.state < TaskState.ASSIGNED or is_ended(task):
+        return False
+    return not standing(view, task).is_lost

@@ -1,0 +1,171 @@
+"""The rolling update: slots whose tasks are outdated get new ones, a few at a time.
+
+All that an update knows of itself is in the store: the service's update status, the outdated tasks that are left (or
+have ended), and when the new ones began to run. So a new leader goes on where the old one was.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from swarmpy.control.draft import Draft, SlotKey, is_active, is_ended
+from swarmpy.control.ports import is_allocated
+from swarmpy.control.restart import ENDED_BY_ITSELF, next_start_ns
+from swarmpy.model.defaults import update_config
+from swarmpy.model.objects import Task, UpdateStatus
+from swarmpy.model.specs import UpdateConfig
+from swarmpy.model.states import TaskState, UpdateState
+
+FINISHED = (None, UpdateState.COMPLETED, UpdateState.ROLLBACK_COMPLETED)
+PAUSED = (UpdateState.PAUSED, UpdateState.ROLLBACK_PAUSED)
+ARRIVED = ENDED_BY_ITSELF | {TaskState.RUNNING}
+
+
+@attrs.frozen(kw_only=True)
+class SlotProgress:
+    """How far the update has come in one slot."""
+
+    key: SlotKey
+    outdated: tuple[Task, ...]
+    """Tasks that are to be replaced and have not been told to stop."""
+    coming: tuple[Task, ...]
+    """Tasks as the service wants them, running or on their way."""
+    failed: Task | None
+    """A new task that ended too early, if any."""
+    arrived_at_ns: int | None
+    """When the first of the new tasks began to run (or ended); None: not yet."""
+    had_outdated: bool
+    """The slot was, or is, part of this update."""
+
+
+def decide_update(draft: Draft) -> None:
+    """Take the update one step further, as far as state and time allow now."""
+    service = draft.service
+    state = service.update_status.state if service.update_status else None
+    if state in PAUSED or not is_allocated(service):
+        return
+    if state in FINISHED and not any(
+        is_active(task) and draft.is_outdated(task) for slot in draft.slots.values() for task in slot.values()
+    ):
+        return
+    if state in FINISHED:
+        _set_status(draft, UpdateState.UPDATING, "update in progress")
+    is_rollback = state is UpdateState.ROLLBACK_STARTED
+    config = update_config(service.spec.rollback if is_rollback else service.spec.update)
+    slots = [_progress(draft, key, config) for key in draft.slots]
+    part = [slot for slot in slots if slot.had_outdated]
+    failed = [slot.failed for slot in part if slot.failed is not None]
+    if config.failure_action != "continue" and failed and len(failed) / len(part) > (config.max_failure_ratio or 0):
+        _fail(draft, failed[0], config, is_rollback=is_rollback)
+    elif not any(slot.outdated for slot in part):
+        _complete(draft, part, config, is_rollback=is_rollback)
+    else:
+        _replace_some(draft, part, config)
+
+
+def _progress(draft: Draft, key: SlotKey, config: UpdateConfig) -> SlotProgress:
+    tasks = draft.slot(key)
+    outdated = [task for task in tasks if draft.is_outdated(task)]
+    new = [task for task in tasks if task.spec_version == draft.service.spec_version]
+    arrivals = [task.started_at_ns or task.applied_at_ns for task in new if task.status.state in ARRIVED]
+    outdated_ids = {task.id for task in outdated}
+    return SlotProgress(
+        key=key,
+        outdated=tuple(task for task in outdated if is_active(task)),
+        coming=tuple(t for t in tasks if is_active(t) and not is_ended(t) and t.id not in outdated_ids),
+        failed=next((task for task in new if _ended_early(task, config)), None),
+        arrived_at_ns=min(arrivals, default=None),
+        had_outdated=bool(outdated),
+    )
+
+
+def _ended_early(task: Task, config: UpdateConfig) -> bool:
+    if task.status.state not in ENDED_BY_ITSELF:
+        return False
+    return not task.started_at_ns or task.applied_at_ns - task.started_at_ns <= (config.monitor_ns or 0)
+
+
+def _replace_some(draft: Draft, part: list[SlotProgress], config: UpdateConfig) -> None:
+    waiting = [slot for slot in part if slot.outdated and not slot.coming]
+    # Slots that failed before are tried again last, and hold up nobody.
+    waiting.sort(key=lambda slot: slot.failed is not None)
+    room = len(waiting)
+    if config.parallelism:
+        room = config.parallelism - sum(_is_in_flight(draft, slot, config.delay_ns or 0) for slot in part)
+    for slot in waiting[: max(0, room)]:
+        _replace(draft, slot, start_first=config.order == "start-first" and not _has_host_port(draft))
+
+
+def _is_in_flight(draft: Draft, slot: SlotProgress, delay_ns: int) -> bool:
+    """True while the slot counts against the parallelism: until its new task runs, and for the delay after that."""
+    if slot.failed is not None or not slot.coming:
+        return False
+    if slot.arrived_at_ns is None:
+        # Tasks of the same wishes from before (a rollback finds such) need not arrive again.
+        return any(task.spec_version == draft.service.spec_version for task in slot.coming)
+    ready_at_ns = slot.arrived_at_ns + delay_ns
+    if ready_at_ns > draft.now_ns:
+        draft.wake_at(ready_at_ns)
+        return True
+    return False
+
+
+def _replace(draft: Draft, slot: SlotProgress, *, start_first: bool) -> None:
+    serving = [task for task in slot.outdated if task.status.state == TaskState.RUNNING]
+    not_before_ns = 0
+    if slot.failed is not None:
+        next_ns = next_start_ns(draft, slot.failed)
+        if next_ns is None:
+            return
+        not_before_ns = next_ns
+    for task in slot.outdated:
+        if not (start_first and task in serving):
+            draft.retire(task)
+    draft.start(slot.key, not_before_ns=not_before_ns)
+
+
+def _has_host_port(draft: Draft) -> bool:
+    """True when two tasks of a slot could not run side by side on one node."""
+    return any(port.publish_mode == "host" and port.published_port for port in draft.service.ports)
+
+
+def _complete(draft: Draft, part: list[SlotProgress], config: UpdateConfig, *, is_rollback: bool) -> None:
+    arrivals = [draft.service.update_status.started_at_ns if draft.service.update_status else 0]
+    for slot in part:
+        if slot.arrived_at_ns is not None:
+            arrivals.append(slot.arrived_at_ns)
+        elif any(task.spec_version == draft.service.spec_version for task in slot.coming):
+            return
+    done_at_ns = max(arrivals) + (config.monitor_ns or 0) if part else 0
+    if done_at_ns > draft.now_ns:
+        draft.wake_at(done_at_ns)
+    elif is_rollback:
+        _set_status(draft, UpdateState.ROLLBACK_COMPLETED, "rollback completed")
+    else:
+        _set_status(draft, UpdateState.COMPLETED, "update completed")
+
+
+def _fail(draft: Draft, task: Task, config: UpdateConfig, *, is_rollback: bool) -> None:
+    reason = f"due to failure or early termination of task {task.id}"
+    service = draft.service
+    if is_rollback:
+        _set_status(draft, UpdateState.ROLLBACK_PAUSED, f"rollback paused {reason}")
+    elif config.failure_action == "rollback" and service.previous_spec is not None:
+        # One step back only: a rollback is never rolled back.
+        draft.service = attrs.evolve(service, spec=service.previous_spec, previous_spec=None)
+        _set_status(draft, UpdateState.ROLLBACK_STARTED, f"update rolled back {reason}")
+    else:
+        _set_status(draft, UpdateState.PAUSED, f"update paused {reason}")
+
+
+def _set_status(draft: Draft, state: UpdateState, message: str) -> None:
+    before = draft.service.update_status
+    starts = before is None or state in (UpdateState.UPDATING, UpdateState.ROLLBACK_STARTED)
+    ends = state in FINISHED
+    status = UpdateStatus(
+        state=state,
+        started_at_ns=draft.now_ns if before is None or starts else before.started_at_ns,
+        completed_at_ns=draft.now_ns if ends else 0,
+        message=message,
+    )
+    draft.service = attrs.evolve(draft.service, update_status=status)

@@ -1,0 +1,97 @@
+"""What each node is told to do, from the store. Pure.
+
+A task is taken out of the endpoint table first and told to stop later (:class:`StopGate`): until every node that has a
+session says that it routes by a table without the task, or a bounded wait is over, the node goes on seeing the task as
+one to keep running. This is what lets a service be scaled down or updated without a dropped request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import attrs
+
+from swarmpy.model.assignments import AssignmentUpdate
+from swarmpy.model.ids import NodeId, TaskId
+from swarmpy.model.objects import Task
+from swarmpy.model.states import TaskState
+from swarmpy.store.view import View
+
+STOP_WAIT_S = 2.0
+"""Most seconds between a task leaving the endpoint table and being told to stop (Docker waits 2 s always)."""
+
+
+def is_routed(task: Task) -> bool:
+    """True when requests may be on their way to the task: it runs and has a port that every node answers on."""
+    return task.status.state == TaskState.RUNNING and any(p.publish_mode == "ingress" for p in task.ports)
+
+
+class StopGate:
+    """Which tasks that must stop are still held back.
+
+    A task is held until it is released: a reader that sees the store before this gate has heard of the change must
+    not tell the task to stop either.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[TaskId, tuple[int, float]] = {}
+        self._released: set[TaskId] = set()
+
+    def is_held(self, task: Task) -> bool:
+        """True while ``task``, which should stop, must not be told so."""
+        return is_routed(task) and task.id not in self._released
+
+    def hold(self, task: Task, *, version: int, now: float) -> None:
+        """``task`` should stop; the endpoint table lacks it from ``version`` on.
+
+        ``now`` is monotonic seconds. A task that is held already keeps its deadline.
+        """
+        if self.is_held(task):
+            self._held.setdefault(task.id, (version, now + STOP_WAIT_S))
+
+    def release(self, applied: Iterable[int], now: float) -> list[TaskId]:
+        """The tasks that may stop from now on, given the table version in force on each node with a session."""
+        if not self._held:
+            return []
+        lowest = min(applied, default=None)
+        freed = [
+            task_id
+            for task_id, (version, deadline) in self._held.items()
+            if now >= deadline or lowest is None or lowest >= version
+        ]
+        for task_id in freed:
+            del self._held[task_id]
+            self._released.add(task_id)
+        return freed
+
+    def forget(self, task_id: TaskId) -> None:
+        """The task is gone or has ended."""
+        self._held.pop(task_id, None)
+        self._released.discard(task_id)
+
+
+def node_tasks(view: View, node_id: NodeId, is_held: Callable[[Task], bool]) -> dict[TaskId, Task]:
+    """All tasks the node must know of, as it must see them."""
+    tasks = {}
+    for task in view.tasks_on_node(node_id):
+        if task.status.state < TaskState.ASSIGNED:
+            continue
+        if task.desired_state > TaskState.RUNNING and is_held(task):
+            task = attrs.evolve(task, desired_state=TaskState.RUNNING)  # noqa: PLW2901
+        tasks[task.id] = task
+    return tasks
+
+
+def _same_order(old: Task, new: Task) -> bool:
+    # The observed status comes from the node itself: sending it back would answer every report with an assignment.
+    # Everything else of a task is written once.
+    return old.desired_state == new.desired_state
+
+
+def difference(sent: Mapping[TaskId, Task], wanted: Mapping[TaskId, Task], *, sequence: int) -> AssignmentUpdate | None:
+    """The increment from what the node was told last (as of ``sequence``) to what it must know; None when equal."""
+    changed = tuple(t for t in wanted.values() if (old := sent.get(t.id)) is None or not _same_order(old, t))
+    removed = tuple(task_id for task_id in sent if task_id not in wanted)
+    if not changed and not removed:
+        return None
+    return AssignmentUpdate(sequence=sequence + 1, base_sequence=sequence, tasks=changed, removed=removed)

@@ -1,0 +1,325 @@
+"""The leader's side of the sessions with all agents.
+
+It tells each node its tasks and the endpoint table, learns their states, and decides that a node that has been silent
+for three heartbeats is down. It never decides what should run where.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import attrs
+import structlog
+
+from swarmpy.errors import FailedPrecondition, NotFound, NotLeader, PermissionDenied, Unavailable
+from swarmpy.manager.assignments import StopGate, difference, node_tasks
+from swarmpy.manager.events import drain
+from swarmpy.manager.statuses import StatusBuffer
+from swarmpy.model import codec
+from swarmpy.model.assignments import (
+    AssignmentUpdate,
+    Heartbeat,
+    HeartbeatReply,
+    ManagerAddress,
+    SessionMessage,
+    SessionRequest,
+    StatusReport,
+)
+from swarmpy.model.ids import NodeId, TaskId, encode_id
+from swarmpy.model.objects import Kind, Node, NodeStatus, Task
+from swarmpy.model.states import NodeState, Role, TaskState
+from swarmpy.network.endpoints import EndpointTable, ingress_table
+from swarmpy.ports import Clock, Peer, Random
+from swarmpy.store.memory import Store
+from swarmpy.store.transaction import Tx
+from swarmpy.store.watch import Event, Resync, Watch
+
+log = structlog.get_logger(__name__)
+
+GRACE_PERIODS = 3
+"""Missed heartbeats after which a node is down (Docker Swarm's factor)."""
+NEW_LEADER_EXTRA_S = 1.0
+"""Added to the grace after a change of leader: agents must find the new one first."""
+JITTER = 0.1
+"""Heartbeat periods vary by this share, so that agents do not call in step."""
+COLLECT_S = 0.01
+"""Seconds to wait after a change for others that belong to it."""
+CHECK_S = 0.2
+"""How often silent nodes and held tasks are looked at, in seconds."""
+
+
+class Session:
+    """What one agent has been told."""
+
+    def __init__(self, session_id: str, node_id: NodeId) -> None:
+        self.id = session_id
+        self.node_id = node_id
+        self.wake = asyncio.Event()
+        self.closed = False
+        self.sent: dict[TaskId, Task] = {}
+        self.sequence = 0
+        self.endpoints_sent = 0
+        self.endpoints_applied = 0
+        self.managers: tuple[ManagerAddress, ...] = ()
+        self.role: Role | None = None
+
+
+class Dispatcher:
+    """One term of office. Create it when leadership begins, :meth:`run` it, drop it when it ends."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        clock: Clock,
+        random: Random,
+        managers: Callable[[], tuple[ManagerAddress, ...]],
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._random = random
+        self._managers = managers
+        self._sessions: dict[NodeId, Session] = {}
+        self._deadlines: dict[NodeId, float] = {}
+        self._table = EndpointTable()
+        self._gate = StopGate()
+        self._statuses = StatusBuffer(store, clock)
+        self._ended = False
+
+    @property
+    def _period_s(self) -> float:
+        return self._store.view().cluster().spec.dispatcher.heartbeat_period_ns / 1e9
+
+    async def run(self) -> None:
+        """Serve until cancelled; then every session ends and agents look for the new leader."""
+        try:
+            with self._store.watch({Kind.TASK, Kind.SERVICE, Kind.NODE}) as watch:
+                self._begin()
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._follow(watch), name="dispatcher-follow")
+                    group.create_task(self._check(), name="dispatcher-check")
+                    group.create_task(self._statuses.run(), name="dispatcher-statuses")
+        finally:
+            self._ended = True
+            for session in self._sessions.values():
+                session.closed = True
+                session.wake.set()
+
+    def managers_changed(self) -> None:
+        """The list of managers is another: tell every agent."""
+        for session in self._sessions.values():
+            session.wake.set()
+
+    # -- calls of agents ----------------------------------------------------------------------------------------------
+
+    async def session(self, peer: Peer, payload: Any) -> AsyncIterator[Any]:
+        """``dispatcher.session``: a stream of :class:`SessionMessage`."""
+        request = codec.from_plain(SessionRequest, payload)
+        session = await self._open(_node_of(peer), request)
+        try:
+            while not session.closed:
+                session.wake.clear()
+                message = self._next_message(session)
+                if message is not None:
+                    yield codec.to_plain(message)
+                else:
+                    await session.wake.wait()
+            if self._ended:
+                raise NotLeader
+        finally:
+            if self._sessions.get(session.node_id) is session:
+                del self._sessions[session.node_id]
+                self._release()
+
+    async def heartbeat(self, peer: Peer, payload: Any) -> Any:
+        """``dispatcher.heartbeat``: a :class:`Heartbeat` for a :class:`HeartbeatReply`."""
+        beat = codec.from_plain(Heartbeat, payload)
+        session = self._session_of(peer, beat.session_id)
+        self._deadlines[session.node_id] = self._deadline()
+        session.endpoints_applied = max(session.endpoints_applied, beat.endpoints_version)
+        self._release()
+        await self._record_problems(session.node_id, beat.problems)
+        return codec.to_plain(HeartbeatReply(period_ns=self._jittered_period_ns()))
+
+    async def report(self, peer: Peer, payload: Any) -> Any:
+        """``dispatcher.report``: a :class:`StatusReport`; answered when committed."""
+        report = codec.from_plain(StatusReport, payload)
+        session = self._session_of(peer, report.session_id)
+        await self._statuses.add(session.node_id, report.updates)
+        return None
+
+    def _session_of(self, peer: Peer, session_id: str) -> Session:
+        session = self._sessions.get(_node_of(peer))
+        if session is None or session.id != session_id:
+            raise FailedPrecondition("this session has ended: open a new one")
+        return session
+
+    async def _open(self, node_id: NodeId, request: SessionRequest) -> Session:
+        def register(tx: Tx) -> None:
+            node = tx.node(node_id)
+            if node is None:
+                raise NotFound(f"node {node_id} is not a member of this cluster (any more)")
+            status = NodeStatus(state=NodeState.READY, message=node.status.message, address=request.address)
+            if node.status.state != NodeState.READY:
+                status = attrs.evolve(status, message="")
+            if (status, request.description) != (node.status, node.description):
+                tx.update(attrs.evolve(node, status=status, description=request.description))
+
+        session = Session(encode_id(self._random.randbytes(16)), node_id)
+        await self._store.update(register)
+        if self._ended:
+            raise NotLeader
+        previous = self._sessions.get(node_id)
+        if previous is not None:
+            previous.closed = True
+            previous.wake.set()
+        self._sessions[node_id] = session
+        self._deadlines[node_id] = self._deadline()
+        log.info("session_opened", node=node_id, address=request.address)
+        return session
+
+    # -- what to tell -------------------------------------------------------------------------------------------------
+
+    def _next_message(self, session: Session) -> SessionMessage | None:
+        view = self._store.view()
+        node = view.node(session.node_id)
+        if node is None:
+            session.closed = True
+            return None
+        first = session.sequence == 0
+        wanted = node_tasks(view, session.node_id, self._gate.is_held)
+        assignments = (
+            AssignmentUpdate(sequence=1, tasks=tuple(wanted.values()))
+            if first
+            else difference(session.sent, wanted, sequence=session.sequence)
+        )
+        if assignments is not None:
+            session.sent, session.sequence = wanted, assignments.sequence
+        endpoints = self._table.update_since(session.endpoints_sent)
+        if endpoints is not None:
+            session.endpoints_sent = endpoints.version
+        managers = self._managers()
+        # A manager that is being demoted stays one until it has left the Raft group.
+        role = Role.MANAGER if node.manager is not None else node.spec.role
+        message = SessionMessage(
+            session_id=session.id if first else "",
+            heartbeat_period_ns=self._jittered_period_ns() if first else 0,
+            managers=managers if managers != session.managers else None,
+            role=role if role != session.role else None,
+            assignments=assignments,
+            endpoints=endpoints,
+        )
+        session.managers, session.role = managers, role
+        return None if message == SessionMessage() else message
+
+    def _begin(self) -> None:
+        now = self._clock.monotonic()
+        view = self._store.view()
+        self._table.replace(ingress_table(view))
+        grace = GRACE_PERIODS * self._period_s + NEW_LEADER_EXTRA_S
+        for node in view.nodes():
+            if node.status.state != NodeState.DOWN:
+                self._deadlines[node.id] = now + grace
+        for task in view.tasks():
+            if task.desired_state > TaskState.RUNNING:
+                self._gate.hold(task, version=self._table.version, now=now)
+
+    async def _follow(self, watch: Watch) -> None:
+        while await watch.wait():
+            await asyncio.sleep(COLLECT_S)
+            events = drain(watch)
+            self._table.replace(ingress_table(self._store.view()))
+            for node_id in self._affected(events):
+                if (session := self._sessions.get(node_id)) is not None:
+                    session.wake.set()
+            for session in self._sessions.values():
+                if session.endpoints_sent != self._table.version:
+                    session.wake.set()
+            self._release()
+
+    def _affected(self, events: Sequence[Event | Resync]) -> set[NodeId]:
+        """The nodes whose assignments may have changed; on the way, tasks that must stop are held."""
+        now = self._clock.monotonic()
+        affected: set[NodeId] = set()
+        for event in events:
+            if isinstance(event, Resync):
+                affected.update(self._sessions)
+            elif event.kind == Kind.NODE:
+                affected.add(NodeId(event.id))
+            elif isinstance(event.object, Task):
+                task = event.object
+                if task.node_id is not None:
+                    affected.add(task.node_id)
+                if task.status.state > TaskState.RUNNING:
+                    self._gate.forget(task.id)
+                elif task.desired_state > TaskState.RUNNING:
+                    self._gate.hold(task, version=self._table.version, now=now)
+            elif isinstance(event.old, Task):
+                self._gate.forget(event.old.id)
+                if event.old.node_id is not None:
+                    affected.add(event.old.node_id)
+        return affected
+
+    def _release(self) -> None:
+        applied = [session.endpoints_applied for session in self._sessions.values()]
+        view = self._store.view()
+        for task_id in self._gate.release(applied, self._clock.monotonic()):
+            task = view.task(task_id)
+            if task is not None and task.node_id in self._sessions:
+                self._sessions[task.node_id].wake.set()
+
+    # -- liveness -----------------------------------------------------------------------------------------------------
+
+    def _deadline(self) -> float:
+        return self._clock.monotonic() + GRACE_PERIODS * self._period_s
+
+    def _jittered_period_ns(self) -> int:
+        return int(self._period_s * self._random.uniform(1 - JITTER, 1 + JITTER) * 1e9)
+
+    async def _check(self) -> None:
+        while True:
+            await asyncio.sleep(CHECK_S)
+            now = self._clock.monotonic()
+            self._release()
+            silent = [node_id for node_id, deadline in self._deadlines.items() if deadline <= now]
+            if not silent:
+                continue
+            try:
+                await self._store.update(lambda tx, silent=silent: _mark_down(tx, silent))  # type: ignore[misc]
+            except Unavailable as error:
+                log.debug("nodes_not_marked_down", reason=str(error))
+                continue
+            for node_id in silent:
+                log.warning("node_down", node=node_id)
+                self._deadlines.pop(node_id, None)
+                if (session := self._sessions.get(node_id)) is not None:
+                    session.closed = True
+                    session.wake.set()
+
+    async def _record_problems(self, node_id: NodeId, problems: tuple[str, ...]) -> None:
+        message = "; ".join(problems)
+
+        def record(tx: Tx) -> None:
+            node = tx.node(node_id)
+            if node is not None and node.status.message != message:
+                tx.update(attrs.evolve(node, status=attrs.evolve(node.status, message=message)))
+
+        node = self._store.view().node(node_id)
+        if node is not None and node.status.message != message:
+            await self._store.update(record)
+
+
+def _mark_down(tx: Tx, node_ids: list[NodeId]) -> None:
+    for node_id in node_ids:
+        node: Node | None = tx.node(node_id)
+        if node is not None and node.status.state != NodeState.DOWN:
+            status = attrs.evolve(node.status, state=NodeState.DOWN, message="heartbeat failure")
+            tx.update(attrs.evolve(node, status=status))
+
+
+def _node_of(peer: Peer) -> NodeId:
+    if peer.node_id is None:
+        raise PermissionDenied("only a member of the cluster has a session")
+    return peer.node_id

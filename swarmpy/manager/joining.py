@@ -1,0 +1,127 @@
+"""How a machine becomes a node: the calls about certificates, answered by managers.
+
+``ca.root`` and ``ca.join`` are the only calls open to a caller without a certificate. The root certificate is no
+secret: the joiner compares its digest with the one in its token before it sends the token anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import structlog
+
+from swarmpy.errors import InvalidArgument, NotFound, PermissionDenied
+from swarmpy.model import codec
+from swarmpy.model.assignments import ManagerAddress
+from swarmpy.model.ids import ClusterId, NodeId, encode_id
+from swarmpy.model.objects import Node, NodeStatus
+from swarmpy.model.specs import NodeSpec, RaftConfig
+from swarmpy.model.states import Availability, NodeState, Role
+from swarmpy.ports import Clock, Peer, Random
+from swarmpy.security import ca, tokens
+from swarmpy.store.memory import Store
+
+log = structlog.get_logger(__name__)
+
+
+@attrs.frozen(kw_only=True)
+class JoinCall:
+    """``ca.join``: a machine asks to become a node."""
+
+    token: str = attrs.field(repr=False)
+    csr_pem: bytes
+    hostname: str = ""
+    availability: Availability = Availability.ACTIVE
+
+
+@attrs.frozen(kw_only=True)
+class Certified:
+    """The answer to ``ca.join`` and ``ca.renew``."""
+
+    node_id: NodeId
+    role: Role
+    cluster_id: ClusterId
+    cert_pem: bytes
+    raft: RaftConfig
+    managers: tuple[ManagerAddress, ...] = ()
+
+
+class Registrar:
+    """Answers the calls about certificates. Only the leader signs."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        clock: Clock,
+        random: Random,
+        ca_pem: bytes,
+        managers: Callable[[], tuple[ManagerAddress, ...]],
+        require_leader: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._random = random
+        self._ca_pem = ca_pem
+        self._managers = managers
+        self._require_leader = require_leader
+
+    async def root(self, _peer: Peer, _payload: Any) -> Any:
+        """``ca.root``: the cluster's root certificate, PEM."""
+        return {"cert_pem": self._ca_pem}
+
+    async def join(self, peer: Peer, payload: Any) -> Any:
+        """``ca.join``: a :class:`JoinCall` for a :class:`Certified`. Raises PermissionDenied on a wrong token."""
+        self._require_leader()
+        call = codec.from_plain(JoinCall, payload)
+        cluster = self._store.view().cluster()
+        role = tokens.role_of_token(call.token, cluster.join_tokens)
+        if role is None:
+            log.warning("join_refused", address=peer.address, reason="invalid join token")
+            raise PermissionDenied("invalid join token")
+        node_id = NodeId(encode_id(self._random.randbytes(16)))
+        certified = self._sign(node_id, role, call.csr_pem)
+        node = Node(
+            id=node_id,
+            spec=NodeSpec(role=role, availability=call.availability),
+            description=attrs.evolve(Node(id=node_id).description, hostname=call.hostname),
+            status=NodeStatus(state=NodeState.UNKNOWN),
+        )
+        await self._store.update(lambda tx: tx.create(node))
+        log.info("node_joined", node=node_id, role=role.value, address=peer.address)
+        return codec.to_plain(certified)
+
+    async def renew(self, peer: Peer, payload: Any) -> Any:
+        """``ca.renew``: a new certificate for a member, with the role it should have now."""
+        self._require_leader()
+        csr_pem = payload.get("csr_pem") if isinstance(payload, dict) else None
+        if not isinstance(csr_pem, bytes):
+            raise InvalidArgument("ca.renew: csr_pem is missing")
+        node = self._store.view().node(peer.node_id) if peer.node_id else None
+        if node is None:
+            raise NotFound(f"node {peer.node_id} is not a member of this cluster (any more)")
+        role = Role.MANAGER if node.manager is not None else node.spec.role
+        log.info("certificate_renewed", node=node.id, role=role.value)
+        return codec.to_plain(self._sign(node.id, role, csr_pem))
+
+    def _sign(self, node_id: NodeId, role: Role, csr_pem: bytes) -> Certified:
+        cluster = self._store.view().cluster()
+        cert_pem = ca.issue(
+            cluster.root_ca,
+            csr_pem,
+            node_id=node_id,
+            role=role,
+            cluster_id=cluster.id,
+            expiry_ns=cluster.spec.node_cert_expiry_ns,
+            now_ns=self._clock.time_ns(),
+        )
+        return Certified(
+            node_id=node_id,
+            role=role,
+            cluster_id=cluster.id,
+            cert_pem=cert_pem,
+            raft=cluster.spec.raft,
+            managers=self._managers(),
+        )

@@ -1,0 +1,348 @@
+"""A manager's half of a node: consensus, the replicated store, and the leader's work while this manager leads.
+
+Leader-only work starts and stops in one place, :meth:`Manager._office`, as one task group per term of office: when any
+part of it fails, the whole term ends and another manager takes over, rather than a leader limping on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from typing import Any
+
+import structlog
+
+from swarmpy.errors import DeadlineExceeded, NoQuorum, NotFound, NotLeader, SwarmpyError
+from swarmpy.manager.dispatcher import Dispatcher
+from swarmpy.manager.events import drain
+from swarmpy.manager.joining import Registrar
+from swarmpy.manager.leader_calls import LeaderCalls
+from swarmpy.manager.membership import Membership
+from swarmpy.manager.reconcile import Reconciler
+from swarmpy.model.assignments import ManagerAddress
+from swarmpy.model.ids import ClusterId, NodeId, encode_id
+from swarmpy.model.objects import Kind
+from swarmpy.model.specs import RaftConfig
+from swarmpy.model.states import Role
+from swarmpy.ports import Clock, Dialer, Peer, Random
+from swarmpy.raft.driver import RaftDriver
+from swarmpy.raft.encoding import decode_messages, encode_messages
+from swarmpy.raft.messages import Member, Message
+from swarmpy.raft.status import RaftStatus
+from swarmpy.raft.storage import LogStorage
+from swarmpy.security import tokens
+from swarmpy.store.memory import Store
+from swarmpy.wire.channels import ChannelPool, PeerSender
+from swarmpy.wire.router import MANAGERS, MEMBERS, Router
+
+log = structlog.get_logger(__name__)
+
+OFFICE_RETRY_S = 1.0
+
+
+class _RaftTransport:
+    """Raft messages as notifications to the peers' cluster ports."""
+
+    def __init__(self, sender: PeerSender) -> None:
+        self._sender = sender
+
+    def send(self, to: Member, messages: Sequence[Message]) -> None:
+        self._sender.send(to.address, "raft.messages", encode_messages(messages))
+
+
+class Manager:
+    """One manager. Create it, :meth:`run` it."""
+
+    def __init__(
+        self,
+        *,
+        node_id: NodeId,
+        cluster_id: ClusterId,
+        raft_id: int,
+        address: str,
+        ca_pem: bytes,
+        storage: LogStorage,
+        dialer: Dialer,
+        router: Router,
+        clock: Clock,
+        random: Random,
+        config: RaftConfig,
+    ) -> None:
+        self.node_id = node_id
+        self.cluster_id = cluster_id
+        self.address = address
+        self._raft_id = raft_id
+        self._clock = clock
+        self._random = random
+        self._router = router
+        self._dialer = dialer
+        self._pool = ChannelPool(dialer)
+        self._sender = PeerSender(dialer, random, on_unreachable=self._on_unreachable)
+        self.store = Store(clock)
+        self.raft = RaftDriver(
+            raft_id=raft_id,
+            storage=storage,
+            transport=_RaftTransport(self._sender),
+            state_machine=self.store,
+            random=random,
+            config=config,
+        )
+        self._membership = Membership(store=self.store, raft=self.raft)
+        self._registrar = Registrar(
+            store=self.store,
+            clock=clock,
+            random=random,
+            ca_pem=ca_pem,
+            managers=self.managers,
+            require_leader=self.require_leader,
+        )
+        self._dispatcher: Dispatcher | None = None
+        self._in_office = False
+        self._status_changed = asyncio.Event()
+        self.raft.subscribe(self._on_raft_status)
+        self._register_calls()
+
+    def _register_calls(self) -> None:
+        router = self._router
+        router.notify("raft.messages", self._on_raft_messages, MANAGERS)
+        router.call("raft.join", self._on_leader(self._membership.join), MANAGERS)
+        router.call("raft.leave", self._on_leader(self._membership.leave), MEMBERS)
+        router.call("ca.root", self._registrar.root, None)
+        router.call("ca.join", self._registrar.join, None)
+        router.call("ca.renew", self._registrar.renew, MEMBERS)
+        router.stream("dispatcher.session", self._session, MEMBERS)
+        router.call("dispatcher.heartbeat", lambda peer, p: self._leading_dispatcher().heartbeat(peer, p), MEMBERS)
+        router.call("dispatcher.report", lambda peer, p: self._leading_dispatcher().report(peer, p), MEMBERS)
+
+    # -- what others ask ----------------------------------------------------------------------------------------------
+
+    @property
+    def is_leader(self) -> bool:
+        """True when this manager leads and has applied everything committed before its term."""
+        return self._in_office and self.raft.is_leader_ready
+
+    def leader(self) -> tuple[NodeId, str] | None:
+        """Node id and cluster address of the leader this manager knows of."""
+        member = self.raft.status().leader
+        return None if member is None else (NodeId(member.node_id), member.address)
+
+    def raft_status(self) -> RaftStatus:
+        """Term, role, commit, members and progress."""
+        return self.raft.status()
+
+    def managers(self) -> tuple[ManagerAddress, ...]:
+        """Where the managers listen."""
+        members = self.raft.status().members
+        return tuple(ManagerAddress(node_id=NodeId(m.node_id), address=m.address) for m in members)
+
+    def new_id(self) -> str:
+        """A fresh identifier."""
+        return encode_id(self._random.randbytes(16))
+
+    def require_leader(self) -> None:
+        """Raises NotLeader, with the leader's address where known."""
+        if not self.is_leader:
+            leader = self.leader()
+            raise NotLeader(leader=leader[1] if leader and leader[0] != self.node_id else "")
+
+    async def read_barrier(self, timeout: float = 5.0) -> None:
+        """After this, ``store.view()`` shows every write that was acknowledged before the call, by any manager."""
+        await self.raft.read_index(timeout)
+
+    async def wait_leader(self, timeout: float) -> None:
+        """Return when a leader is known (and, if it is this manager, ready). Raises NoQuorum after ``timeout`` s."""
+        try:
+            async with asyncio.timeout(timeout):
+                while not self._leader_usable():
+                    self._status_changed.clear()
+                    await self._status_changed.wait()
+        except TimeoutError:
+            raise NoQuorum(
+                "the swarm has no leader: too few managers are online; make sure more than half of the managers "
+                "are online and can reach each other"
+            ) from None
+
+    def _leader_usable(self) -> bool:
+        leader = self.leader()
+        return leader is not None and (leader[0] != self.node_id or self.is_leader)
+
+    async def call_leader(self, method: str, payload: Any, timeout: float) -> Any:
+        """Call the leader, which may be this manager. Raises NoQuorum when none is known; see ports.Channel.call."""
+        leader = self.leader()
+        if leader is None:
+            raise NoQuorum("the swarm has no leader at the moment: ask again")
+        if leader[0] == self.node_id:
+            myself = Peer(node_id=self.node_id, role=Role.MANAGER, cluster_id=self.cluster_id, address=self.address)
+            return await self._router.dispatch_call(myself, method, payload)
+        channel = await self._pool.get(leader[1], timeout=min(timeout, 2.0))
+        return await channel.call(method, payload, timeout=timeout)
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Take part in the cluster until cancelled. Raises StorageError when the disk fails."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._sender.run(), name="raft-sender")
+                group.create_task(self.raft.run(), name="raft")
+                group.create_task(self._lead(), name="manager-lead")
+        finally:
+            await self._pool.close()
+
+    async def join_group(self, addresses: Callable[[], Iterable[str]], timeout: float) -> None:
+        """Ask the leader, through any of ``addresses``, to make this manager a member; return when it has a vote."""
+        calls = LeaderCalls(self._dialer, self._random, addresses)
+        payload = {"raft_id": self._raft_id, "address": self.address}
+        try:
+            async with asyncio.timeout(timeout):
+                await calls.call("raft.join", payload, timeout=timeout)
+                while not self._has_vote():
+                    self._status_changed.clear()
+                    await self._status_changed.wait()
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"this manager was accepted but has not caught up with the others within {timeout:g} s: check that "
+                f"they can reach it at {self.address}"
+            ) from None
+
+    @property
+    def is_member(self) -> bool:
+        """True when this manager has a vote, as far as it knows."""
+        return self._has_vote()
+
+    def is_removed(self, node_id: NodeId) -> bool:
+        """True for a node that was removed from the cluster: its certificate counts for nothing any more."""
+        return _has_cluster(self.store) and node_id in self.store.view().cluster().removed_nodes
+
+    def reachable_managers(self) -> dict[str, bool | None]:
+        """By node id: whether the manager answers; None where only the leader could tell."""
+        status = self.raft.status()
+        reachable: dict[str, bool | None] = {}
+        for member in status.members:
+            progress = status.progress.get(member.raft_id)
+            if member.raft_id == self._raft_id or member.raft_id == status.leader_id:
+                reachable[member.node_id] = True
+            else:
+                reachable[member.node_id] = progress.active if status.is_leader and progress is not None else None
+        return reachable
+
+    def new_join_token(self, ca_digest: str) -> str:
+        """A fresh join token for the root CA of that digest."""
+        return tokens.make_token(ca_digest, self._random)
+
+    def _has_vote(self) -> bool:
+        return any(m.raft_id == self._raft_id for m in self.raft.status().conf.voters)
+
+    # -- leadership ---------------------------------------------------------------------------------------------------
+
+    async def _lead(self) -> None:
+        while True:
+            while not self.raft.is_leader_ready:
+                self._status_changed.clear()
+                await self._status_changed.wait()
+            term = self.raft.status().term
+            self.store.set_proposer(self.raft)
+            self._in_office = True
+            self._status_changed.set()
+            log.info("leadership_begins", node=self.node_id, term=term)
+            office = asyncio.create_task(self._office(), name="manager-office")
+            try:
+                while self._leads_in(term) and not office.done():
+                    self._status_changed.clear()
+                    await self._status_changed.wait()
+            finally:
+                self._in_office = False
+                self.store.set_proposer(None)
+                self._dispatcher = None
+                office.cancel()
+                await asyncio.wait([office])
+                log.info("leadership_ends", node=self.node_id, term=term)
+            await self._after_office(office)
+
+    def _leads_in(self, term: int) -> bool:
+        return self.is_leader and self.raft.status().term == term
+
+    async def _office(self) -> None:
+        try:
+            # The first leader has no cluster object before ``swarm init`` has written it.
+            await self._wait_cluster()
+            dispatcher = Dispatcher(store=self.store, clock=self._clock, random=self._random, managers=self.managers)
+            self._dispatcher = dispatcher
+            reconciler = Reconciler(store=self.store, clock=self._clock, random=self._random)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(dispatcher.run(), name="dispatcher")
+                group.create_task(reconciler.run(), name="reconciler")
+                group.create_task(self._membership.run(), name="membership")
+        finally:
+            self._status_changed.set()
+
+    async def _wait_cluster(self) -> None:
+        with self.store.watch({Kind.CLUSTER}) as watch:
+            while not _has_cluster(self.store):
+                await watch.wait()
+                drain(watch)
+
+    async def _after_office(self, office: asyncio.Task[None]) -> None:
+        if office.cancelled() or (error := office.exception()) is None:
+            return
+        if _only_lost_leadership(error):
+            return
+        log.error("leadership_failed", node=self.node_id, exc_info=error)
+        if self.is_leader:
+            try:
+                await self.raft.transfer_leadership(None, timeout=2.0)
+            except SwarmpyError as refused:
+                log.warning("leadership_not_transferred", reason=str(refused))
+        await asyncio.sleep(OFFICE_RETRY_S)
+
+    # -- handlers -----------------------------------------------------------------------------------------------------
+
+    def _on_raft_status(self, _status: RaftStatus) -> None:
+        self._status_changed.set()
+        if self._dispatcher is not None:
+            self._dispatcher.managers_changed()
+
+    def _on_unreachable(self, address: str) -> None:
+        for member in self.raft.status().members:
+            if member.address == address:
+                self.raft.report_unreachable(member.raft_id)
+
+    def _on_raft_messages(self, peer: Peer, payload: Any) -> None:
+        senders = {m.raft_id for m in self.raft.status().members if m.node_id == peer.node_id}
+        for message in decode_messages(payload):
+            # Before this node has heard of the members it cannot tell; its leader's first messages bring them.
+            if senders and message.source not in senders:
+                log.warning("raft_message_forged", peer=peer.node_id, claimed=message.source)
+                continue
+            self.raft.receive(message)
+
+    def _on_leader(self, handler: Callable[[Peer, Any], Any]) -> Callable[[Peer, Any], Any]:
+        async def guarded(peer: Peer, payload: Any) -> Any:
+            self.require_leader()
+            return await handler(peer, payload)
+
+        return guarded
+
+    def _leading_dispatcher(self) -> Dispatcher:
+        self.require_leader()
+        if self._dispatcher is None:
+            raise NotLeader
+        return self._dispatcher
+
+    async def _session(self, peer: Peer, payload: Any) -> AsyncIterator[Any]:
+        async for message in self._leading_dispatcher().session(peer, payload):
+            yield message
+
+
+def _has_cluster(store: Store) -> bool:
+    try:
+        store.view().cluster()
+    except NotFound:
+        return False
+    return True
+
+
+def _only_lost_leadership(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return all(_only_lost_leadership(e) for e in error.exceptions)
+    return isinstance(error, (NotLeader, NoQuorum)) or (isinstance(error, SwarmpyError) and error.http_status == 503)

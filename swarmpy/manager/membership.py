@@ -1,0 +1,160 @@
+"""Which managers are in the Raft group. The leader adds, promotes and removes them, one at a time.
+
+A new manager is a learner until it has caught up: it gets a vote only when it can use it, so that a slow or broken
+joiner never costs the cluster its quorum. What an operator asks for (``spec.role``) is in the store; this loop makes
+the group follow it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import attrs
+import structlog
+
+from swarmpy.errors import FailedPrecondition, InvalidArgument, NotFound, NotLeader, SwarmpyError
+from swarmpy.manager.events import drain
+from swarmpy.model.ids import NodeId
+from swarmpy.model.objects import Kind, ManagerStatus, Node
+from swarmpy.model.states import NodeState, Role
+from swarmpy.ports import Peer
+from swarmpy.raft.driver import RaftDriver
+from swarmpy.raft.messages import ConfChange, ConfChangeKind, Member
+from swarmpy.store.memory import Store
+from swarmpy.store.transaction import Tx
+
+log = structlog.get_logger(__name__)
+
+CONF_CHANGE_TIMEOUT_S = 10.0
+CATCH_UP_POLL_S = 0.05
+"""How often a learner's progress is looked at, in seconds; only while there is one."""
+RETRY_S = 1.0
+
+
+class Membership:
+    """The leader's half runs in :meth:`run`; the handlers answer on the leader only."""
+
+    def __init__(self, *, store: Store, raft: RaftDriver) -> None:
+        self._store = store
+        self._raft = raft
+        self._changing = asyncio.Lock()
+
+    # -- calls of other managers --------------------------------------------------------------------------------------
+
+    async def join(self, peer: Peer, payload: Any) -> Any:
+        """``raft.join``: the calling manager wants to be a member, reachable at ``address``. Idempotent."""
+        raft_id, address = _raft_identity(payload)
+        node = self._store.view().node(peer.node_id) if peer.node_id else None
+        if node is None or node.spec.role != Role.MANAGER:
+            raise FailedPrecondition(f"node {peer.node_id} is not to be a manager")
+        async with self._changing:
+            member = Member(raft_id=raft_id, node_id=node.id, address=address)
+            stale = [m for m in self._raft.status().members if m.node_id == node.id and m.raft_id != raft_id]
+            for old in stale:
+                # The node lost its log and comes back as a new member; a raft id is never used again.
+                await self._change(ConfChangeKind.REMOVE, old)
+            known = next((m for m in self._raft.status().members if m.raft_id == raft_id), None)
+            if known is None:
+                await self._change(ConfChangeKind.ADD_LEARNER, member)
+            elif known.address != address:
+                await self._change(ConfChangeKind.UPDATE, member)
+            await self._store.update(lambda tx: _record(tx, member))
+        return None
+
+    async def leave(self, peer: Peer, _payload: Any) -> Any:
+        """``raft.leave``: the calling node leaves the cluster for good; it stays in the list of nodes, down."""
+        node = self._store.view().node(peer.node_id) if peer.node_id else None
+        if node is None:
+            raise NotFound(f"node {peer.node_id} is not a member of this cluster (any more)")
+        if node.manager is not None:
+            await self._remove(node)
+
+        def mark(tx: Tx) -> None:
+            current = tx.node(node.id)
+            if current is not None:
+                status = attrs.evolve(current.status, state=NodeState.DOWN, message="left the cluster")
+                spec = attrs.evolve(current.spec, role=Role.WORKER)
+                tx.update(attrs.evolve(current, status=status, spec=spec))
+
+        await self._store.update(mark)
+        log.info("node_left", node=node.id)
+        return None
+
+    # -- the leader's loop --------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Make the group follow the store, until cancelled or no longer the leader."""
+        with self._store.watch({Kind.NODE}) as watch:
+            while True:
+                try:
+                    delay = await self._step()
+                except NotLeader:
+                    return
+                except SwarmpyError as error:
+                    log.warning("membership_change_failed", reason=str(error))
+                    delay = RETRY_S
+                await watch.wait(delay)
+                drain(watch)
+
+    async def _step(self) -> float | None:
+        """One look; returns the seconds until the next, None when only an event can change anything."""
+        status = self._raft.status()
+        for learner in status.conf.learners:
+            progress = status.progress.get(learner.raft_id)
+            if progress is not None and progress.caught_up:
+                async with self._changing:
+                    await self._change(ConfChangeKind.PROMOTE, learner)
+                    await self._store.update(lambda tx, learner=learner: _record(tx, learner))  # type: ignore[misc]
+                log.info("manager_added", node=learner.node_id, address=learner.address)
+        view = self._store.view()
+        for node in view.nodes():
+            if node.manager is not None and node.spec.role == Role.WORKER:
+                await self._remove(node)
+        for member in self._raft.status().members:
+            if view.node(NodeId(member.node_id)) is None:
+                async with self._changing:
+                    await self._change(ConfChangeKind.REMOVE, member)
+        return CATCH_UP_POLL_S if self._raft.status().conf.learners else None
+
+    async def _remove(self, node: Node) -> None:
+        status = self._raft.status()
+        if [m.node_id for m in status.conf.voters] == [node.id]:
+            raise FailedPrecondition("attempting to demote the last manager of the swarm")
+        for member in status.members:
+            if member.node_id != node.id:
+                continue
+            if member.raft_id == self._raft.status().raft_id:
+                # A leader that removed itself would leave the others to notice its silence: the next one does it.
+                await self._raft.transfer_leadership(None, timeout=CONF_CHANGE_TIMEOUT_S)
+                raise NotLeader
+            async with self._changing:
+                await self._change(ConfChangeKind.REMOVE, member)
+
+        def forget(tx: Tx) -> None:
+            current = tx.node(node.id)
+            if current is not None and current.manager is not None:
+                tx.update(attrs.evolve(current, manager=None, role=Role.WORKER))
+
+        await self._store.update(forget)
+        log.info("manager_removed", node=node.id)
+
+    async def _change(self, kind: ConfChangeKind, member: Member) -> None:
+        await self._raft.propose_conf_change(ConfChange(kind=kind, member=member), timeout=CONF_CHANGE_TIMEOUT_S)
+
+
+def _record(tx: Tx, member: Member) -> None:
+    node = tx.node(NodeId(member.node_id))
+    if node is None:
+        return
+    manager = ManagerStatus(raft_id=member.raft_id, address=member.address)
+    if node.manager != manager or node.role != Role.MANAGER:
+        tx.update(attrs.evolve(node, manager=manager, role=Role.MANAGER))
+
+
+def _raft_identity(payload: Any) -> tuple[int, str]:
+    if isinstance(payload, dict):
+        raft_id, address = payload.get("raft_id"), payload.get("address")
+        if isinstance(raft_id, int) and raft_id > 0 and isinstance(address, str) and ":" in address:
+            return raft_id, address
+    raise InvalidArgument("raft.join: raft_id and address are needed")

@@ -1,0 +1,236 @@
+"""What a user can ask of the cluster's objects, as transactions on the leader's store.
+
+Each operation looks its object up, checks and writes in one transaction, so that nothing can come between. What is
+removed by its user is not found any more, though its tasks may still be stopping. Nothing here knows HTTP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+import attrs
+
+from swarmpy.control.allocator import allocate_ports
+from swarmpy.control.validate import validate_node_spec, validate_service_spec, validate_service_update
+from swarmpy.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, VersionConflict
+from swarmpy.model.ids import ServiceId
+from swarmpy.model.objects import Cluster, JoinTokens, Node, Service, Task, UpdateStatus
+from swarmpy.model.specs import ClusterSpec, NodeSpec, ServiceSpec
+from swarmpy.model.states import NodeState, Role, UpdateState
+from swarmpy.store.memory import Store
+from swarmpy.store.transaction import Tx
+from swarmpy.store.view import View
+
+T = TypeVar("T", Service, Node, Task)
+
+MIN_CERT_EXPIRY_NS = 30 * 60 * 1_000_000_000
+"""Shorter lives leave too little time to renew."""
+
+# -- finding --------------------------------------------------------------------------------------------------------
+
+
+def live_services(view: View) -> tuple[Service, ...]:
+    """The services that exist for their users: those that are being removed do not."""
+    return tuple(service for service in view.services() if not service.pending_delete)
+
+
+def find_service(view: View, reference: str) -> Service:
+    """The service of that id, else of that name, else whose id starts so. Raises NotFound, InvalidArgument."""
+    service = view.service(reference)
+    if service is not None and not service.pending_delete:
+        return service
+    return _find("service", reference, live_services(view), lambda service: (service.spec.name,))
+
+
+def find_node(view: View, reference: str) -> Node:
+    """The node of that id, else of that name or hostname, else whose id starts so. Raises NotFound, InvalidArgument."""
+    node = view.node(reference)
+    return node if node is not None else _find("node", reference, view.nodes(), _node_names)
+
+
+def find_task(view: View, reference: str) -> Task:
+    """The task of that id, else of that name, else whose id starts so. Raises NotFound, InvalidArgument."""
+    task = view.task(reference)
+    return task if task is not None else _find("task", reference, view.tasks(), lambda task: (task.name,))
+
+
+def _node_names(node: Node) -> tuple[str, ...]:
+    return node.spec.name, node.description.hostname
+
+
+def _find(word: str, reference: str, objects: Iterable[T], names_of: Callable[[T], tuple[str, ...]]) -> T:
+    named, prefixed = [], []
+    for obj in objects:
+        if reference in names_of(obj):
+            named.append(obj)
+        elif obj.id.startswith(reference):
+            prefixed.append(obj)
+    found = named or prefixed
+    if not found or not reference:
+        raise NotFound(f"{word} {reference} not found")
+    if len(found) > 1:
+        raise InvalidArgument(f"{word} {reference} is ambiguous ({len(found)} matches found)")
+    return found[0]
+
+
+# -- services -------------------------------------------------------------------------------------------------------
+
+
+async def create_service(store: Store, spec: ServiceSpec, new_id: Callable[[], str]) -> Service:
+    """Create a service; one without a name gets one. Returns it as it is stored.
+
+    Raises InvalidArgument, AlreadyExists (name or published port).
+    """
+    service_id = ServiceId(new_id())
+    if not spec.name:
+        spec = attrs.evolve(spec, name=f"service-{service_id[:8]}")
+    validate_service_spec(spec)
+
+    def create(tx: Tx) -> Service:
+        if tx.service_by_name(spec.name) is not None:
+            raise AlreadyExists(f"name conflicts with an existing object: service {spec.name} already exists")
+        service = Service(id=service_id, spec=spec)
+        service = attrs.evolve(service, ports=allocate_ports(tx, service))
+        tx.create(service)
+        return service
+
+    created = await store.update(create)
+    return store.view().service(service_id) or created
+
+
+async def update_service(
+    store: Store, reference: str, version: int, spec: ServiceSpec | None, *, rollback: bool = False
+) -> None:
+    """Replace a service's spec, or with ``rollback`` swap it with the one before (``spec`` is ignored then).
+
+    Raises NotFound, VersionConflict (``version`` is not the current one), InvalidArgument, AlreadyExists (published
+    port), FailedPrecondition (nothing to roll back to).
+    """
+
+    def update(tx: Tx) -> None:
+        service = find_service(tx, reference)
+        if service.meta.version != version:
+            raise VersionConflict
+        changed = _rolled_back(service, tx.now_ns) if rollback else _updated(service, spec or service.spec)
+        tx.update(attrs.evolve(changed, ports=allocate_ports(tx, changed)))
+
+    await store.update(update)
+
+
+def _updated(service: Service, spec: ServiceSpec) -> Service:
+    if not spec.name:
+        spec = attrs.evolve(spec, name=service.spec.name)
+    validate_service_update(service.spec, spec)
+    return attrs.evolve(service, spec=spec, previous_spec=service.spec, update_status=None)
+
+
+def _rolled_back(service: Service, now_ns: int) -> Service:
+    if service.previous_spec is None:
+        raise FailedPrecondition(f"service {service.spec.name} does not have a previous spec")
+    status = UpdateStatus(
+        state=UpdateState.ROLLBACK_STARTED, started_at_ns=now_ns, message="manually requested rollback"
+    )
+    return attrs.evolve(service, spec=service.previous_spec, previous_spec=service.spec, update_status=status)
+
+
+async def remove_service(store: Store, reference: str) -> None:
+    """Remove a service. Its tasks stop; its name and its published ports are free at once. Raises NotFound."""
+
+    def remove(tx: Tx) -> None:
+        tx.update(attrs.evolve(find_service(tx, reference), pending_delete=True))
+
+    await store.update(remove)
+
+
+# -- nodes ----------------------------------------------------------------------------------------------------------
+
+
+async def update_node(store: Store, reference: str, version: int, spec: NodeSpec) -> None:
+    """Replace a node's spec: labels, availability, the role it should have.
+
+    Raises NotFound, VersionConflict, InvalidArgument, FailedPrecondition (the last manager).
+    """
+    validate_node_spec(spec)
+
+    def update(tx: Tx) -> None:
+        node = find_node(tx, reference)
+        if node.meta.version != version:
+            raise VersionConflict
+        if node.spec.role is Role.MANAGER and spec.role is Role.WORKER and not _other_managers(tx, node):
+            raise FailedPrecondition("attempting to demote the last manager of the swarm")
+        tx.update(attrs.evolve(node, spec=spec))
+
+    await store.update(update)
+
+
+def _other_managers(view: View, node: Node) -> list[Node]:
+    """The other managers that are to stay. One that was promoted and has not come yet does not count."""
+    return [
+        other
+        for other in view.nodes()
+        if other.id != node.id and other.manager is not None and other.spec.role is Role.MANAGER
+    ]
+
+
+async def remove_node(store: Store, reference: str, *, force: bool) -> None:
+    """Remove a node from the cluster; its certificate is not accepted any more.
+
+    Raises NotFound, FailedPrecondition (a manager; or, without ``force``, a node that is not down).
+    """
+
+    def remove(tx: Tx) -> None:
+        node = find_node(tx, reference)
+        if node.manager is not None or node.role is Role.MANAGER:
+            raise FailedPrecondition(
+                f"node {node.id} is a cluster manager and is a member of the raft cluster. "
+                "It must be demoted to worker before removal"
+            )
+        if node.status.state is not NodeState.DOWN and not force:
+            raise FailedPrecondition(f"node {node.id} is not down and can't be removed")
+        tx.delete(node)
+        tx.update(_without_certificate(tx.cluster(), node, tx.now_ns))
+
+    await store.update(remove)
+
+
+def _without_certificate(cluster: Cluster, node: Node, now_ns: int) -> Cluster:
+    """The cluster with the node's id refused for as long as any certificate of it can be valid."""
+    removed = {node_id: until for node_id, until in cluster.removed_nodes.items() if until > now_ns}
+    removed[node.id] = now_ns + cluster.spec.node_cert_expiry_ns
+    return attrs.evolve(cluster, removed_nodes=removed)
+
+
+# -- the cluster ----------------------------------------------------------------------------------------------------
+
+
+async def update_cluster(
+    store: Store,
+    version: int,
+    change: Callable[[ClusterSpec], ClusterSpec],
+    *,
+    new_join_token: Callable[[str], str],
+    rotate_worker_token: bool = False,
+    rotate_manager_token: bool = False,
+) -> None:
+    """Change the cluster's spec and, if asked for, make join tokens that were given away useless.
+
+    ``change`` makes the new spec from the current one; ``new_join_token`` makes a token for a root CA's digest.
+    Raises VersionConflict, InvalidArgument.
+    """
+
+    def update(tx: Tx) -> None:
+        cluster = tx.cluster()
+        if cluster.meta.version != version:
+            raise VersionConflict
+        spec = change(cluster.spec)
+        if spec.node_cert_expiry_ns < MIN_CERT_EXPIRY_NS:
+            raise InvalidArgument("CAConfig.NodeCertExpiry: certificates must be valid for 30 minutes at least")
+        digest, tokens = cluster.root_ca.cert_digest, cluster.join_tokens
+        tokens = JoinTokens(
+            worker=new_join_token(digest) if rotate_worker_token else tokens.worker,
+            manager=new_join_token(digest) if rotate_manager_token else tokens.manager,
+        )
+        tx.update(attrs.evolve(cluster, spec=spec, join_tokens=tokens))
+
+    await store.update(update)

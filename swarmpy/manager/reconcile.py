@@ -1,0 +1,143 @@
+"""The leader's control loop: looks at the store, asks ``control`` what to do, writes it back.
+
+Level-triggered: events only say where to look. Whatever was missed (a lost race, a change of leader) is decided again
+from the state itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import structlog
+
+from swarmpy.control import allocator, nodes, orchestrator, reaper, scheduler
+from swarmpy.control.decision import Decision
+from swarmpy.errors import AlreadyExists, NotFound, VersionConflict
+from swarmpy.manager.events import drain
+from swarmpy.model.ids import ServiceId, encode_id
+from swarmpy.model.objects import Kind, Node, Task
+from swarmpy.ports import Clock, Random
+from swarmpy.store.memory import Store
+from swarmpy.store.watch import Event, Resync, Watch
+
+log = structlog.get_logger(__name__)
+
+COLLECT_S = 0.01
+"""Seconds to wait after a change for others that belong to it."""
+MAX_WRITE = 200
+"""Most changes of one log entry (swarmkit's bound for its batches)."""
+MAX_ROUNDS = 50
+"""Rounds of deciding without a pause before it is said that decisions do not settle."""
+
+
+class Reconciler:
+    """One term of office."""
+
+    def __init__(self, *, store: Store, clock: Clock, random: Random) -> None:
+        self._store = store
+        self._clock = clock
+        self._random = random
+        self._dirty: set[ServiceId] = set()
+        self._wake_at: dict[ServiceId, int] = {}
+        self._wake_any_at: int | None = None
+
+    async def run(self) -> None:
+        """Decide until cancelled."""
+        with self._store.watch({Kind.TASK, Kind.SERVICE, Kind.NODE, Kind.CLUSTER}) as watch:
+            self._dirty.update(service.id for service in self._store.view().services())
+            while True:
+                await self._settle(watch)
+                await self._wait(watch)
+
+    # -- what to look at ----------------------------------------------------------------------------------------------
+
+    async def _wait(self, watch: Watch) -> None:
+        """Return when something has changed, or when a decision asked to be made again."""
+        due_ns = [*self._wake_at.values()]
+        if self._wake_any_at is not None:
+            due_ns.append(self._wake_any_at)
+        timeout = max(0.0, (min(due_ns) - self._clock.time_ns()) / 1e9) if due_ns else None
+        if await watch.wait(timeout):
+            await asyncio.sleep(COLLECT_S)
+        self._mark(drain(watch))
+
+    def _mark(self, events: Sequence[Event | Resync]) -> None:
+        for event in events:
+            if isinstance(event, Resync) or _concerns_all(event):
+                self._dirty.update(service.id for service in self._store.view().services())
+            elif event.kind == Kind.SERVICE:
+                self._dirty.add(ServiceId(event.id))
+            elif isinstance(task := event.object or event.old, Task):
+                self._dirty.add(task.service_id)
+        now_ns = self._clock.time_ns()
+        self._dirty.update(service_id for service_id, at in self._wake_at.items() if at <= now_ns)
+
+    # -- deciding -----------------------------------------------------------------------------------------------------
+
+    async def _settle(self, watch: Watch) -> None:
+        """Decide until nothing is left to do."""
+        for round_number in range(1, MAX_ROUNDS + 1):
+            written = 0
+            dirty, self._dirty = sorted(self._dirty), set()
+            self._wake_any_at = None
+            written += await self._apply(nodes.decide(self._store.view(), self._clock.time_ns()))
+            for service_id in dirty:
+                decision = orchestrator.decide_service(
+                    self._store.view(), service_id, self._clock.time_ns(), self._new_id
+                )
+                self._wake_at.pop(service_id, None)
+                if decision.wake_at_ns is not None:
+                    self._wake_at[service_id] = decision.wake_at_ns
+                written += await self._apply(decision)
+            written += await self._apply(allocator.decide(self._store.view()))
+            written += await self._apply(self._schedule())
+            limit = self._store.view().cluster().spec.task_history_limit
+            written += await self._apply(reaper.decide(self._store.view(), limit))
+            self._mark(drain(watch))
+            if not written and not self._dirty:
+                return
+            if round_number == MAX_ROUNDS:
+                log.warning("decisions_do_not_settle", services=sorted(self._dirty), written=written)
+
+    def _schedule(self) -> Decision:
+        decision = scheduler.decide(self._store.view(), self._clock.time_ns())
+        self._wake_any_at = decision.wake_at_ns
+        return decision
+
+    def _new_id(self) -> str:
+        return encode_id(self._random.randbytes(16))
+
+    async def _apply(self, decision: Decision) -> int:
+        """Write the changes; returns how many were written.
+
+        A decision that was made on something that is no longer so is dropped: the event of the other write, which is
+        in flight, brings it up again.
+        """
+        written = 0
+        for start in range(0, len(decision.changes), MAX_WRITE):
+            part = decision.changes[start : start + MAX_WRITE]
+            try:
+                await self._store.update(lambda tx, part=part: tx.apply(part))  # type: ignore[misc]
+            except (VersionConflict, NotFound, AlreadyExists) as error:
+                log.debug("decision_outdated", reason=str(error))
+                break
+            written += len(part)
+        return written
+
+
+def _concerns_all(event: Event) -> bool:
+    """True for a change of a node that may move tasks of any service."""
+    if event.kind == Kind.CLUSTER:
+        return False
+    if event.kind != Kind.NODE:
+        return False
+    new, old = event.object, event.old
+    if not isinstance(new, Node) or not isinstance(old, Node):
+        return True
+    return (new.spec, new.status.state, new.description, new.role) != (
+        old.spec,
+        old.status.state,
+        old.description,
+        old.role,
+    )

@@ -1,0 +1,251 @@
+"""The routing mesh without privileges: this process listens on every published port and forwards TCP connections.
+
+Implements ``ports.DataPlane``. A connection is refused (reset) at once when nobody answers on its port; it is never
+moved once a byte may have reached a task. UDP is not forwarded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import socket
+from collections.abc import Mapping
+
+import structlog
+
+from swarmpy.model.assignments import Endpoint, PublishedPort
+from swarmpy.network.balancer import Balancer
+from swarmpy.network.forward import Side, tie
+from swarmpy.ports import Random
+
+log = structlog.get_logger(__name__)
+
+MAX_CONNECTIONS = 10_000
+CONNECT_TIMEOUT_S = 1.0
+"""For one endpoint."""
+GIVE_UP_AFTER_S = 5.0
+"""No further endpoint is tried for a connection that has waited this long."""
+BACKLOG = 1024
+CLOSE_TIMEOUT_S = 1.0
+ANY_IPV4, ANY_IPV6 = "0.0.0.0", "::"  # noqa: S104  # published ports are for everybody; the node chooses the address
+
+
+class UserspaceMesh:
+    """Listens on ``host``; with ``0.0.0.0`` on all IPv6 addresses too, where there are any."""
+
+    def __init__(
+        self,
+        host: str,
+        random: Random,
+        *,
+        max_connections: int = MAX_CONNECTIONS,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
+    ) -> None:
+        self._host = host
+        self._random = random
+        self._max_connections = max_connections
+        self._connect_timeout_s = connect_timeout_s
+        self._balancers: dict[PublishedPort, Balancer] = {}
+        self._listeners: dict[PublishedPort, list[asyncio.Server]] = {}
+        self._problems: dict[PublishedPort, str] = {}
+        self._lock = asyncio.Lock()
+        self._sides: set[Side] = set()
+        self._clients = 0
+        self._connecting: set[asyncio.Task[None]] = set()
+        self._all_gone = asyncio.Event()
+        self._all_gone.set()
+        self._is_full = False
+        self._is_closed = False
+
+    @property
+    def connections(self) -> int:
+        """Client connections that are open."""
+        return self._clients
+
+    async def apply(self, ports: Mapping[PublishedPort, tuple[Endpoint, ...]]) -> None:
+        """Make the whole table current. See ``ports.DataPlane``; open connections go on in any case."""
+        async with self._lock:
+            for port in [port for port in self._balancers if port not in ports]:
+                self._balancers.pop(port).replace(())
+                self._problems.pop(port, None)
+                self._stop_listening(port)
+            for port, endpoints in ports.items():
+                balancer = self._balancers.get(port)
+                if balancer is None:
+                    self._balancers[port] = Balancer(self._random, endpoints)
+                else:
+                    balancer.replace(endpoints)
+            await self._listen_on_all()
+
+    async def retry(self) -> None:
+        """Try again to listen on the ports of :meth:`problems`."""
+        async with self._lock:
+            await self._listen_on_all()
+
+    def problems(self) -> tuple[str, ...]:
+        """One line for each published port that does not work on this node, by port."""
+        return tuple(self._problems[port] for port in sorted(self._problems))
+
+    async def close(self) -> None:
+        """Stop listening and cut what is left. Idempotent."""
+        self._is_closed = True
+        async with self._lock:
+            for port in list(self._listeners):
+                self._stop_listening(port)
+            for balancer in self._balancers.values():
+                balancer.replace(())
+        for task in self._connecting:
+            task.cancel()
+        if self._connecting:
+            await asyncio.wait(self._connecting)
+        for side in list(self._sides):
+            side.reset()
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await self._all_gone.wait()
+        except TimeoutError:
+            log.warning("connections_left", count=len(self._sides))
+
+    # -- listening --------------------------------------------------------------------------------------------------
+
+    async def _listen_on_all(self) -> None:
+        for port in sorted(self._balancers):
+            if port in self._listeners or self._is_closed:
+                continue
+            if port.protocol != "tcp":
+                self._report(port, f"published port {port.port}/{port.protocol}: only tcp is forwarded without root")
+                continue
+            try:
+                sockets = self._bind(port.port)
+            except OSError as error:
+                self._report(port, f"published port {port.port}: {_reason(error)} on {self._host}")
+                continue
+            loop = asyncio.get_running_loop()
+            self._problems.pop(port, None)
+            self._listeners[port] = [
+                await loop.create_server(functools.partial(self._client, port), sock=sock, backlog=BACKLOG)
+                for sock in sockets
+            ]
+
+    def _report(self, port: PublishedPort, problem: str) -> None:
+        if self._problems.get(port) != problem:
+            log.warning("published_port_problem", problem=problem)
+        self._problems[port] = problem
+
+    def _bind(self, port: int) -> list[socket.socket]:
+        sockets = [_bound(self._host, port)]
+        if self._host == ANY_IPV4:
+            try:
+                sockets.append(_bound(ANY_IPV6, port))
+            except OSError as error:
+                log.debug("no_ipv6", port=port, reason=_reason(error))
+        return sockets
+
+    def _stop_listening(self, port: PublishedPort) -> None:
+        for server in self._listeners.pop(port, ()):
+            server.close()
+
+    # -- forwarding -------------------------------------------------------------------------------------------------
+
+    def _client(self, port: PublishedPort) -> Side:
+        return Side(on_made=functools.partial(self._accepted, port), on_lost=self._client_lost)
+
+    def _accepted(self, port: PublishedPort, client: Side) -> None:
+        self._add(client)
+        self._clients += 1
+        balancer = self._balancers.get(port)
+        if balancer is None or self._is_closed or not self._has_room():
+            client.reset()
+            return
+        task = asyncio.create_task(self._connect(client, balancer))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+    def _has_room(self) -> bool:
+        is_full = self._clients > self._max_connections
+        if is_full and not self._is_full:
+            log.warning("too_many_connections", limit=self._max_connections)
+        self._is_full = is_full
+        return not is_full
+
+    async def _connect(self, client: Side, balancer: Balancer) -> None:
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + GIVE_UP_AFTER_S
+        tried: set[Endpoint] = set()
+        while loop.time() < give_up_at:
+            endpoint = balancer.choose(loop.time(), tried)
+            if endpoint is None:
+                break
+            tried.add(endpoint)
+            backend = await self._connect_to(endpoint, balancer)
+            if backend is None:
+                continue
+            if client.is_lost:
+                backend.close()
+                return
+            if endpoint in balancer:
+                tie(client, backend)
+                return
+            # It left the table while the connection was made.
+            backend.close()
+        client.reset()
+
+    async def _connect_to(self, endpoint: Endpoint, balancer: Balancer) -> Side | None:
+        """A connection, released in the balancer when it ends; None, and released, when it could not be made."""
+        loop = asyncio.get_running_loop()
+        backend = Side(on_made=self._add, on_lost=functools.partial(self._backend_lost, balancer, endpoint))
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                await loop.create_connection(lambda: backend, endpoint.address, endpoint.port)
+        except (OSError, TimeoutError) as error:
+            log.debug("endpoint_refused", task=endpoint.task_id, address=endpoint.address, reason=_reason(error))
+            balancer.avoid(endpoint, loop.time())
+            return None
+        finally:
+            if backend.transport is None:
+                # Given up before it stood; should it stand by now, it is closing and counts no more.
+                backend.on_made = backend.on_lost = None
+                balancer.release(endpoint)
+        return backend
+
+    def _backend_lost(self, balancer: Balancer, endpoint: Endpoint, backend: Side) -> None:
+        balancer.release(endpoint)
+        self._remove(backend)
+
+    def _client_lost(self, client: Side) -> None:
+        self._clients -= 1
+        self._remove(client)
+
+    def _add(self, side: Side) -> None:
+        self._sides.add(side)
+        self._all_gone.clear()
+
+    def _remove(self, side: Side) -> None:
+        self._sides.discard(side)
+        if not self._sides:
+            self._all_gone.set()
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if sock.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind((host, port))
+        # Listening now, not when asyncio does: two sockets may be bound to one address, but only one may listen.
+        sock.listen(BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "timed out"
+    if isinstance(error, OSError) and error.errno is not None:
+        return os.strerror(error.errno).lower()
+    return str(error)

@@ -1,0 +1,66 @@
+"""``host:port`` texts: how they are read, and which address of this machine others can reach."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+
+from swarmpy.errors import InvalidArgument
+
+DEFAULT_PORT = 2377
+"""Docker Swarm's cluster port."""
+ANY = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared with, not bound
+
+
+def parse(text: str, *, what: str, default_port: int = DEFAULT_PORT) -> tuple[str, int]:
+    """Host and port of ``HOST``, ``HOST:PORT``, ``[V6]:PORT`` or an interface's name. Raises InvalidArgument."""
+    host, port_text = text, ""
+    if text.startswith("["):
+        host, bracket, rest = text[1:].partition("]")
+        if not bracket or (rest and not rest.startswith(":")):
+            raise InvalidArgument(f"{what}: {text!r} is not HOST:PORT")
+        port_text = rest[1:]
+    elif text.count(":") == 1:
+        host, _, port_text = text.partition(":")
+    if not host:
+        raise InvalidArgument(f"{what}: {text!r} has no host: write HOST:PORT")
+    if not port_text:
+        return host, default_port
+    if not port_text.isascii() or not port_text.isdigit() or not 0 < int(port_text) < 65536:
+        raise InvalidArgument(f"{what}: {port_text!r} is not a port (1-65535)")
+    return host, int(port_text)
+
+
+def join(host: str, port: int) -> str:
+    """``host:port``, with brackets around an IPv6 address."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def resolve(host: str, *, what: str) -> str:
+    """The IP address of ``host``, which may be an address, a name or a network interface. Raises InvalidArgument."""
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        pass
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        raise InvalidArgument(f"{what}: cannot resolve {host!r}: give an IP address of this machine") from None
+    return str(found[0][4][0])
+
+
+def own_address(toward: str = "192.0.2.1") -> str:
+    """The address this machine uses toward ``toward`` (an address nobody has, by default).
+
+    Raises InvalidArgument when there is no route: then the operator must choose with --advertise-addr.
+    """
+    family = socket.AF_INET6 if ":" in toward else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            # Connecting a datagram socket sends nothing; it only asks the kernel for the route.
+            probe.connect((toward, DEFAULT_PORT))
+            return str(probe.getsockname()[0])
+        except OSError:
+            raise InvalidArgument(
+                "could not choose an IP address to advertise: give one of this machine with --advertise-addr"
+            ) from None

@@ -1,0 +1,376 @@
+"""The daemon of a node: its API is there from the first moment, in a cluster or in none.
+
+It founds, joins and leaves clusters as it is asked to, again and again in one life.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import attrs
+import structlog
+
+from swarmpy import __version__
+from swarmpy.api.api import Api
+from swarmpy.api.app import ApiServer, StatusServer
+from swarmpy.api.backend import InitRequest, JoinRequest
+from swarmpy.errors import (
+    AlreadyInCluster,
+    DataDirMismatch,
+    DeadlineExceeded,
+    FailedPrecondition,
+    NotInCluster,
+    SwarmpyError,
+)
+from swarmpy.manager.manager import Manager
+from swarmpy.model.assignments import ManagerAddress
+from swarmpy.model.ids import ClusterId, NodeId
+from swarmpy.model.objects import NodeDescription
+from swarmpy.model.states import Role
+from swarmpy.node import addresses
+from swarmpy.node.config import NodeConfig
+from swarmpy.node.datadir import DataDir, NodeState
+from swarmpy.node.founding import found
+from swarmpy.node.joining import fetch_identity
+from swarmpy.node.member import Member, new_raft_id
+from swarmpy.ports import Clock, Random, Runtime
+from swarmpy.runtime.choose import choose_runtime
+from swarmpy.security.identity import NodeIdentity, load_identity, save_identity
+from swarmpy.wire.router import MANAGERS, Router
+
+log = structlog.get_logger(__name__)
+
+READY_TIMEOUT_S = 30.0
+
+
+class Node:
+    """One daemon; implements ``api.backend.NodeBackend``."""
+
+    def __init__(self, config: NodeConfig, clock: Clock, random: Random) -> None:
+        self._config = config
+        self._clock = clock
+        self._random = random
+        self._data = DataDir(config.data_dir)
+        self._member: Member | None = None
+        self._member_task: asyncio.Task[None] | None = None
+        self._changing = asyncio.Lock()
+        self._pending = False
+        self._error = ""
+        self._failed: asyncio.Future[bool] | None = None
+        self._api = Api(self)
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    async def run(self, stop: asyncio.Event, started: asyncio.Event | None = None) -> None:
+        """Serve until ``stop`` is set; ``started`` is set when the API answers.
+
+        Raises StorageError, DataDirMismatch, AlreadyExists (another daemon holds the directory), InvalidArgument (an
+        address cannot be listened on).
+        """
+        await asyncio.to_thread(self._data.open)
+        try:
+            async with contextlib.AsyncExitStack() as servers:
+                state = await asyncio.to_thread(self._data.load)
+                await self._open_servers(servers)
+                self._failed = asyncio.get_running_loop().create_future()
+                if state is not None:
+                    await self._resume(state)
+                if started is not None:
+                    started.set()
+                await self._until(stop)
+        finally:
+            await self._end_member()
+            self._data.close()
+
+    async def _open_servers(self, servers: contextlib.AsyncExitStack) -> None:
+        api_server = ApiServer(self._api, self._data.socket)
+        await api_server.start()
+        servers.push_async_callback(api_server.close)
+        if self._config.status_address:
+            host, port = addresses.parse(self._config.status_address, what="--status-addr", default_port=2378)
+            status_server = StatusServer(self._api, host, port)
+            await status_server.start()
+            servers.push_async_callback(status_server.close)
+
+    async def _until(self, stop: asyncio.Event) -> None:
+        assert self._failed is not None
+        stopped: asyncio.Future[bool] = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait([stopped, self._failed], return_when=asyncio.FIRST_COMPLETED)
+            if self._failed.done():
+                self._failed.result()
+        finally:
+            stopped.cancel()
+            await asyncio.wait([stopped])
+
+    async def _resume(self, state: NodeState) -> None:
+        identity = await asyncio.to_thread(load_identity, self._data.path)
+        if identity is None:
+            raise DataDirMismatch(
+                f"{self._data.path} says that this is node {state.node_id}, but its certificate is missing: restore "
+                f"{self._data.certificates}, or empty the directory and join again"
+            )
+        if (identity.node_id, identity.cluster_id) != (state.node_id, state.cluster_id):
+            raise DataDirMismatch(
+                f"the certificate in {self._data.certificates} is of node {identity.node_id} of cluster "
+                f"{identity.cluster_id}, but {self._data.path} is of node {state.node_id} of cluster "
+                f"{state.cluster_id}: files of two nodes are mixed up"
+            )
+        runtime = await self._runtime(state.node_id, state.advertise_address, self._config.runtime or state.runtime)
+        self._start_member(self._new_member(state, identity, runtime))
+        log.info("node_resumed", node=state.node_id, cluster=state.cluster_id, role=identity.role.value)
+
+    def _new_member(self, state: NodeState, identity: NodeIdentity, runtime: Runtime, **more: object) -> Member:
+        return Member(
+            data=self._data,
+            state=state,
+            identity=identity,
+            runtime=runtime,
+            clock=self._clock,
+            random=self._random,
+            serve_api=self._serve_peers,
+            **more,  # type: ignore[arg-type]
+        )
+
+    def _start_member(self, member: Member) -> None:
+        self._member = member
+        self._member_task = asyncio.create_task(member.run(), name="member")
+        self._member_task.add_done_callback(self._member_ended)
+
+    def _member_ended(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled() or (error := task.exception()) is None or task is not self._member_task:
+            return
+        reason = _first_cause(error)
+        self._error = str(reason)
+        if self._failed is not None and not self._failed.done() and not self._pending:
+            self._failed.set_exception(reason)
+
+    async def _end_member(self) -> None:
+        task, self._member_task = self._member_task, None
+        self._member = None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    def _serve_peers(self, router: Router) -> None:
+        router.call("api.request", self._api.on_forwarded, MANAGERS)
+
+    async def _runtime(self, node_id: NodeId, advertise: str, kind: str) -> Runtime:
+        runtime, reason = await choose_runtime(
+            kind,
+            node_id=node_id,
+            node_address=addresses.parse(advertise, what="advertise address")[0],
+            hostname=self._config.hostname,
+            directory=self._data.tasks,
+        )
+        log.debug("runtime_chosen", runtime=runtime.name, reason=reason)
+        return runtime
+
+    # -- what the API asks --------------------------------------------------------------------------------------------
+
+    @property
+    def local_state(self) -> str:
+        """``inactive``, ``pending``, ``active`` or ``error``."""
+        if self._pending:
+            return "pending"
+        if self._member is None:
+            return "inactive"
+        return "error" if self._error else "active"
+
+    @property
+    def error(self) -> str:
+        """Why the state is ``error``."""
+        return self._error
+
+    @property
+    def node_id(self) -> str:
+        """This node's id, or "" outside a cluster."""
+        return self._member.state.node_id if self._member else ""
+
+    @property
+    def node_address(self) -> str:
+        """The address others reach this node at."""
+        return self._member.address if self._member else ""
+
+    @property
+    def cluster_id(self) -> str:
+        """The cluster's id, or ""."""
+        return self._member.state.cluster_id if self._member else ""
+
+    @property
+    def manager(self) -> Manager | None:
+        """The manager half, while there is one."""
+        return self._member.manager if self._member else None
+
+    @property
+    def description(self) -> NodeDescription:
+        """Machine and engine, as far as known."""
+        known = self._member.agent.description if self._member else NodeDescription()
+        return known if known.hostname else attrs.evolve(known, hostname=self._config.hostname)
+
+    @property
+    def version(self) -> str:
+        """swarmpy's version."""
+        return __version__
+
+    def manager_addresses(self) -> tuple[ManagerAddress, ...]:
+        """Where the managers listen, as far as this node knows."""
+        if self.manager is not None:
+            return self.manager.managers()
+        return self._member.state.managers if self._member else ()
+
+    def problems(self) -> tuple[str, ...]:
+        """What does not work on this node."""
+        return self._member.agent.problems() if self._member else ()
+
+    # -- founding, joining, leaving -----------------------------------------------------------------------------------
+
+    async def init(self, request: InitRequest) -> str:
+        """Found a cluster; returns this node's id."""
+        async with self._change():
+            listen, advertise = self._addresses(request.listen_addr, request.advertise_addr, toward="")
+            raft_id = new_raft_id(self._random)
+            founding = found(
+                raft_id=raft_id,
+                address=advertise,
+                hostname=self._config.hostname,
+                availability=request.availability,
+                spec=request.spec,
+                now_ns=self._clock.time_ns(),
+                random=self._random,
+            )
+            node_id, cluster_id = founding.node.id, founding.cluster.id
+            runtime = await self._runtime(node_id, advertise, self._config.runtime or "auto")
+            state = NodeState(
+                cluster_id=cluster_id,
+                node_id=node_id,
+                raft_id=raft_id,
+                listen_address=listen,
+                advertise_address=advertise,
+                runtime=runtime.name,
+                raft=request.spec.raft,
+            )
+            await self._enter(
+                state,
+                founding.identity,
+                self._new_member(state, founding.identity, runtime, founding=founding),
+                is_founding=True,
+            )
+            log.info("cluster_founded", cluster=cluster_id, node=node_id, address=advertise)
+            return node_id
+
+    async def join(self, request: JoinRequest) -> None:
+        """Join a cluster."""
+        async with self._change():
+            remote = [addresses.join(*addresses.parse(a, what="manager address")) for a in request.remote_addrs]
+            toward = addresses.resolve(addresses.parse(remote[0], what="manager address")[0], what="manager address")
+            listen, advertise = self._addresses(request.listen_addr, request.advertise_addr, toward=toward)
+            # An engine that does not answer must be known before the cluster counts on this node.
+            probe = await self._runtime(NodeId(""), advertise, self._config.runtime or "auto")
+            identity, certified = await fetch_identity(
+                remote, request.join_token, hostname=self._config.hostname, availability=request.availability
+            )
+            state = NodeState(
+                cluster_id=ClusterId(identity.cluster_id),
+                node_id=identity.node_id,
+                raft_id=new_raft_id(self._random),
+                listen_address=listen,
+                advertise_address=advertise,
+                runtime=probe.name,
+                raft=certified.raft,
+                managers=certified.managers,
+            )
+            runtime = await self._runtime(identity.node_id, advertise, probe.name)
+            await self._enter(state, identity, self._new_member(state, identity, runtime), is_founding=False)
+            log.info("cluster_joined", cluster=state.cluster_id, node=state.node_id, role=identity.role.value)
+
+    async def leave(self, *, force: bool) -> None:
+        """Leave the cluster, and forget it."""
+        async with self._changing:
+            member = self._member
+            if member is None:
+                raise NotInCluster("This node is not part of a swarm")
+            if member.role is Role.MANAGER and not force:
+                raise NotInCluster(
+                    "You are attempting to leave the swarm on a node that is participating as a manager. Removing a "
+                    "manager may cost the swarm its quorum: demote it first, or use `--force` to leave all the same."
+                )
+            await member.leave()
+            await self._end_member()
+            await asyncio.to_thread(self._data.forget_cluster)
+            self._error = ""
+            log.info("cluster_left", cluster=member.state.cluster_id, node=member.state.node_id)
+
+    @contextlib.asynccontextmanager
+    async def _change(self):  # type: ignore[no-untyped-def]
+        if self._changing.locked() or self._member is not None:
+            raise AlreadyInCluster(
+                "This node is already part of a swarm. Use `swarmpy swarm leave` to leave this swarm and "
+                "join another one."
+            )
+        async with self._changing:
+            self._pending = True
+            try:
+                yield
+            finally:
+                self._pending = False
+
+    async def _enter(self, state: NodeState, identity: NodeIdentity, member: Member, *, is_founding: bool) -> None:
+        # What an attempt that was cut short has left behind belongs to nobody.
+        await asyncio.to_thread(self._data.forget_cluster)
+        await asyncio.to_thread(save_identity, self._data.path, identity)
+        if not is_founding:
+            await asyncio.to_thread(self._data.save, state)
+        self._start_member(member)
+        try:
+            await self._until_ready(member)
+        except BaseException:
+            await self._end_member()
+            await asyncio.to_thread(self._data.forget_cluster)
+            self._error = ""
+            raise
+        if is_founding:
+            # Only now is there a cluster to come back to.
+            await asyncio.to_thread(self._data.save, state)
+
+    async def _until_ready(self, member: Member) -> None:
+        task = self._member_task
+        assert task is not None
+        ready = asyncio.create_task(member.ready.wait())
+        try:
+            await asyncio.wait({ready, task}, timeout=READY_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+            if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+                raise _first_cause(error)
+            if not ready.done():
+                raise DeadlineExceeded(
+                    f"this node did not become a member within {READY_TIMEOUT_S:g} s: the managers must be able to "
+                    f"reach it at {member.state.advertise_address}"
+                )
+        finally:
+            ready.cancel()
+            await asyncio.wait([ready])
+
+    def _addresses(self, listen: str, advertise: str, *, toward: str) -> tuple[str, str]:
+        listen_host, port = addresses.parse(listen or "0.0.0.0", what="--listen-addr")  # noqa: S104
+        listen_host = addresses.resolve(listen_host, what="--listen-addr")
+        if advertise:
+            host, advertise_port = addresses.parse(advertise, what="--advertise-addr", default_port=port)
+            host = addresses.resolve(host, what="--advertise-addr")
+        elif listen_host not in addresses.ANY:
+            host, advertise_port = listen_host, port
+        else:
+            host, advertise_port = addresses.own_address(toward) if toward else addresses.own_address(), port
+        if host in addresses.ANY:
+            raise FailedPrecondition(
+                f"other nodes cannot reach this one at {host}: give its address with --advertise-addr"
+            )
+        return addresses.join(listen_host, port), addresses.join(host, advertise_port)
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """The most telling error of a group: one of ours if there is one."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    causes = [_first_cause(e) for e in error.exceptions]
+    return next((cause for cause in causes if isinstance(cause, SwarmpyError)), causes[0])

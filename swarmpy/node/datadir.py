@@ -1,0 +1,179 @@
+"""The data directory of a node: who it is, which daemon holds it, and how it is emptied.
+
+Layout::
+
+    DATA_DIR/
+      node.json        who this node is (NodeState); absent while it is in no cluster
+      lock             held by the running daemon
+      swarmpy.sock     the API
+      certificates/    the node's key and certificate, the root certificate
+      raft/            the log and snapshots; managers only
+      agent/           assigned tasks, to be adopted after a restart
+      tasks/           working directories of the process runtime
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from swarmpy.errors import AlreadyExists, DataDirMismatch, StorageError
+from swarmpy.model import codec
+from swarmpy.model.assignments import ManagerAddress
+from swarmpy.model.ids import ClusterId, NodeId
+from swarmpy.model.specs import RaftConfig
+
+FORMAT_VERSION = 1
+CLUSTER_DIRECTORIES = ("certificates", "raft", "agent", "tasks")
+
+
+@attrs.frozen(kw_only=True)
+class NodeState:
+    """What a node must remember to go on in its cluster after a reboot."""
+
+    cluster_id: ClusterId
+    node_id: NodeId
+    raft_id: int
+    """Of its current or last membership of the Raft group; 0 when it never was a manager."""
+    listen_address: str
+    """``host:port`` it binds as a manager."""
+    advertise_address: str
+    """``host:port`` others reach it at."""
+    runtime: str
+    raft: RaftConfig
+    """The cluster's timing when this node joined."""
+    managers: tuple[ManagerAddress, ...] = ()
+    """Those known when it joined; later ones are in ``agent/``."""
+
+
+class DataDir:
+    """One node's directory. All methods block for a moment: they are called at start, at joining and at leaving."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: int | None = None
+
+    @property
+    def socket(self) -> Path:
+        """The API socket."""
+        return self.path / "swarmpy.sock"
+
+    @property
+    def certificates(self) -> Path:
+        """The node's identity."""
+        return self.path / "certificates"
+
+    @property
+    def raft(self) -> Path:
+        """The Raft log."""
+        return self.path / "raft"
+
+    @property
+    def agent(self) -> Path:
+        """The agent's local state."""
+        return self.path / "agent"
+
+    @property
+    def tasks(self) -> Path:
+        """Working directories of the process runtime."""
+        return self.path / "tasks"
+
+    @property
+    def _state_file(self) -> Path:
+        return self.path / "node.json"
+
+    def open(self) -> None:
+        """Create it if need be and lock it. Raises AlreadyExists when another daemon runs on it, StorageError."""
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.close()
+            raise AlreadyExists(
+                f"another swarmpy daemon runs on {self.path}: use it, or give this one its own --data-dir"
+            ) from None
+        except OSError as error:
+            self.close()
+            raise StorageError(
+                f"cannot use the data directory {self.path}: {error.strerror}: give another with --data-dir"
+            ) from error
+
+    def close(self) -> None:
+        """Let go of the lock."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def load(self) -> NodeState | None:
+        """Who this node is; None when it is in no cluster.
+
+        Raises DataDirMismatch when a newer version wrote it, StorageError when it cannot be read.
+        """
+        try:
+            raw = self._state_file.read_text()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StorageError(f"cannot read {self._state_file}: {error.strerror}") from error
+        try:
+            data = json.loads(raw)
+            version = data.pop("version")
+        except (ValueError, AttributeError, KeyError) as error:
+            raise StorageError(
+                f"{self._state_file} is damaged: restore it from a backup, or empty {self.path} and join again"
+            ) from error
+        if not isinstance(version, int) or version > FORMAT_VERSION:
+            raise DataDirMismatch(
+                f"{self.path} was written by a newer swarmpy (format {version}, this one reads {FORMAT_VERSION}): "
+                "upgrade this node"
+            )
+        return codec.from_plain(NodeState, data)
+
+    def save(self, state: NodeState) -> None:
+        """Remember who this node is. Durable on return."""
+        data: dict[str, Any] = {"version": FORMAT_VERSION, **codec.to_plain(state)}
+        temporary = self._state_file.with_suffix(".tmp")
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(descriptor, "w") as file:
+                json.dump(data, file, indent=2)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self._state_file)
+            _fsync_directory(self.path)
+        except OSError as error:
+            raise StorageError(f"cannot write {self._state_file}: {error.strerror}") from error
+
+    def forget_cluster(self) -> None:
+        """Empty it of everything that belongs to a cluster; the lock and the API socket stay."""
+        # First of all the file that says "this node is a member": a crash half-way must not leave a member without
+        # its log, which could vote twice.
+        with contextlib.suppress(FileNotFoundError):
+            self._state_file.unlink()
+        _fsync_directory(self.path)
+        for name in CLUSTER_DIRECTORIES:
+            shutil.rmtree(self.path / name, ignore_errors=True)
+
+    def make_agent(self) -> None:
+        """Make room for the agent's local state."""
+        self.agent.mkdir(mode=0o700, exist_ok=True)
+
+    def forget_raft(self) -> None:
+        """Drop the log of a manager that is one no more."""
+        shutil.rmtree(self.raft, ignore_errors=True)
+
+
+def _fsync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

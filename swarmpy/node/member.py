@@ -1,0 +1,249 @@
+"""This node's life in one cluster: always an agent, and a manager while its role says so.
+
+The two halves share nothing but the node's identity. A change of role swaps the certificate first and then starts or
+stops the manager half, live.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import structlog
+
+from swarmpy.agent.agent import Agent
+from swarmpy.agent.local_database import LocalDatabase
+from swarmpy.errors import SwarmpyError
+from swarmpy.manager.leader_calls import LeaderCalls
+from swarmpy.manager.manager import Manager
+from swarmpy.model.ids import NodeId
+from swarmpy.model.states import Role
+from swarmpy.network.mesh import UserspaceMesh
+from swarmpy.node import addresses
+from swarmpy.node.datadir import DataDir, NodeState
+from swarmpy.node.founding import Founding
+from swarmpy.node.joining import renew_identity
+from swarmpy.ports import Clock, Random, Runtime
+from swarmpy.raft.messages import Member as RaftMember
+from swarmpy.raft.storage import bootstrap
+from swarmpy.security.identity import NodeIdentity, save_identity
+from swarmpy.security.tls import Credentials
+from swarmpy.wire.log import SqliteLog
+from swarmpy.wire.router import Router
+from swarmpy.wire.rpc import RpcDialer, RpcServer
+
+log = structlog.get_logger(__name__)
+
+CALL_TIMEOUT_S = 10.0
+LEADER_TIMEOUT_S = 15.0
+JOIN_TIMEOUT_S = 20.0
+RETIRE_TIMEOUT_S = 20.0
+RENEW_RETRY_FIRST_S = 5.0
+RENEW_RETRY_MOST_S = 3600.0
+ROLE_RETRY_S = 1.0
+RAFT_ID_BITS = 62
+
+
+class Member:
+    """Create it, :meth:`run` it; it is a full member when :attr:`ready` is set."""
+
+    def __init__(
+        self,
+        *,
+        data: DataDir,
+        state: NodeState,
+        identity: NodeIdentity,
+        runtime: Runtime,
+        clock: Clock,
+        random: Random,
+        serve_api: Callable[[Router], None],
+        founding: Founding | None = None,
+    ) -> None:
+        self.state = state
+        self.manager: Manager | None = None
+        self.ready = asyncio.Event()
+        self._data = data
+        self._credentials = Credentials(identity)
+        self._clock = clock
+        self._random = random
+        self._serve_api = serve_api
+        self._founding = founding
+        self._roles: asyncio.Queue[Role] = asyncio.Queue()
+        self._manager_task: asyncio.Task[None] | None = None
+        self._dialer = RpcDialer(self._credentials.client_context, identity.cluster_id)
+        listen_host, self._listen_port = addresses.parse(state.listen_address, what="listen address")
+        self._listen_host = listen_host
+        self.address = addresses.parse(state.advertise_address, what="advertise address")[0]
+        self.agent = Agent(
+            node_id=state.node_id,
+            address=self.address,
+            role=identity.role,
+            dialer=self._dialer,
+            runtime=runtime,
+            data_plane=UserspaceMesh(listen_host, random),
+            local=LocalDatabase(data.agent / "state.db"),
+            clock=clock,
+            random=random,
+            seeds=self._seeds,
+            on_role_change=self._roles.put_nowait,
+        )
+        self._leader = LeaderCalls(self._dialer, random, self._known_managers)
+
+    @property
+    def role(self) -> Role:
+        """The role its certificate says."""
+        return self._credentials.identity.role
+
+    def _seeds(self) -> list[str]:
+        own = [self.manager.address] if self.manager is not None else []
+        return [*own, *(m.address for m in self.state.managers)]
+
+    def _known_managers(self) -> list[str]:
+        known = [self.agent.manager, *self.agent.known_managers(), *self._seeds()]
+        if self.manager is not None:
+            known = [m.address for m in self.manager.managers()] + known
+        return list(dict.fromkeys(address for address in known if address))
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Live until cancelled. Raises StorageError when the disk fails, InvalidArgument when it cannot listen."""
+        await asyncio.to_thread(self._data.make_agent)
+        async with asyncio.TaskGroup() as group:
+            manager = await self._start_manager(group) if self.role is Role.MANAGER else None
+            if manager is not None and self._founding is not None:
+                await self._write_founding(manager, self._founding)
+            group.create_task(self.agent.run(), name="agent")
+            group.create_task(self._keep_certificate(), name="certificate")
+            group.create_task(self._follow_role(group), name="role")
+            if manager is not None and self._founding is None:
+                await self._enter_group(manager)
+            self.ready.set()
+
+    async def leave(self) -> None:
+        """Stop and remove this node's tasks and tell the cluster, as far as it answers. Then :meth:`run` may end."""
+        await self.agent.retire(RETIRE_TIMEOUT_S)
+        try:
+            await self._leader.call("raft.leave", None, timeout=CALL_TIMEOUT_S)
+        except SwarmpyError as error:
+            # Leaving must be possible when nobody is left to be told; the others will see this node as down.
+            log.warning("cluster_not_told", reason=str(error))
+
+    # -- the manager half ---------------------------------------------------------------------------------------------
+
+    async def _start_manager(self, group: asyncio.TaskGroup) -> Manager:
+        router = Router(is_blocked=self._is_removed)
+        storage = SqliteLog(self._data.raft)
+        if self._founding is not None:
+            member = RaftMember(
+                raft_id=self.state.raft_id, node_id=self.state.node_id, address=self.state.advertise_address
+            )
+            await bootstrap(storage, member)
+        manager = Manager(
+            node_id=self.state.node_id,
+            cluster_id=self.state.cluster_id,
+            raft_id=self.state.raft_id,
+            address=self.state.advertise_address,
+            ca_pem=self._credentials.identity.ca_pem,
+            storage=storage,
+            dialer=self._dialer,
+            router=router,
+            clock=self._clock,
+            random=self._random,
+            config=self.state.raft,
+        )
+        self._serve_api(router)
+        server = RpcServer(router, self._credentials, host=self._listen_host, port=self._listen_port)
+        try:
+            await server.start()
+        except BaseException:
+            await storage.close()
+            raise
+        self.manager = manager
+        self._manager_task = group.create_task(self._run_manager(manager, server), name="manager")
+        return manager
+
+    async def _run_manager(self, manager: Manager, server: RpcServer) -> None:
+        try:
+            await manager.run()
+        finally:
+            self.manager = None
+            await server.stop()
+
+    async def _stop_manager(self) -> None:
+        task, self._manager_task = self._manager_task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _write_founding(self, manager: Manager, founding: Founding) -> None:
+        await manager.wait_leader(LEADER_TIMEOUT_S)
+
+        def write(tx: Any) -> None:
+            tx.create(founding.cluster)
+            tx.create(founding.node)
+
+        await manager.store.update(write)
+
+    async def _enter_group(self, manager: Manager) -> None:
+        while not manager.is_member:
+            try:
+                await manager.join_group(self._known_managers, JOIN_TIMEOUT_S)
+            except SwarmpyError as error:
+                log.warning("raft_group_not_joined", reason=str(error))
+                await asyncio.sleep(ROLE_RETRY_S)
+
+    def _is_removed(self, node_id: NodeId) -> bool:
+        return self.manager is not None and self.manager.is_removed(node_id)
+
+    # -- certificate and role -----------------------------------------------------------------------------------------
+
+    async def _keep_certificate(self) -> None:
+        retry = RENEW_RETRY_FIRST_S
+        while True:
+            due_ns = self._credentials.identity.renew_at_ns(self._random)
+            await asyncio.sleep(max(0.0, (due_ns - self._clock.time_ns()) / 1e9))
+            try:
+                await self._renew()
+                retry = RENEW_RETRY_FIRST_S
+            except SwarmpyError as error:
+                log.warning("certificate_not_renewed", reason=str(error))
+                await asyncio.sleep(self._random.uniform(retry / 2, retry))
+                retry = min(2 * retry, RENEW_RETRY_MOST_S)
+
+    async def _renew(self) -> None:
+        async def call(method: str, payload: Any) -> Any:
+            return await self._leader.call(method, payload, timeout=CALL_TIMEOUT_S)
+
+        identity = await renew_identity(call, self._credentials.identity)
+        await asyncio.to_thread(save_identity, self._data.path, identity)
+        self._credentials.replace(identity)
+
+    async def _follow_role(self, group: asyncio.TaskGroup) -> None:
+        while True:
+            wanted = await self._roles.get()
+            while wanted is not self.role and self._roles.empty():
+                try:
+                    await self._change_role(wanted, group)
+                except SwarmpyError as error:
+                    log.warning("role_not_changed", wanted=wanted.value, reason=str(error))
+                    await asyncio.sleep(ROLE_RETRY_S)
+
+    async def _change_role(self, wanted: Role, group: asyncio.TaskGroup) -> None:
+        if wanted is Role.WORKER:
+            await self._stop_manager()
+            await asyncio.to_thread(self._data.forget_raft)
+        await self._renew()
+        if self.role is Role.MANAGER and self.manager is None:
+            # A raft id is used for one membership only: the group may remember things of an earlier one.
+            self.state = attrs.evolve(self.state, raft_id=new_raft_id(self._random))
+            await asyncio.to_thread(self._data.save, self.state)
+            await self._enter_group(await self._start_manager(group))
+        log.info("role_in_force", role=self.role.value)
+
+
+def new_raft_id(random: Random) -> int:
+    """A raft id that nobody else has or had."""
+    return 1 + (int.from_bytes(random.randbytes(8), "big") >> (64 - RAFT_ID_BITS))

@@ -1,0 +1,421 @@
+"""The host of a :class:`RaftCore` in asyncio: feeds it, and does what it asks in the order it asks for.
+
+Three tasks. One steps messages into the core as they come and sends what need not wait; so heartbeats and answers go
+out while the disk works or entries are applied. One does the duties of each Ready: persist, send, apply, advance;
+whatever was proposed while it persisted is the next Ready: one append, one fsync, however many proposals. One ticks.
+
+It never decides anything about consensus, and never goes on after a storage error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from swarmpy.errors import DeadlineExceeded, InvalidArgument, NotLeader, OutcomeUnknown, StorageError, Unavailable
+from swarmpy.model.specs import RaftConfig
+from swarmpy.ports import Random
+from swarmpy.raft.core import RaftCore
+from swarmpy.raft.encoding import decode_conf_change
+from swarmpy.raft.messages import NO_ONE, ConfChange, Entry, EntryKind, Member, Message, MessageType, Ready
+from swarmpy.raft.ports import RaftTransport, StateMachine
+from swarmpy.raft.proposals import Proposal, Proposals, Reads
+from swarmpy.raft.snapshots import Snapshots
+from swarmpy.raft.state import Timing
+from swarmpy.raft.status import RaftStatus, status_of
+from swarmpy.raft.storage import BOOTSTRAP_INDEX, LogStorage
+
+log = structlog.get_logger(__name__)
+
+TICKS_PER_TICK = 4
+"""The core is ticked more often than configured, and its timeouts counted accordingly: with five possible election
+timeouts two followers would too often draw the same one and split the vote."""
+MAX_PROPOSAL_BYTES = 1536 * 1024
+MAX_INBOX = 10_000
+MAX_FRAME_BYTES = 2 * 1024 * 1024
+APPLY_SLICE = 64
+"""Entries applied before others get their turn on the loop."""
+
+
+class RaftDriver:
+    """One member. Construct it, :meth:`run` it as a task, and cancel that to stop. The storage stays the caller's."""
+
+    def __init__(
+        self,
+        *,
+        raft_id: int,
+        storage: LogStorage,
+        transport: RaftTransport,
+        state_machine: StateMachine,
+        random: Random,
+        config: RaftConfig,
+    ) -> None:
+        self._raft_id = raft_id
+        self._storage = storage
+        self._transport = transport
+        self._state_machine = state_machine
+        self._random = random
+        self._config = config
+        self._core: RaftCore | None = None
+        self._snapshots: Snapshots | None = None
+        self._applied = 0
+        self._inbox: deque[Message] = deque()
+        self._stirred = asyncio.Event()
+        self._work = asyncio.Event()
+        self._proposals = Proposals()
+        # A random start: an answer to a read of this member's last life must not fit one of this life.
+        self._reads = Reads(random.randrange(1 << 48))
+        self._conf_lock = asyncio.Lock()
+        self._subscribers: list[Callable[[RaftStatus], None]] = []
+        self._seen: tuple[object, ...] = ()
+        self._seen_term_led = 0
+        self._change = asyncio.Event()
+
+    # ---- life
+
+    async def run(self) -> None:
+        """Take part until cancelled. Raises StorageError (the node must stop), InvariantViolation."""
+        stored = await self._storage.load()
+        core = RaftCore(
+            self._raft_id,
+            random=self._random,
+            timing=Timing(
+                heartbeat=self._config.heartbeat_tick * TICKS_PER_TICK,
+                election=self._config.election_tick * TICKS_PER_TICK,
+            ),
+            hard_state=stored.hard_state,
+            snapshot=stored.snapshot,
+            entries=stored.entries,
+        )
+        if stored.snapshot is not None and stored.snapshot.index > BOOTSTRAP_INDEX:
+            self._state_machine.restore(stored.snapshot.data)
+        self._applied = core.log.applied
+        if core.voters == (core.raft_id,):
+            core.campaign()  # nobody else could lead
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._snapshots = Snapshots(
+                    core,
+                    storage=self._storage,
+                    state_machine=self._state_machine,
+                    config=self._config,
+                    group=group,
+                    send=lambda message: self._send(core, (message,)),
+                    stir=self._stir,
+                    last_index=self._applied,
+                )
+                self._core = core
+                self._stir()
+                group.create_task(self._step_loop(core, self._snapshots), name="raft-step")
+                group.create_task(self._work_loop(core, self._snapshots), name="raft-work")
+                group.create_task(self._tick_loop(core), name="raft-tick")
+        except BaseExceptionGroup as failed:
+            raise _cause(failed) from failed
+        finally:
+            self._core = None
+            self._notify()
+            self._proposals.fail_unless(lambda _: False)
+            self._reads.close(Unavailable("this manager stops: ask another one"))
+
+    def _stir(self) -> None:
+        self._stirred.set()
+
+    async def _step_loop(self, core: RaftCore, snapshots: Snapshots) -> None:
+        while True:
+            await self._stirred.wait()
+            self._stirred.clear()
+            while self._inbox:
+                self._step(core, snapshots, self._inbox.popleft())
+            number = self._reads.next_request()
+            if number is not None:
+                self._ask(core, number)
+            self._send(core, core.take_messages())
+            self._look(core)
+            self._work.set()
+
+    def _step(self, core: RaftCore, snapshots: Snapshots, message: Message) -> None:
+        if message.type is MessageType.SNAPSHOT:
+            snapshots.receive(message)
+        elif message.type is MessageType.SNAPSHOT_ACK:
+            snapshots.acked(message)
+        else:
+            core.step(message)
+        self._look(core)
+
+    async def _work_loop(self, core: RaftCore, snapshots: Snapshots) -> None:
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            while (ready := core.ready()) is not None:
+                self._send(core, ready.messages)
+                await self._persist(ready)
+                core.persisted(ready)
+                self._send(core, ready.messages_after_persist)
+                if ready.snapshot is not None:
+                    self._restore(snapshots, ready)
+                self._stir()  # this disk may have been the one that makes a majority
+                for read in ready.reads:
+                    self._reads.answered(read.request, read.index)
+                await self._apply(core, snapshots, ready.committed)
+                core.advance(ready)
+                self._reads.applied(self._applied)
+                self._look(core)
+                await snapshots.take_if_due(self._applied)
+
+    async def _persist(self, ready: Ready) -> None:
+        if ready.snapshot is not None:
+            await self._storage.save_snapshot(ready.snapshot, ready.snapshot.index + 1)
+        if ready.hard_state is not None or ready.entries:
+            await self._storage.append(ready.hard_state, ready.entries)
+
+    def _restore(self, snapshots: Snapshots, ready: Ready) -> None:
+        assert ready.snapshot is not None
+        index = ready.snapshot.index
+        if index > BOOTSTRAP_INDEX:
+            self._state_machine.restore(ready.snapshot.data)
+        self._applied = index
+        snapshots.installed(index)
+        self._proposals.fail_unless(lambda proposal: proposal.index > index)
+        log.info("raft_snapshot_installed", index=index, size_bytes=len(ready.snapshot.data))
+
+    async def _apply(self, core: RaftCore, snapshots: Snapshots, entries: Sequence[Entry]) -> None:
+        for count, entry in enumerate(entries, 1):
+            if entry.kind is EntryKind.CONF_CHANGE:
+                core.apply_conf_change(decode_conf_change(entry), entry.index)
+            elif entry.data:
+                self._state_machine.apply(entry.index, entry.data)
+                snapshots.applied(len(entry.data))
+            self._applied = entry.index
+            self._proposals.applied(entry.index, entry.term)
+            if count % APPLY_SLICE == 0:
+                await asyncio.sleep(0)
+
+    async def _tick_loop(self, core: RaftCore) -> None:
+        loop = asyncio.get_running_loop()
+        interval = self._config.tick_ns / 1e9 / TICKS_PER_TICK
+        due = loop.time() + interval
+        ticks = 0
+        while True:
+            await asyncio.sleep(max(0.0, due - loop.time()))
+            now = loop.time()
+            # One tick for each time awake: a loop that was held up must not count that against a healthy leader.
+            if now - due > core.timing.election * interval:
+                log.warning("raft_stood_still", seconds=round(now - due, 3), role=core.role.value)
+                core.wake()
+            due = due + interval if due + interval > now else now + interval
+            core.tick()
+            ticks += 1
+            if ticks % (core.timing.election // 2 or 1) == 0:
+                self._ask_again(core)
+            self._look(core)
+            self._stir()
+
+    # ---- messages
+
+    def receive(self, message: Message) -> None:
+        """A message of another member has come. Dropped when this member is not running or drowns in them."""
+        if self._core is not None and len(self._inbox) < MAX_INBOX:
+            self._inbox.append(message)
+            self._stirred.set()
+
+    def report_unreachable(self, raft_id: int) -> None:
+        """The connection to a member broke, or could not be made."""
+        if self._core is not None:
+            self._core.report_unreachable(raft_id)
+            self._stir()
+
+    def _send(self, core: RaftCore, messages: Sequence[Message]) -> None:
+        batches: dict[int, list[Message]] = {}
+        for message in messages:
+            if message.type is MessageType.SNAPSHOT and message.snapshot is None:
+                assert self._snapshots is not None
+                self._snapshots.send_to(message)
+            else:
+                batches.setdefault(message.to, []).append(message)
+        for raft_id, batch in batches.items():
+            member = core.member(raft_id)
+            if member is not None:
+                for frame in _frames(batch):
+                    self._transport.send(member, frame)
+
+    # ---- writes
+
+    def propose(self, data: bytes) -> Proposal:
+        """Append ``data`` to the leader's log, at once; wait for ``done`` of the result.
+
+        Raises NotLeader; Unavailable (too much in flight, or the leadership is being handed over: nothing was done);
+        InvalidArgument (empty, or more than 1.5 MiB).
+        """
+        if not data or len(data) > MAX_PROPOSAL_BYTES:
+            raise InvalidArgument(f"a change of {len(data)} bytes: it must have 1 to {MAX_PROPOSAL_BYTES}")
+        core = self._leading()
+        proposal = self._proposals.add(core.propose(data), core.term)
+        self._stir()
+        return proposal
+
+    async def propose_conf_change(self, change: ConfChange, timeout: float) -> None:
+        """Change the membership; returns when the change is applied here.
+
+        A second change waits for the first. Raises NotLeader; FailedPrecondition (it makes no sense, or would leave no
+        reachable quorum); Unavailable; DeadlineExceeded (not begun); OutcomeUnknown (begun, not confirmed in time).
+        """
+        proposal: Proposal | None = None
+        try:
+            async with asyncio.timeout(timeout), self._conf_lock:
+                core = self._leading()
+                proposal = self._proposals.add(core.propose_conf_change(change), core.term)
+                self._stir()
+                await proposal.done
+        except TimeoutError:
+            if proposal is None:
+                raise DeadlineExceeded("another change of the managers took too long: ask again later") from None
+            raise OutcomeUnknown(
+                f"no quorum confirmed the change of raft member {change.member.raft_id} within {timeout:g} s: "
+                "it may still happen"
+            ) from None
+
+    async def transfer_leadership(self, to: int | None, timeout: float) -> None:
+        """Hand the leadership to the voter ``to`` (None: to the best one); returns when another member leads.
+
+        Raises NotLeader, FailedPrecondition, Unavailable (the other did not take over), DeadlineExceeded.
+        """
+        core = self._leading()
+        target = core.transfer_leadership(to or NO_ONE)
+        if target == core.raft_id:
+            return
+        self._look(core)
+        self._stir()
+        try:
+            async with asyncio.timeout(timeout):
+                while core.is_leader or core.leader == NO_ONE:
+                    if core.is_leader and core.transferee != target:
+                        raise Unavailable(f"raft member {target} did not take the leadership over: it stays here")
+                    self._change.clear()
+                    await self._change.wait()
+        except TimeoutError:
+            raise DeadlineExceeded(f"nobody took the leadership over within {timeout:g} s") from None
+
+    def _leading(self) -> RaftCore:
+        core = self._core
+        if core is None or not core.is_leader:
+            raise self._not_leader()
+        return core
+
+    def _not_leader(self) -> NotLeader:
+        leader = self.status().leader
+        if leader is None:
+            return NotLeader("no manager leads at the moment: ask again later")
+        return NotLeader(f"this manager is not the leader, {leader.address} is", leader=leader.address)
+
+    # ---- reads
+
+    async def read_index(self, timeout: float) -> int:
+        """Wait until this member has applied every write finished before the call; returns the index it has then.
+
+        Raises DeadlineExceeded when no leader could confirm in time (as in a minority), Unavailable when this stops.
+        """
+        if self._core is None:
+            raise Unavailable("this manager is not running yet: ask again later")
+        future = self._reads.add()
+        self._stir()
+        try:
+            async with asyncio.timeout(timeout):
+                return await future
+        except TimeoutError:
+            raise DeadlineExceeded(f"no quorum of managers confirmed the read within {timeout:g} s") from None
+
+    def _ask(self, core: RaftCore, number: int) -> None:
+        try:
+            core.read_index(number)
+        except Unavailable:
+            log.debug("raft_read_waits", number=number)  # asked again with the ticks
+
+    def _ask_again(self, core: RaftCore) -> None:
+        for number in self._reads.unanswered():
+            self._ask(core, number)
+
+    # ---- status
+
+    @property
+    def is_leader_ready(self) -> bool:
+        """True when this member leads and has applied all that was committed before its term."""
+        core = self._core
+        return core is not None and core.is_leader and self._applied >= core.term_start
+
+    def status(self) -> RaftStatus:
+        """How things are now."""
+        if self._core is None:
+            return RaftStatus(raft_id=self._raft_id, applied=self._applied)
+        return status_of(self._core, applied=self._applied)
+
+    def subscribe(self, callback: Callable[[RaftStatus], None]) -> Callable[[], None]:
+        """Call ``callback`` when role, term, leader, readiness or members change. Returns how to unsubscribe."""
+        self._subscribers.append(callback)
+        return lambda: self._subscribers.remove(callback)
+
+    def _look(self, core: RaftCore) -> None:
+        """Notice changes, and tell those who wait for them."""
+        ready = core.is_leader and self._applied >= core.term_start
+        seen = (core.role, core.term, core.leader, ready, core.conf, core.is_removed, core.transferee)
+        if seen == self._seen:
+            return
+        public_change = seen[:-1] != self._seen[:-1]
+        self._seen = seen
+        self._change.set()
+        if public_change:
+            self._notify()
+        term_led = core.term if core.is_leader else 0
+        if term_led != self._seen_term_led:
+            self._seen_term_led = term_led
+            self._lead_changed(core, term_led)
+        if core.leader != NO_ONE:
+            self._ask_again(core)
+
+    def _lead_changed(self, core: RaftCore, term_led: int) -> None:
+        # What is committed with its term will be applied here; of the rest nothing can be said.
+        self._proposals.fail_unless(
+            lambda p: p.term == term_led or (p.index <= core.log.committed and core.log.matches(p.index, p.term))
+        )
+        if self._snapshots is not None:
+            self._snapshots.stop_sending()
+
+    def _notify(self) -> None:
+        status = self.status()
+        log.debug("raft_status", role=status.role.value, term=status.term, leader=status.leader_id)
+        for callback in tuple(self._subscribers):
+            callback(status)
+
+
+def _frames(batch: list[Message]) -> list[list[Message]]:
+    """``batch`` in parts that fit a frame."""
+    if len(batch) == 1:
+        return [batch]
+    frames: list[list[Message]] = [[]]
+    size = 0
+    for message in batch:
+        more = sum([len(entry.data) for entry in message.entries])
+        if size + more > MAX_FRAME_BYTES and frames[-1]:
+            frames.append([])
+            size = 0
+        frames[-1].append(message)
+        size += more
+    return frames
+
+
+def _cause(failed: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one error of a group that says why the member stopped: the disk's before any other."""
+    leaves: list[BaseException] = []
+    rest: list[BaseException] = [failed]
+    while rest:
+        error = rest.pop(0)
+        if isinstance(error, BaseExceptionGroup):
+            rest.extend(error.exceptions)
+        else:
+            leaves.append(error)
+    return next((error for error in leaves if isinstance(error, StorageError)), leaves[0])
+
+
+__all__ = ["Member", "Proposal", "RaftDriver", "RaftStatus", "RaftTransport", "StateMachine"]

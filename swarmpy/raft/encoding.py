@@ -1,0 +1,157 @@
+"""How the records look as plain data: lists by position, for every field of every message is paid for in the hot path.
+
+A list may grow at its end: readers ignore what they do not know, so an older member can be talked to. Nothing of a
+peer is trusted here: whatever does not fit raises ProtocolViolation.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from swarmpy.errors import LogCorrupted, ProtocolViolation
+from swarmpy.raft.messages import (
+    ConfChange,
+    ConfChangeKind,
+    ConfState,
+    Entry,
+    EntryKind,
+    Member,
+    Message,
+    MessageType,
+    Snapshot,
+)
+
+_KINDS = {int(kind): kind for kind in EntryKind}
+_TYPES = {int(kind): kind for kind in MessageType}
+
+
+def encode_messages(messages: Sequence[Message]) -> list[Any]:
+    """``messages`` as lists of int, bool, str, bytes and None."""
+    return [
+        [
+            int(m.type),
+            m.to,
+            m.source,
+            m.term,
+            m.index,
+            m.log_term,
+            m.commit,
+            m.reject,
+            m.hint,
+            m.hint_term,
+            m.context,
+            m.force,
+            [[e.term, e.index, int(e.kind), e.data] for e in m.entries],
+            None if m.sender is None else _member_to_plain(m.sender),
+            None if m.snapshot is None else _snapshot_to_plain(m.snapshot),
+            m.offset,
+            m.total,
+        ]
+        for m in messages
+    ]
+
+
+def decode_messages(plain: Any) -> list[Message]:
+    """The messages that :func:`encode_messages` wrote; types of a newer version are left out.
+
+    Raises ProtocolViolation.
+    """
+    try:
+        return [_message(row) for row in plain if row[0] in _TYPES]
+    except (TypeError, ValueError, KeyError, IndexError) as error:
+        raise ProtocolViolation(f"malformed raft message: {error!r}") from error
+
+
+def _message(row: Any) -> Message:
+    (kind, to, source, term, index, log_term, commit, reject, hint, hint_term, context, force) = row[:12]
+    entries, sender, snapshot, offset, total = row[12:17]
+    for number in (to, source, term, index, log_term, commit, hint, hint_term, context, offset, total):
+        _natural(number)
+    return Message(
+        type=_TYPES[kind],
+        to=to,
+        source=source,
+        term=term,
+        index=index,
+        log_term=log_term,
+        commit=commit,
+        reject=bool(reject),
+        hint=hint,
+        hint_term=hint_term,
+        context=context,
+        force=bool(force),
+        entries=tuple([_entry(e, index + n) for n, e in enumerate(entries, 1)]) if entries else (),
+        sender=None if sender is None else _member(sender),
+        snapshot=None if snapshot is None else _snapshot(snapshot),
+        offset=offset,
+        total=total,
+    )
+
+
+def _natural(number: Any) -> None:
+    if type(number) is not int or number < 0:
+        raise ValueError(f"{number!r} is no number of ours")
+
+
+def _entry(row: Any, expected_index: int) -> Entry:
+    term, index, kind, data = row[:4]
+    _natural(term)
+    if index != expected_index or type(data) is not bytes:
+        raise ValueError(f"entry {index!r} where {expected_index} belongs")
+    return Entry(term=term, index=index, kind=_KINDS[kind], data=data)
+
+
+def _member_to_plain(member: Member) -> list[Any]:
+    return [member.raft_id, member.node_id, member.address]
+
+
+def _member(row: Any) -> Member:
+    raft_id, node_id, address = row[:3]
+    _natural(raft_id)
+    if not isinstance(node_id, str) or not isinstance(address, str):
+        raise TypeError(f"member {raft_id} has no node id or address")
+    return Member(raft_id=raft_id, node_id=node_id, address=address)
+
+
+def conf_to_plain(conf: ConfState) -> list[Any]:
+    """A membership as plain data."""
+    return [[_member_to_plain(m) for m in group] for group in (conf.voters, conf.learners, conf.removed)]
+
+
+def conf_from_plain(plain: Any) -> ConfState:
+    """What :func:`conf_to_plain` wrote. Raises ValueError or TypeError."""
+    voters, learners, removed = plain[:3]
+    return ConfState(
+        voters=tuple(_member(m) for m in voters),
+        learners=tuple(_member(m) for m in learners),
+        removed=tuple(_member(m) for m in removed),
+    )
+
+
+def _snapshot_to_plain(snapshot: Snapshot) -> list[Any]:
+    return [snapshot.index, snapshot.term, conf_to_plain(snapshot.conf), snapshot.data]
+
+
+def _snapshot(row: Any) -> Snapshot:
+    index, term, conf, data = row[:4]
+    _natural(index)
+    _natural(term)
+    if type(data) is not bytes:
+        raise ValueError("the snapshot's data is not bytes")
+    return Snapshot(index=index, term=term, conf=conf_from_plain(conf), data=data)
+
+
+def encode_conf_change(change: ConfChange) -> bytes:
+    """The data of a CONF_CHANGE entry."""
+    return json.dumps([int(change.kind), _member_to_plain(change.member)], separators=(",", ":")).encode()
+
+
+def decode_conf_change(entry: Entry) -> ConfChange:
+    """The change that ``entry`` carries. Raises LogCorrupted: a committed entry that cannot be read is fatal."""
+    try:
+        kind, member = json.loads(entry.data)
+        return ConfChange(kind=ConfChangeKind(kind), member=_member(member))
+    except (TypeError, ValueError) as error:
+        raise LogCorrupted(f"entry {entry.index} of the raft log is no membership change: {error}") from error

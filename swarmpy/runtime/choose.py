@@ -1,0 +1,49 @@
+"""Which runtime a node uses: the engine of its machine where one answers, plain processes otherwise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from swarmpy.errors import InvalidArgument, RuntimeUnavailable
+from swarmpy.model.ids import NodeId
+from swarmpy.ports import Runtime
+from swarmpy.runtime.process import ProcessRuntime
+
+KINDS = ("auto", "docker", "process")
+
+PROBE_TIMEOUT = 3.0
+"""Seconds for an engine to answer."""
+
+
+async def choose_runtime(
+    kind: str,
+    *,
+    node_id: NodeId,
+    node_address: str,
+    hostname: str,
+    directory: Path,
+    url: str | None = None,
+) -> tuple[Runtime, str]:
+    """The runtime of a kind, not yet opened, and one line on why it is this one.
+
+    ``directory`` is the process runtime's own; ``url`` the engine's address, by default ``DOCKER_HOST`` or the usual
+    socket. Raises RuntimeUnavailable when an engine is asked for and none answers, InvalidArgument for another kind.
+    """
+    if kind not in KINDS:
+        raise InvalidArgument(f"runtime {kind!r} is unknown: choose one of {', '.join(KINDS)}")
+    reason = "asked for"
+    if kind != "process":
+        # Imported here: a node that only runs processes does without the Docker client.
+        from swarmpy.runtime.docker import DockerRuntime
+        from swarmpy.runtime.docker_engine import probe_engine
+
+        try:
+            address, version = await probe_engine(url, PROBE_TIMEOUT)
+            docker = DockerRuntime(node_id=node_id, node_address=node_address, hostname=hostname, url=url)
+            return docker, f"Docker Engine {version} answers at {address}"
+        except RuntimeUnavailable as error:
+            if kind == "docker":
+                raise RuntimeUnavailable(f"{error}: start it, or use --runtime process") from error
+            reason = str(error)
+    process = ProcessRuntime(node_id=node_id, node_address=node_address, hostname=hostname, directory=directory)
+    return process, reason

@@ -1,0 +1,240 @@
+"""Tasks as containers of a Docker Engine on this machine.
+
+Containers are named and labelled as Docker Swarm does, and carry a label of ours on top: only containers with this
+node's own label are ever listed, stopped or removed. They live on when the node stops, and are adopted when it returns.
+
+What an event says is only a hint to look; what counts is what an inspection shows (see :mod:`docker_events`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from random import SystemRandom
+from typing import Any
+
+import attrs
+import structlog
+
+from swarmpy.errors import RuntimeUnavailable, TaskFailed, TaskRejected
+from swarmpy.model.ids import NodeId, TaskId
+from swarmpy.model.objects import NodeDescription, Task
+from swarmpy.ports import Random, RunningTask, TaskExit
+from swarmpy.runtime import docker_state as state
+from swarmpy.runtime.container_config import (
+    LABEL_NODE_ID,
+    LABEL_OWNER,
+    LABEL_TASK_ID,
+    container_name,
+    create_config,
+    stop_timeout_seconds,
+)
+from swarmpy.runtime.docker_engine import Engine, EngineError
+from swarmpy.runtime.docker_events import ContainerEvents
+from swarmpy.runtime.template import NodeFacts
+
+log = structlog.get_logger(__name__)
+
+_INSPECTIONS_AT_ONCE = 16
+_REMOVE_ATTEMPTS = 50
+_REMOVE_PAUSE = 0.1
+_AWAY_RETRY_SECONDS = 5.0
+
+
+class DockerRuntime:
+    """See the module. ``node_address`` is where the other nodes reach the containers' ingress ports."""
+
+    name = "docker"
+
+    def __init__(
+        self,
+        *,
+        node_id: NodeId,
+        node_address: str,
+        hostname: str,
+        url: str | None = None,
+        random: Random | None = None,
+    ) -> None:
+        self._node = NodeFacts(id=node_id, hostname=hostname, address=node_address)
+        self._engine = Engine(url)
+        self._events = ContainerEvents(self._engine, node_id, random or SystemRandom())
+        self._events_task: asyncio.Task[None] | None = None
+        self._pulls: dict[str, asyncio.Task[None]] = {}
+        self._inspections = asyncio.Semaphore(_INSPECTIONS_AT_ONCE)
+
+    # -- the Runtime protocol --
+
+    async def open(self) -> None:
+        """Connect. Raises RuntimeUnavailable."""
+        await self._engine.open()
+        try:
+            info = await self._engine.info()
+        except BaseException:
+            await self._engine.close()
+            raise
+        self._node = attrs.evolve(self._node, os=info.get("OSType", "linux"), architecture=info.get("Architecture", ""))
+        self._events_task = asyncio.create_task(self._events.run(), name="docker-events")
+
+    async def close(self) -> None:
+        """Let go of the engine; containers go on running. Idempotent."""
+        tasks = [task for task in (self._events_task, *self._pulls.values()) if task is not None]
+        self._events_task = None
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._engine.close()
+
+    async def describe(self) -> NodeDescription:
+        """The engine's machine."""
+        return state.description(await self._engine.info(), self._node.hostname)
+
+    async def list_tasks(self) -> Mapping[TaskId, RunningTask | None]:
+        """The containers of this node."""
+        listed = await self._engine.containers(f"{LABEL_OWNER}={self._node.id}", f"{LABEL_NODE_ID}={self._node.id}")
+        found = await asyncio.gather(*(self._inspect(item["Id"]) for item in listed))
+        tasks: dict[TaskId, RunningTask | None] = {}
+        for container in found:
+            task_id = TaskId(state.labels(container).get(LABEL_TASK_ID, "")) if container else ""
+            if container and task_id:
+                alive = state.is_live(container)
+                tasks[TaskId(task_id)] = state.running_task(container, self._node.address) if alive else None
+        return tasks
+
+    async def prepare(self, task: Task) -> None:
+        """Get the image unless it is here, and create the container unless it exists. Raises TaskRejected."""
+        config = create_config(task, self._node)
+        if not task.spec.container.image:
+            raise TaskRejected(f"service {task.service_name} has no image")
+        if await self._own(task) is not None:
+            return
+        await self._get_image(task.spec.container.image)
+        name = container_name(task)
+        try:
+            await self._engine.create(name, config)
+        except EngineError as error:
+            if error.status == 409 and await self._own(task) is not None:
+                return  # an earlier attempt whose answer was lost
+            if error.status == 409:
+                raise TaskRejected(f"the name {name} is taken by a container that is not of this node") from error
+            raise state.create_refused(str(error)) from error
+
+    async def start(self, task: Task) -> RunningTask:
+        """Start the container and wait until it is healthy, if it can tell. Raises TaskFailed, TaskRejected."""
+        container = await self._own(task)
+        if container is None:
+            await self.prepare(task)
+        if container is None or container["State"]["Status"] == "created":
+            try:
+                await self._engine.start(container_name(task))
+            except EngineError as error:
+                raise state.start_refused(str(error), task.spec.container.image) from error
+        with self._events.changes(task.id) as changed:
+            while True:
+                changed.clear()
+                container = await self._own(task)
+                ended = state.task_exit(container)
+                if ended is not None and (container is None or state.health(container)):
+                    return await self._ended_early(container, ended)
+                assert container is not None
+                health = state.health(container)
+                if health == state.UNHEALTHY_STATUS:
+                    await self.stop(task)
+                    raise TaskFailed(state.UNHEALTHY)
+                if health in {"", "healthy"}:
+                    return state.running_task(container, self._node.address)
+                await changed.wait()
+
+    async def wait(self, task: Task) -> TaskExit:
+        """Return when the container has ended; an engine that goes away meanwhile is waited for."""
+        with self._events.changes(task.id) as changed:
+            while True:
+                changed.clear()
+                try:
+                    container = await self._own(task)
+                    ended = state.task_exit(container)
+                    if ended is not None:
+                        return ended
+                    if container is not None and state.health(container) == state.UNHEALTHY_STATUS:
+                        log.info("task_unhealthy", task=task.id, service=task.service_name)
+                        await self.stop(task)
+                        ended = state.task_exit(await self._own(task))
+                        code = ended.exit_code if ended is not None else state.GONE_EXIT_CODE
+                        return TaskExit(exit_code=code, error=state.UNHEALTHY)
+                except RuntimeUnavailable as error:
+                    if self._events_task is None:
+                        raise
+                    log.debug("wait_engine_away", task=task.id, error=str(error))
+                    # The hint that led here is used up, and may have been the last one.
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(_AWAY_RETRY_SECONDS):
+                            await changed.wait()
+                    continue
+                await changed.wait()
+
+    async def stop(self, task: Task) -> None:
+        """Its stop signal; after the grace period KILL. A container that is not there or has ended is fine."""
+        container = await self._own(task)
+        if container is None or not state.is_live(container):
+            return
+        try:
+            await self._engine.stop(container["Id"], stop_timeout_seconds(task))
+        except RuntimeUnavailable as error:
+            log.warning("stop_failed_killing", task=task.id, error=str(error))
+            await self._engine.kill(container["Id"])
+
+    async def remove(self, task_id: TaskId) -> None:
+        """Delete the container, running or not, with its anonymous volumes."""
+        labels = (f"{LABEL_OWNER}={self._node.id}", f"{LABEL_TASK_ID}={task_id}")
+        for _ in range(_REMOVE_ATTEMPTS):
+            listed = await self._engine.containers(*labels)
+            if not listed:
+                return
+            for container in listed:
+                await self._engine.delete(container["Id"])
+            if not await self._engine.containers(*labels):
+                return
+            await asyncio.sleep(_REMOVE_PAUSE)  # a removal by somebody else is in progress; it has no event for failing
+        raise RuntimeUnavailable(f"the container of task {task_id} cannot be removed: the engine keeps listing it")
+
+    # -- inside --
+
+    async def _inspect(self, container: str) -> dict[str, Any] | None:
+        async with self._inspections:
+            return await self._engine.inspect(container)
+
+    async def _own(self, task: Task) -> dict[str, Any] | None:
+        """The task's container, if it is there and this node's."""
+        container = await self._inspect(container_name(task))
+        if container is None:
+            return None
+        labels = state.labels(container)
+        mine = labels.get(LABEL_OWNER) == self._node.id and labels.get(LABEL_TASK_ID) == task.id
+        return container if mine else None
+
+    async def _ended_early(self, container: dict[str, Any] | None, ended: TaskExit) -> RunningTask:
+        """What start says of a container that ended before it was healthy: no failure if it just was done."""
+        if container is None or ended.error or ended.exit_code:
+            raise TaskFailed(ended.error or f"task: non-zero exit ({ended.exit_code})")
+        return state.running_task(container, self._node.address)
+
+    async def _get_image(self, image: str) -> None:
+        """Pull an image that is not on this machine, once however many tasks ask for it. Raises TaskRejected."""
+        if await self._engine.has_image(image):
+            return
+        pull = self._pulls.get(image)
+        if pull is None:
+            log.info("pulling_image", image=image)
+            pull = asyncio.create_task(self._engine.pull(image), name=f"pull-{image}")
+            self._pulls[image] = pull
+            pull.add_done_callback(lambda done: self._pull_ended(image, done))
+        try:
+            await asyncio.shield(pull)
+        except EngineError as error:
+            if not await self._engine.has_image(image):  # it may have been loaded by hand meanwhile
+                raise TaskRejected(f"No such image: {image} (pull failed: {error})") from error
+
+    def _pull_ended(self, image: str, pull: asyncio.Task[None]) -> None:
+        del self._pulls[image]
+        if not pull.cancelled():
+            pull.exception()  # seen by those who wait for it; nobody may be left

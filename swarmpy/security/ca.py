@@ -1,0 +1,172 @@
+"""The cluster's certificate authority: makes the root, signs nodes' certificates.
+
+Of a request only the public key is taken; every name in a certificate is the signer's word. Nothing here keeps state
+or decides who may have a certificate.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import hmac
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from swarmpy.errors import BadCertificate, InvalidArgument
+from swarmpy.model.ids import NodeId, base36
+from swarmpy.model.objects import RootCA
+from swarmpy.model.states import Role
+from swarmpy.security.certificates import MAX_PEM_BYTES, ROLE_UNITS, load_certificate
+
+ROOT_NAME = "swarm-ca"
+ROOT_LIFETIME = dt.timedelta(days=20 * 365)
+BACKDATE = dt.timedelta(hours=1)
+"""Certificates are valid from an hour ago, so that a node whose clock is behind can use them at once."""
+DIGEST_LENGTH = 50
+"""Base 36 characters that hold any SHA-256."""
+MIN_EXPIRY_NS = 3600 * 1_000_000_000
+
+
+def create_root_ca(now_ns: int) -> RootCA:
+    """A new root CA: P-256, self-signed, valid for twenty years."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, ROOT_NAME)])
+    now = _time(now_ns)
+    public = key.public_key()
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(public)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - BACKDATE)
+        .not_valid_after(now + ROOT_LIFETIME)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=1), critical=True)
+        .add_extension(_key_usage(ca=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    cert_pem = certificate.public_bytes(serialization.Encoding.PEM)
+    return RootCA(cert_pem=cert_pem, key_pem=private_key_pem(key), cert_digest=ca_digest(cert_pem))
+
+
+def ca_digest(cert_pem: bytes) -> str:
+    """What join tokens carry of a CA certificate: SHA-256 of its DER in base 36, 50 characters. BadCertificate."""
+    der = load_certificate(cert_pem).public_bytes(serialization.Encoding.DER)
+    return base36(hashlib.sha256(der).digest(), DIGEST_LENGTH)
+
+
+def check_ca_digest(cert_pem: bytes, digest: str) -> None:
+    """Raises BadCertificate unless the CA certificate is the one that a join token's ``digest`` names."""
+    if not hmac.compare_digest(ca_digest(cert_pem).encode(), digest.encode()):
+        raise BadCertificate(
+            "the manager's root CA does not match the join token: the token is of another cluster, or the address is "
+            "not that of the cluster's manager"
+        )
+
+
+def issue(
+    root: RootCA,
+    csr_pem: bytes,
+    *,
+    node_id: NodeId,
+    role: Role,
+    cluster_id: str,
+    expiry_ns: int,
+    now_ns: int,
+) -> bytes:
+    """A certificate (PEM) for the public key in ``csr_pem``, valid for ``expiry_ns`` nanoseconds from ``now_ns``.
+
+    Never valid for longer than the root. Raises InvalidArgument for a request that is malformed, not signed with its
+    own key, or of another kind of key than P-256, and for an expiry below one hour.
+    """
+    if expiry_ns < MIN_EXPIRY_NS:
+        raise InvalidArgument("node certificates are valid for at least one hour: ask for a longer expiry")
+    public = _public_key_of(csr_pem)
+    ca_certificate = load_certificate(root.cert_pem)
+    ca_key = load_private_key(root.key_pem)
+    now = _time(now_ns)
+    not_after = min(now + dt.timedelta(microseconds=expiry_ns // 1000), ca_certificate.not_valid_after_utc)
+    subject = x509.Name(
+        [
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, cluster_id),
+            x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, ROLE_UNITS[role]),
+            x509.NameAttribute(NameOID.COMMON_NAME, node_id),
+        ]
+    )
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(ca_certificate.subject)
+        .public_key(public)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - BACKDATE)
+        .not_valid_after(not_after)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_key_usage(ca=False), critical=True)
+        .add_extension(
+            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
+        )
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(node_id)]), critical=False)
+        .sign(ca_key, hashes.SHA256())
+    )
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def private_key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """A private key as unencrypted PKCS#8 PEM."""
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def load_private_key(key_pem: bytes) -> ec.EllipticCurvePrivateKey:
+    """The private key of PEM bytes. Raises BadCertificate; the message never quotes the key."""
+    try:
+        key = serialization.load_pem_private_key(key_pem, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise BadCertificate("not an unencrypted private key in PEM form") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise BadCertificate("the private key is not an elliptic-curve key")
+    return key
+
+
+def _public_key_of(csr_pem: bytes) -> ec.EllipticCurvePublicKey:
+    if len(csr_pem) > MAX_PEM_BYTES:
+        raise InvalidArgument(f"certificate request of {len(csr_pem)} bytes: the limit is {MAX_PEM_BYTES}")
+    try:
+        request = x509.load_pem_x509_csr(csr_pem)
+        signed = request.is_signature_valid
+        public = request.public_key()
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise InvalidArgument("malformed certificate request: send a PEM-encoded PKCS#10 request") from error
+    if not signed:
+        raise InvalidArgument("the certificate request is not signed with its own key")
+    if not isinstance(public, ec.EllipticCurvePublicKey) or not isinstance(public.curve, ec.SECP256R1):
+        raise InvalidArgument("the certificate request has another key than an elliptic-curve P-256 one")
+    return public
+
+
+def _key_usage(*, ca: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not ca,
+        key_cert_sign=ca,
+        crl_sign=ca,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _time(ns: int) -> dt.datetime:
+    # Certificates count whole seconds.
+    return dt.datetime.fromtimestamp(ns // 1_000_000_000, dt.UTC)

@@ -1,0 +1,174 @@
+"""A node's identity: its key, its certificate and the root CA it trusts, in memory and in its data directory.
+
+Key and certificate are two files that belong together. A renewal writes the new key beside the old one, then the
+certificate, then puts the key in its place: whatever instant the machine stops at, one matching pair is found again.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import attrs
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from swarmpy.errors import BadCertificate, DataDirMismatch, StorageError
+from swarmpy.model.ids import NodeId
+from swarmpy.model.states import Role
+from swarmpy.ports import Random
+from swarmpy.security.ca import load_private_key, private_key_pem
+from swarmpy.security.certificates import MAX_PEM_BYTES, check_issued_by, load_certificate, read_certificate
+
+DIRECTORY = "certificates"
+KEY_FILE = "swarm-node.key"
+NEW_KEY_FILE = "swarm-node.key.new"
+CERT_FILE = "swarm-node.crt"
+CA_FILE = "swarm-root-ca.crt"
+
+
+@attrs.frozen(kw_only=True)
+class NodeIdentity:
+    """What a node proves itself with. Make one with :meth:`from_pem`, which checks that the parts fit."""
+
+    node_id: NodeId
+    role: Role
+    cluster_id: str
+    cert_pem: bytes
+    key_pem: bytes = attrs.field(repr=False)
+    ca_pem: bytes
+    not_before_ns: int
+    not_after_ns: int
+
+    @classmethod
+    def from_pem(cls, *, cert_pem: bytes, key_pem: bytes, ca_pem: bytes) -> NodeIdentity:
+        """The identity made of these parts. Raises BadCertificate when they do not belong together."""
+        certificate = load_certificate(cert_pem)
+        if not _is_pair(certificate, key_pem):
+            raise BadCertificate("the certificate is not for the private key beside it")
+        check_issued_by(certificate, load_certificate(ca_pem))
+        facts = read_certificate(cert_pem)
+        return cls(
+            node_id=facts.node_id,
+            role=facts.role,
+            cluster_id=facts.cluster_id,
+            cert_pem=cert_pem,
+            key_pem=key_pem,
+            ca_pem=ca_pem,
+            not_before_ns=facts.not_before_ns,
+            not_after_ns=facts.not_after_ns,
+        )
+
+    def is_expired(self, now_ns: int) -> bool:
+        """True when the certificate is no longer valid."""
+        return now_ns >= self.not_after_ns
+
+    def renew_at_ns(self, random: Random) -> int:
+        """When to renew: at a random point between 50 and 80 % of its life (swarmkit ``ca/renewer.go``)."""
+        life = self.not_after_ns - self.not_before_ns
+        return self.not_before_ns + int(life * random.uniform(0.5, 0.8))
+
+
+def new_key_and_csr() -> tuple[bytes, bytes]:
+    """A new private key and the request to certify it, both PEM. Names in the request mean nothing to the signer."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "swarm-node")])
+    request = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, hashes.SHA256())
+    return private_key_pem(key), request.public_bytes(serialization.Encoding.PEM)
+
+
+def save_identity(data_dir: Path, identity: NodeIdentity) -> None:
+    """Write the identity below ``data_dir``, durably. Raises StorageError."""
+    directory = data_dir / DIRECTORY
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory.chmod(0o700)
+        _write(directory / CA_FILE, identity.ca_pem)
+        _write(directory / NEW_KEY_FILE, identity.key_pem)
+        _write(directory / CERT_FILE, identity.cert_pem)
+        _finish_renewal(directory)
+        _sync_directory(data_dir)
+    except OSError as error:
+        raise StorageError(f"cannot save the node's certificate in {directory}: {error.strerror or error}") from error
+
+
+def load_identity(data_dir: Path) -> NodeIdentity | None:
+    """The identity saved below ``data_dir``; None when there is none.
+
+    Raises DataDirMismatch when the files are damaged or do not belong together, StorageError when they cannot be read.
+    """
+    directory = data_dir / DIRECTORY
+    cert_pem, ca_pem = _read(directory / CERT_FILE), _read(directory / CA_FILE)
+    if cert_pem is None:
+        # A node that stopped before its first certificate was written has a CA and perhaps a key: it has not joined.
+        return None
+    if ca_pem is None:
+        raise DataDirMismatch(f"{directory / CA_FILE} is missing: restore it, or leave and join again")
+    try:
+        certificate = load_certificate(cert_pem)
+        for name in (KEY_FILE, NEW_KEY_FILE):
+            key_pem = _read(directory / name)
+            if key_pem is not None and _is_pair(certificate, key_pem):
+                if name == NEW_KEY_FILE:
+                    _finish_renewal(directory)
+                return NodeIdentity.from_pem(cert_pem=cert_pem, key_pem=key_pem, ca_pem=ca_pem)
+    except BadCertificate as error:
+        raise DataDirMismatch(f"unusable identity in {directory}: {error.message}; restore it or join again") from error
+    raise DataDirMismatch(f"no key in {directory} belongs to {CERT_FILE}: restore it, or leave and join again")
+
+
+def delete_identity(data_dir: Path) -> None:
+    """Forget the identity (the node has left). The certificate goes first: without it the rest means nothing."""
+    directory = data_dir / DIRECTORY
+    try:
+        for name in (CERT_FILE, KEY_FILE, NEW_KEY_FILE, CA_FILE):
+            (directory / name).unlink(missing_ok=True)
+        if directory.exists():
+            _sync_directory(directory)
+    except OSError as error:
+        raise StorageError(f"cannot delete the node's certificate in {directory}: {error.strerror or error}") from error
+
+
+def _is_pair(certificate: x509.Certificate, key_pem: bytes) -> bool:
+    try:
+        certified = certificate.public_key()
+    except ValueError as error:
+        raise BadCertificate("the certificate holds an unreadable key") from error
+    return bool(load_private_key(key_pem).public_key() == certified)
+
+
+def _finish_renewal(directory: Path) -> None:
+    (directory / NEW_KEY_FILE).replace(directory / KEY_FILE)
+    _sync_directory(directory)
+
+
+def _write(path: Path, data: bytes) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.unlink(missing_ok=True)
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    _sync_directory(path.parent)
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_PEM_BYTES + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror or error}") from error

@@ -1,0 +1,130 @@
+"""TLS contexts of the cluster port, and who is on the other end.
+
+TLS 1.3 only. Trust is the cluster's root CA and nothing else: host names are not checked, the identity in the
+certificate is, after the handshake, by :func:`peer_identity`. A server lets callers in without a certificate (joiners
+have none yet); they are anonymous, and the router lets them call next to nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+
+from swarmpy.errors import BadCertificate
+from swarmpy.model.ids import NodeId
+from swarmpy.model.states import Role
+from swarmpy.ports import Peer
+from swarmpy.security.certificates import read_certificate
+from swarmpy.security.identity import NodeIdentity
+
+
+def server_context(identity: NodeIdentity) -> ssl.SSLContext:
+    """The context of the cluster port: shows ``identity``, takes certificates of its CA or none."""
+    context = _context(ssl.PROTOCOL_TLS_SERVER)
+    context.verify_mode = ssl.CERT_OPTIONAL
+    # Without tickets every connection shows its certificate anew: one that was refused cannot come back by resuming.
+    context.num_tickets = 0
+    _trust(context, identity.ca_pem)
+    _show(context, identity)
+    return context
+
+
+def client_context(identity: NodeIdentity) -> ssl.SSLContext:
+    """The context of a member that calls a member of its cluster."""
+    context = joiner_context(identity.ca_pem)
+    _show(context, identity)
+    return context
+
+
+def joiner_context(ca_pem: bytes) -> ssl.SSLContext:
+    """The context of a node that knows the cluster's CA but has no certificate yet."""
+    context = _context(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_REQUIRED
+    _trust(context, ca_pem)
+    return context
+
+
+def unverified_context() -> ssl.SSLContext:
+    """A context that trusts anybody. Only to fetch the root CA's certificate, which the join token then vouches for."""
+    context = _context(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def peer_identity(ssl_object: ssl.SSLObject | ssl.SSLSocket, cluster_id: str, *, address: str = "") -> Peer:
+    """Who is on the other end of a finished handshake.
+
+    Anonymous when the peer showed no certificate or this side does not verify. ``cluster_id`` "" accepts any cluster
+    of the trusted CA (a joiner knows the CA before the id). Raises BadCertificate for another cluster's certificate
+    and for one that is not a node's.
+    """
+    certificate = ssl_object.getpeercert(binary_form=True)
+    if certificate is None or ssl_object.context.verify_mode is ssl.CERT_NONE:
+        return Peer(address=address)
+    facts = read_certificate(certificate)
+    if cluster_id and facts.cluster_id != cluster_id:
+        raise BadCertificate(
+            f"{address or 'the peer'} (node {facts.node_id}) belongs to cluster {facts.cluster_id}, not to {cluster_id}"
+        )
+    return Peer(node_id=facts.node_id, role=facts.role, cluster_id=facts.cluster_id, address=address)
+
+
+def check_peer(peer: Peer, *, node_id: NodeId | None = None, role: Role | None = None) -> None:
+    """Raises BadCertificate unless the peer is that node and has that role (None: any)."""
+    if node_id is not None and peer.node_id != node_id:
+        raise BadCertificate(f"{peer.address} is node {peer.node_id}, not {node_id}")
+    if role is not None and peer.role is not role:
+        raise BadCertificate(f"{peer.address} (node {peer.node_id}) is not a {role}")
+
+
+def _context(protocol: int) -> ssl.SSLContext:
+    context = ssl.SSLContext(protocol)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    return context
+
+
+def _trust(context: ssl.SSLContext, ca_pem: bytes) -> None:
+    try:
+        context.load_verify_locations(cadata=ca_pem.decode("ascii"))
+    except (ssl.SSLError, UnicodeDecodeError, ValueError) as error:
+        raise BadCertificate("the root CA's certificate is not usable") from error
+
+
+def _show(context: ssl.SSLContext, identity: NodeIdentity) -> None:
+    # The ssl module takes keys only from files. An anonymous one in memory leaves nothing behind on a disk.
+    fd = os.memfd_create("swarm-node", os.MFD_CLOEXEC)
+    try:
+        with os.fdopen(os.dup(fd), "wb") as file:
+            file.write(identity.cert_pem.rstrip() + b"\n" + identity.key_pem)
+        context.load_cert_chain(f"/proc/self/fd/{fd}")
+    except ssl.SSLError as error:
+        raise BadCertificate(f"the certificate of node {identity.node_id} is not usable: {error.reason}") from error
+    finally:
+        os.close(fd)
+
+
+class Credentials:
+    """The identity that a node shows right now. A renewal replaces it; new connections show the new one."""
+
+    def __init__(self, identity: NodeIdentity) -> None:
+        self.replace(identity)
+
+    @property
+    def identity(self) -> NodeIdentity:
+        """The identity in force."""
+        return self._identity
+
+    def replace(self, identity: NodeIdentity) -> None:
+        """Show another identity from the next connection on. Raises BadCertificate, and then changes nothing."""
+        server, client = server_context(identity), client_context(identity)
+        self._identity, self._server, self._client = identity, server, client
+
+    def server_context(self) -> ssl.SSLContext:
+        """The context for a connection that comes in."""
+        return self._server
+
+    def client_context(self) -> ssl.SSLContext:
+        """The context for a connection that goes out."""
+        return self._client

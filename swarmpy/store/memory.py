@@ -1,0 +1,232 @@
+"""The store: the cluster's state in memory, changed only by what the log applies.
+
+On the leader a transaction runs at once over the committed state and what is in flight, is proposed as one entry, and
+is done when the entry is applied here; many are in flight together. On every manager :meth:`Store.apply` turns the
+same entries into the same state. The store never writes anything that did not come out of the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from typing import Any, Protocol, TypeVar
+
+from swarmpy.errors import InvalidArgument, InvariantViolation, NotLeader, OutcomeUnknown
+from swarmpy.model import codec
+from swarmpy.model.changes import Change, ChangeList
+from swarmpy.model.objects import Kind
+from swarmpy.ports import Clock
+from swarmpy.store.overlay import Overlay, Written
+from swarmpy.store.snapshot import decode_snapshot, encode_snapshot
+from swarmpy.store.stamp import stamp
+from swarmpy.store.tables import Layer
+from swarmpy.store.transaction import Tx
+from swarmpy.store.view import View
+from swarmpy.store.watch import DEFAULT_LIMIT, Event, Hub, Watch
+
+T = TypeVar("T")
+Item = TypeVar("Item")
+
+MAX_ENTRY_BYTES = 1536 * 1024
+"""Largest entry of the log, as in Swarm: bounds how long one message holds the wire and the disk."""
+BATCH_CHANGES = 200
+"""Changes in one transaction of a batch."""
+
+
+class Proposal(Protocol):
+    """A change on its way into the log."""
+
+    @property
+    def index(self) -> int:
+        """Where in the log."""
+
+    @property
+    def done(self) -> asyncio.Future[None]:
+        """Resolves when it is applied on this manager; fails with OutcomeUnknown when leadership is lost before."""
+
+
+class Proposer(Protocol):
+    """What brings changes into the log: the Raft driver of a leader."""
+
+    def propose(self, data: bytes) -> Proposal:
+        """Append at once. Raises NotLeader, or Unavailable when too much is in flight."""
+
+
+class Store:
+    """The cluster's state. ``apply``, ``snapshot`` and ``restore`` are for Raft, the rest is for everybody else."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._committed = Layer()
+        self._version = 0
+        self._overlay = Overlay()
+        self._proposer: Proposer | None = None
+        self._term_of_office = 0
+        self._hub = Hub()
+
+    # -- reading ----------------------------------------------------------------------------------------------------
+
+    def view(self) -> View:
+        """The committed state of this manager, valid until the next ``await``."""
+        return View((self._committed,), self._version)
+
+    def watch(self, kinds: Collection[Kind] | None = None, limit: int = DEFAULT_LIMIT) -> Watch:
+        """Events of objects of ``kinds`` (None: of all) from the moment the ``with`` block is entered.
+
+        A watcher that is more than ``limit`` events behind gets a single Resync for all of them.
+        """
+        return Watch(self._hub, kinds, limit)
+
+    # -- writing, on the leader -------------------------------------------------------------------------------------
+
+    def set_proposer(self, proposer: Proposer | None) -> None:
+        """Begin (or, with None, end) a term of office; the proposer that is in office already changes nothing.
+
+        To be called when the proposer leads and has applied everything of earlier terms, and with None as soon as
+        that is no longer so: what is in flight then is not shown to transactions any more.
+        """
+        if proposer is None or proposer is not self._proposer:
+            self._term_of_office += 1
+            self._proposer = proposer
+            self._overlay.clear()
+
+    async def update(self, fn: Callable[[Tx], T], timeout: float = 10.0) -> T:
+        """Run ``fn`` as one transaction and return its result once the changes are applied on this manager.
+
+        ``fn`` sees the committed state and all changes in flight; what it raises passes through and nothing is done.
+        Without changes nothing is proposed. Raises NotLeader and Unavailable (nothing was done), InvalidArgument
+        (more than MAX_ENTRY_BYTES), OutcomeUnknown (leadership was lost, or ``timeout`` seconds are over: the changes
+        may still be applied).
+        """
+        tx = self._begin()
+        result = fn(tx)
+        changes = tx.changes()
+        if changes:
+            await self._commit(changes, _encode(changes), timeout)
+        return result
+
+    async def batch(
+        self,
+        items: Sequence[Item],
+        fn: Callable[[Tx, Item], None],
+        timeout: float = 10.0,
+        max_changes: int = BATCH_CHANGES,
+    ) -> None:
+        """Run ``fn`` for each item, in as many transactions as it takes to keep each small.
+
+        Each transaction is whole, the batch is not: when an error is raised (as by :meth:`update`), items of earlier
+        transactions are done. ``fn`` may be run again for an item whose transaction became too large. ``timeout`` is
+        for each transaction.
+        """
+        start, most = 0, max(1, len(items))
+        while start < len(items):
+            tx = self._begin()
+            taken = 0
+            for item in items[start : start + most]:
+                fn(tx, item)
+                taken += 1
+                if len(tx.changes()) >= max_changes:
+                    break
+            changes = tx.changes()
+            data = _encode(changes)
+            if taken > 1 and len(data) > MAX_ENTRY_BYTES:
+                most = taken // 2
+                continue
+            if changes:
+                await self._commit(changes, data, timeout)
+            start += taken
+
+    def _begin(self) -> Tx:
+        if self._proposer is None:
+            raise NotLeader
+        return Tx((self._overlay.layer, self._committed), self._version, self._clock.time_ns())
+
+    async def _commit(self, changes: tuple[Change, ...], data: bytes, timeout: float) -> None:
+        proposal = self._propose(changes, data)
+        done = proposal.done
+        # Waiting does not own the future: neither the end of the wait nor a cancelled waiter touches the proposal.
+        if not done.done():
+            await asyncio.wait((done,), timeout=timeout)
+        if not done.done():
+            raise OutcomeUnknown(
+                f"the change was not confirmed by a majority of managers within {timeout:g} s; it may still be applied"
+            )
+        if done.cancelled():
+            raise OutcomeUnknown("this manager stopped before the change was confirmed; it may still be applied")
+        done.result()
+
+    def _propose(self, changes: tuple[Change, ...], data: bytes) -> Proposal:
+        if self._proposer is None:
+            raise NotLeader
+        if len(data) > MAX_ENTRY_BYTES:
+            raise InvalidArgument(
+                f"a change of {len(data)} bytes is too large, at most {MAX_ENTRY_BYTES} are possible: make it smaller"
+            )
+        proposal = self._proposer.propose(data)
+        term = self._term_of_office
+        if proposal.index > self._version:
+            self._overlay.add(proposal.index, data, changes, self._committed)
+        proposal.done.add_done_callback(lambda done: self._on_done(done, term))
+        return proposal
+
+    def _on_done(self, done: asyncio.Future[None], term: int) -> None:
+        failed = done.cancelled() or done.exception() is not None
+        if failed and term == self._term_of_office:
+            # What was proposed after it was computed on top of it; nothing in flight can be trusted any more.
+            self.set_proposer(None)
+
+    # -- the state machine of Raft ----------------------------------------------------------------------------------
+
+    @property
+    def version(self) -> int:
+        """The index of the last applied entry."""
+        return self._version
+
+    def apply(self, index: int, data: bytes) -> None:
+        """Apply one committed entry; empty data changes nothing.
+
+        Raises InvariantViolation when entries come out of order or contradict the state, DataDirMismatch for an entry
+        of a newer swarmpy.
+        """
+        if index <= self._version:
+            raise InvariantViolation(f"entry {index} comes after entry {self._version}")
+        events = self._write(index, data) if data else ()
+        self._version = index
+        if events:
+            self._hub.publish(events)
+
+    def snapshot(self) -> Coroutine[Any, Any, bytes]:
+        """The state exactly as it is at the call, not at the await; gives way to the loop while it encodes."""
+        return encode_snapshot(self._committed, self._version)
+
+    def restore(self, data: bytes) -> None:
+        """Replace the state by a snapshot's. Raises DataDirMismatch, LogCorrupted; then the state is as before."""
+        self._committed, self._version = decode_snapshot(data)
+        self._overlay.clear()
+        self._hub.resync(self._version)
+
+    def _write(self, index: int, data: bytes) -> tuple[Event, ...]:
+        ours = self._overlay.settle(index, data)
+        if ours is not None:
+            return tuple(self._put(written, index) for written in ours)
+        view = View((self._committed,), self._version)
+        events = []
+        for change in codec.decode(ChangeList, data).changes:
+            obj = stamp(change, view, index)
+            events.append(self._put(Written(action=change.action, kind=change.kind, id=change.id, object=obj), index))
+        return tuple(events)
+
+    def _put(self, written: Written, index: int) -> Event:
+        table = self._committed.by_kind[written.kind]
+        old = table.objects.get(written.id)
+        if written.object is None:
+            table.forget(written.id)
+        else:
+            table.put(written.id, written.object)
+        return Event(
+            action=written.action, kind=written.kind, id=written.id, object=written.object, old=old, version=index
+        )
+
+
+def _encode(changes: tuple[Change, ...]) -> bytes:
+    return codec.encode(ChangeList(changes=changes))

@@ -1,0 +1,78 @@
+"""What the leader has proposed and not yet seen applied, as a layer above the committed state.
+
+Transactions read through it, so that many can be in flight at once. It is a guess, right as long as the proposer
+stays leader: it is dropped whole when that ends. Adding and settling an entry cost what the entry changes.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from swarmpy.model.changes import Action, Change
+from swarmpy.model.objects import Kind, StoreObject
+from swarmpy.store.stamp import stamp
+from swarmpy.store.tables import Layer
+from swarmpy.store.view import View
+
+
+@attrs.frozen(kw_only=True)
+class Written:
+    """One change as it is, or will be, stored."""
+
+    action: Action
+    kind: Kind
+    id: str
+    object: StoreObject | None
+
+
+@attrs.frozen(kw_only=True)
+class _Pending:
+    data: bytes
+    written: tuple[Written, ...]
+
+
+class Overlay:
+    """The entries in flight, by index."""
+
+    def __init__(self) -> None:
+        self.layer = Layer()
+        self._pending: dict[int, _Pending] = {}
+        self._writer: dict[tuple[Kind, str], int] = {}
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def add(self, index: int, data: bytes, changes: tuple[Change, ...], committed: Layer) -> None:
+        """Show ``changes`` as they will be once the entry at ``index`` is applied."""
+        view = View((self.layer, committed), index - 1)
+        written = []
+        for change in changes:
+            obj = stamp(change, view, index)
+            self.layer.by_kind[change.kind].put(change.id, obj)
+            self._writer[change.kind, change.id] = index
+            written.append(Written(action=change.action, kind=change.kind, id=change.id, object=obj))
+        self._pending[index] = _Pending(data=data, written=tuple(written))
+
+    def settle(self, index: int, data: bytes) -> tuple[Written, ...] | None:
+        """The entry at ``index`` is being applied: stop showing it, and give what it writes.
+
+        None when it is not one of ours; then everything proposed after it will never be applied, and is dropped too.
+        """
+        if not self._pending:
+            return None
+        pending = self._pending.pop(index, None)
+        if pending is None or pending.data != data:
+            self.clear()
+            return None
+        for change in pending.written:
+            key = (change.kind, change.id)
+            if self._writer[key] == index:
+                del self._writer[key]
+                self.layer.by_kind[change.kind].forget(change.id)
+        return pending.written
+
+    def clear(self) -> None:
+        """Forget everything in flight."""
+        self.layer = Layer()
+        self._pending.clear()
+        self._writer.clear()

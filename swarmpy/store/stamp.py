@@ -1,0 +1,97 @@
+"""What an object becomes when its change is written at an index of the log. Pure, and the same on every manager.
+
+The rule for ``Service.spec_version``: it becomes the index when the service is created and when what its tasks are
+made from changes - ``spec.task`` or the ports of ``spec.endpoint``. Any other change of the spec (replicas, labels,
+update and rollback configuration) leaves it alone, so that tasks that are as they should be stay current.
+
+Equal parts are shared, not copied: one ``TaskSpec`` a service and ``spec_version``, however many tasks carry it.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from swarmpy.errors import InvariantViolation
+from swarmpy.model.changes import Action, Change
+from swarmpy.model.objects import Service, StoreObject, Task
+from swarmpy.model.specs import PortConfig, ServiceSpec, TaskSpec
+from swarmpy.store.view import View
+
+
+def stamp(change: Change, view: View, index: int) -> StoreObject | None:
+    """The object as ``change`` leaves it at ``index``, over ``view``; None for a deletion.
+
+    Raises InvariantViolation for a creation of what exists and an update or deletion of what does not: the proposer
+    checked both, so such an entry comes from a manager that saw another state.
+    """
+    previous = view.get(change.kind, change.id)
+    if (previous is None) != (change.action is Action.CREATE):
+        state = "missing" if previous is None else "present"
+        raise InvariantViolation(f"entry {index}: {change.action} of {change.kind} {change.id}, which is {state}")
+    obj = change.object
+    if obj is None:
+        return None
+    obj = attrs.evolve(obj, meta=attrs.evolve(obj.meta, version=index))
+    obj = share(obj, previous, view)
+    if isinstance(obj, Service):
+        return attrs.evolve(obj, spec_version=_spec_version(obj, previous, index))
+    return obj
+
+
+def outdates_tasks(before: ServiceSpec, after: ServiceSpec) -> bool:
+    """True when tasks made from ``before`` are not what ``after`` asks for."""
+    return _differ(before.task, after.task) or _ports(before) != _ports(after)
+
+
+def share(obj: StoreObject, previous: StoreObject | None, view: View) -> StoreObject:
+    """``obj`` with those of its parts that equal parts of ``previous`` or of its service replaced by them."""
+    match obj:
+        case Service():
+            if isinstance(previous, Service) and not _differ(obj.spec.task, previous.spec.task):
+                return attrs.evolve(obj, spec=attrs.evolve(obj.spec, task=previous.spec.task))
+            return obj
+        case Task():
+            return _shared_task(obj, previous if isinstance(previous, Task) else None, view)
+        case _:
+            return obj
+
+
+def _spec_version(service: Service, previous: StoreObject | None, index: int) -> int:
+    if isinstance(previous, Service) and not outdates_tasks(previous.spec, service.spec):
+        return previous.spec_version
+    return index
+
+
+def _ports(spec: ServiceSpec) -> tuple[PortConfig, ...]:
+    return () if spec.endpoint is None else spec.endpoint.ports
+
+
+def _differ(one: TaskSpec, other: TaskSpec) -> bool:
+    return one is not other and one != other
+
+
+def _shared_task(task: Task, previous: Task | None, view: View) -> Task:
+    service = view.service(task.service_id)
+    node = None if task.node_id is None else view.node(task.node_id)
+    known = [] if previous is None else [previous.spec]
+    if service is None:
+        return attrs.evolve(task, spec=_shared(task.spec, known), node_id=node.id if node else task.node_id)
+    known.append(service.spec.task)
+    if service.previous_spec is not None:
+        known.append(service.previous_spec.task)
+    return attrs.evolve(
+        task,
+        spec=_shared(task.spec, known),
+        node_id=node.id if node else task.node_id,
+        service_id=service.id,
+        service_name=service.spec.name if task.service_name == service.spec.name else task.service_name,
+        service_labels=service.spec.labels if task.service_labels == service.spec.labels else task.service_labels,
+        ports=service.ports if task.ports == service.ports else task.ports,
+    )
+
+
+def _shared(spec: TaskSpec, known: list[TaskSpec]) -> TaskSpec:
+    for candidate in known:
+        if not _differ(candidate, spec):
+            return candidate
+    return spec

@@ -1,0 +1,138 @@
+"""Tables of immutable objects with secondary indexes, and how layers of them are read as one.
+
+A :class:`Layer` holds one table of each kind. The committed state is a layer; what is proposed but not yet committed is
+a layer above it, and what a transaction has written so far is a layer above that. An upper layer holds only what
+differs; None there hides the object of a lower one. Reading through layers costs what is read, never what is stored.
+
+Order is deterministic: objects come in the order of their creation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any, Generic, TypeVar
+
+import attrs
+
+from swarmpy.model.objects import Cluster, Kind, Node, Service, Task
+
+T = TypeVar("T")
+
+
+@attrs.frozen
+class Index(Generic[T]):
+    """A secondary index: ``key`` gives the group an object belongs to, or None when it is in no group."""
+
+    name: str
+    key: Callable[[T], Hashable]
+
+
+# A service that is being removed has given up its name: another may have it while the last tasks stop.
+SERVICE_NAME: Index[Service] = Index("name", lambda s: None if s.pending_delete else s.spec.name)
+TASK_SERVICE: Index[Task] = Index("service", lambda task: task.service_id)
+TASK_NODE: Index[Task] = Index("node", lambda task: task.node_id)
+TASK_SLOT: Index[Task] = Index("slot", lambda task: (task.service_id, task.slot) if task.slot else None)
+
+
+class Table(Generic[T]):
+    """Objects of one kind by id, and the ids of each group of each index."""
+
+    __slots__ = ("_groups", "objects")
+
+    def __init__(self, *indexes: Index[T]) -> None:
+        self.objects: dict[str, T | None] = {}
+        self._groups: dict[Index[T], dict[Hashable, dict[str, None]]] = {index: {} for index in indexes}
+
+    def put(self, object_id: str, obj: T | None) -> None:
+        """Write an object; None hides the one of a lower layer."""
+        old = self.objects.get(object_id)
+        for index, groups in self._groups.items():
+            before = None if old is None else index.key(old)
+            after = None if obj is None else index.key(obj)
+            if before != after:
+                _leave(groups, before, object_id)
+                _enter(groups, after, object_id)
+        self.objects[object_id] = obj
+
+    def forget(self, object_id: str) -> None:
+        """Take an id out of this layer: a lower one shows again."""
+        old = self.objects.pop(object_id, None)
+        if old is not None:
+            for index, groups in self._groups.items():
+                _leave(groups, index.key(old), object_id)
+
+    def group(self, index: Index[T], key: Hashable) -> Iterable[str]:
+        """The ids of this layer in one group."""
+        return self._groups[index].get(key, ())
+
+
+def _enter(groups: dict[Hashable, dict[str, None]], key: Hashable, object_id: str) -> None:
+    if key is not None:
+        groups.setdefault(key, {})[object_id] = None
+
+
+def _leave(groups: dict[Hashable, dict[str, None]], key: Hashable, object_id: str) -> None:
+    if key is None:
+        return
+    group = groups[key]
+    del group[object_id]
+    if not group:
+        del groups[key]
+
+
+class Layer:
+    """One table of each kind."""
+
+    __slots__ = ("by_kind", "clusters", "nodes", "services", "tasks")
+
+    def __init__(self) -> None:
+        self.clusters: Table[Cluster] = Table()
+        self.nodes: Table[Node] = Table()
+        self.services: Table[Service] = Table(SERVICE_NAME)
+        self.tasks: Table[Task] = Table(TASK_SERVICE, TASK_NODE, TASK_SLOT)
+        self.by_kind: dict[Kind, Table[Any]] = {
+            Kind.CLUSTER: self.clusters,
+            Kind.NODE: self.nodes,
+            Kind.SERVICE: self.services,
+            Kind.TASK: self.tasks,
+        }
+
+
+class Stack(Generic[T]):
+    """The tables of one kind in several layers, uppermost first, read as one."""
+
+    __slots__ = ("_base", "_tables", "_upper")
+
+    def __init__(self, tables: Sequence[Table[T]]) -> None:
+        self._tables = tables
+        self._upper = tables[:-1]
+        self._base = tables[-1]
+
+    def get(self, object_id: str) -> T | None:
+        """The object of that id, or None."""
+        for table in self._upper:
+            if object_id in table.objects:
+                return table.objects[object_id]
+        return self._base.objects.get(object_id)
+
+    def all(self) -> tuple[T, ...]:
+        """All objects, in order of creation."""
+        base = self._base.objects
+        over: dict[str, T | None] = {}
+        for table in reversed(self._upper):
+            over.update(table.objects)
+        if not over:
+            return tuple(obj for obj in base.values() if obj is not None)
+        shown = [over.get(key, obj) for key, obj in base.items()]
+        shown += [obj for key, obj in over.items() if key not in base]
+        return tuple(obj for obj in shown if obj is not None)
+
+    def group(self, index: Index[T], key: Hashable) -> tuple[T, ...]:
+        """The objects of one group of an index."""
+        found: dict[str, T] = {}
+        for table in reversed(self._tables):
+            for object_id in table.group(index, key):
+                obj = self.get(object_id)
+                if obj is not None and index.key(obj) == key:
+                    found[object_id] = obj
+        return tuple(found.values())

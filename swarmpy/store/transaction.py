@@ -1,0 +1,112 @@
+"""One transaction: reads what is there, collects what shall change. Never proposes and never commits.
+
+What a transaction wrote is visible to its own reads at once, still with the version the object had before: the new
+one is the index of the entry, which is known only when the transaction is proposed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import attrs
+
+from swarmpy.errors import AlreadyExists, NotFound, VersionConflict
+from swarmpy.model.changes import Action, Change
+from swarmpy.model.changes import create as create_change
+from swarmpy.model.changes import delete as delete_change
+from swarmpy.model.changes import update as update_change
+from swarmpy.model.objects import Cluster, Kind, Meta, Service, StoreObject, kind_of
+from swarmpy.store.tables import Layer
+from swarmpy.store.view import View
+
+
+class Tx(View):
+    """A view that can be written to. Several writes of one object become one change."""
+
+    def __init__(self, below: tuple[Layer, ...], version: int, now_ns: int) -> None:
+        self._own = Layer()
+        super().__init__((self._own, *below), version)
+        self._now_ns = now_ns
+        self._changes: dict[tuple[Kind, str], Change] = {}
+
+    @property
+    def now_ns(self) -> int:
+        """The time of this transaction, nanoseconds since the Unix epoch."""
+        return self._now_ns
+
+    def create(self, obj: StoreObject) -> None:
+        """Add an object. Raises AlreadyExists when its id or (of a service) name is taken, or for a second cluster."""
+        kind = kind_of(obj)
+        if self.get(kind, obj.id) is not None:
+            raise AlreadyExists(f"{kind} {obj.id} exists already")
+        self._check_unique(obj)
+        meta = Meta(created_at_ns=self._now_ns, updated_at_ns=self._now_ns)
+        self._record(create_change(attrs.evolve(obj, meta=meta)))
+
+    def update(self, obj: StoreObject, expected_version: int | None = None) -> None:
+        """Replace the object of the same id.
+
+        Raises NotFound when there is none, VersionConflict when it is not of ``expected_version``, AlreadyExists when
+        the new name of a service is taken.
+        """
+        kind = kind_of(obj)
+        current = self._current(kind, obj.id)
+        if expected_version is not None and current.meta.version != expected_version:
+            raise VersionConflict
+        self._check_unique(obj)
+        meta = attrs.evolve(current.meta, updated_at_ns=self._now_ns)
+        self._record(update_change(attrs.evolve(obj, meta=meta)))
+
+    def delete(self, obj: StoreObject) -> None:
+        """Remove the object of the same id. Raises NotFound when there is none."""
+        self._record(delete_change(self._current(kind_of(obj), obj.id)))
+
+    def apply(self, changes: Iterable[Change]) -> None:
+        """Make changes that were decided on a view.
+
+        An update is refused with VersionConflict when the object changed since it was read: the decision was made on
+        something that is no longer so. Raises as :meth:`create`, :meth:`update` and :meth:`delete`.
+        """
+        for change in changes:
+            obj = change.object
+            if obj is None:
+                self.delete(self._current(change.kind, change.id))
+            elif change.action is Action.CREATE:
+                self.create(obj)
+            else:
+                self.update(obj, expected_version=obj.meta.version)
+
+    def changes(self) -> tuple[Change, ...]:
+        """What has been written so far, one change an object."""
+        return tuple(self._changes.values())
+
+    def _current(self, kind: Kind, object_id: str) -> StoreObject:
+        current = self.get(kind, object_id)
+        if current is None:
+            raise NotFound(f"{kind} {object_id} not found")
+        return current
+
+    def _check_unique(self, obj: StoreObject) -> None:
+        match obj:
+            case Service() if not obj.pending_delete:
+                holder = self.service_by_name(obj.spec.name)
+                if holder is not None and holder.id != obj.id:
+                    raise AlreadyExists(f"service {obj.spec.name} exists already: choose another name")
+            case Cluster():
+                for cluster in self._clusters.all():
+                    if cluster.id != obj.id:
+                        raise AlreadyExists(f"the cluster is initialised already: it is {cluster.id}")
+
+    def _record(self, change: Change) -> None:
+        key = (change.kind, change.id)
+        earlier = self._changes.pop(key, None)
+        match (earlier.action if earlier else None, change.action):
+            case (Action.CREATE, Action.DELETE):
+                pass
+            case (Action.CREATE, Action.UPDATE):
+                self._changes[key] = attrs.evolve(change, action=Action.CREATE)
+            case (Action.DELETE, Action.CREATE):
+                self._changes[key] = attrs.evolve(change, action=Action.UPDATE)
+            case _:
+                self._changes[key] = change
+        self._own.by_kind[change.kind].put(change.id, change.object)

@@ -1,0 +1,92 @@
+"""What the cluster looks like at one moment: typed reads over one or more layers of tables. Never writes."""
+
+from __future__ import annotations
+
+from operator import attrgetter
+
+from swarmpy.errors import NotFound
+from swarmpy.model.objects import Cluster, Kind, Node, Service, StoreObject, Task
+from swarmpy.store.tables import SERVICE_NAME, TASK_NODE, TASK_SERVICE, TASK_SLOT, Layer, Stack
+
+_BY_ID = attrgetter("id")
+
+
+class View:
+    """A consistent read of the store, valid until the next ``await``.
+
+    A method for one object gives it or None, a method for many gives a tuple in a deterministic order: that of
+    creation, except where a docstring says otherwise.
+    """
+
+    def __init__(self, layers: tuple[Layer, ...], version: int) -> None:
+        self._version = version
+        self._clusters = Stack([layer.clusters for layer in layers])
+        self._nodes = Stack([layer.nodes for layer in layers])
+        self._services = Stack([layer.services for layer in layers])
+        self._tasks = Stack([layer.tasks for layer in layers])
+
+    @property
+    def version(self) -> int:
+        """The index of the last entry that is in the committed state."""
+        return self._version
+
+    def cluster(self) -> Cluster:
+        """The cluster. Raises NotFound before it is initialised."""
+        for cluster in self._clusters.all():
+            return cluster
+        raise NotFound("the cluster is not initialised yet: no cluster object in the store")
+
+    def node(self, node_id: str) -> Node | None:
+        """The node of that id."""
+        return self._nodes.get(node_id)
+
+    def nodes(self) -> tuple[Node, ...]:
+        """All nodes."""
+        return self._nodes.all()
+
+    def service(self, service_id: str) -> Service | None:
+        """The service of that id."""
+        return self._services.get(service_id)
+
+    def services(self) -> tuple[Service, ...]:
+        """All services."""
+        return self._services.all()
+
+    def service_by_name(self, name: str) -> Service | None:
+        """The service of that name that is not being removed; names are unique among these."""
+        for service in self._services.group(SERVICE_NAME, name):
+            return service
+        return None
+
+    def task(self, task_id: str) -> Task | None:
+        """The task of that id."""
+        return self._tasks.get(task_id)
+
+    def tasks(self) -> tuple[Task, ...]:
+        """All tasks."""
+        return self._tasks.all()
+
+    def tasks_of_service(self, service_id: str) -> tuple[Task, ...]:
+        """The tasks of a service, ended ones too."""
+        return self._tasks.group(TASK_SERVICE, service_id)
+
+    def tasks_of_slot(self, service_id: str, slot: int) -> tuple[Task, ...]:
+        """The tasks of one slot (1..) of a replicated service, ended ones too, oldest first."""
+        return self._tasks.group(TASK_SLOT, (service_id, slot))
+
+    def tasks_on_node(self, node_id: str) -> tuple[Task, ...]:
+        """The tasks that were given to a node, ended ones too, by id."""
+        # A task comes to its node by an update: the order of arrival would differ after a restore.
+        return tuple(sorted(self._tasks.group(TASK_NODE, node_id), key=_BY_ID))
+
+    def get(self, kind: Kind, object_id: str) -> StoreObject | None:
+        """The object of that kind and id."""
+        match kind:
+            case Kind.CLUSTER:
+                return self._clusters.get(object_id)
+            case Kind.NODE:
+                return self._nodes.get(object_id)
+            case Kind.SERVICE:
+                return self._services.get(object_id)
+            case Kind.TASK:
+                return self._tasks.get(object_id)

@@ -1,0 +1,107 @@
+"""Which method goes to which handler, and who may call it: one table, checked in one place.
+
+The same router serves real connections and the simulator's. It holds no state of any connection.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import attrs
+
+from swarmpy.errors import NotFound, PermissionDenied
+from swarmpy.model.ids import NodeId
+from swarmpy.model.states import Role
+from swarmpy.ports import CallHandler, Peer, StreamHandler
+
+MANAGERS = frozenset({Role.MANAGER})
+MEMBERS = frozenset({Role.MANAGER, Role.WORKER})
+
+NotifyHandler = Callable[[Peer, Any], None]
+"""Takes a notification in. Not a coroutine, so that notifications keep their order."""
+
+
+class MethodKind(enum.StrEnum):
+    """How a method answers: once, many times, never."""
+
+    CALL = "call"
+    STREAM = "stream"
+    NOTIFY = "notify"
+
+
+@attrs.frozen(kw_only=True)
+class Route:
+    """One row of the table. ``allow`` None: anybody, also a caller without a certificate."""
+
+    method: str
+    kind: MethodKind
+    allow: frozenset[Role] | None
+
+    def __str__(self) -> str:
+        who = "anybody" if self.allow is None else ", ".join(sorted(self.allow))
+        return f"{self.method:24} {self.kind:7} {who}"
+
+
+class Router:
+    """The methods of a node. ``is_blocked`` tells whether a node was removed from the cluster."""
+
+    def __init__(self, *, is_blocked: Callable[[NodeId], bool] | None = None) -> None:
+        self._is_blocked = is_blocked
+        self._routes: dict[str, Route] = {}
+        self._calls: dict[str, CallHandler] = {}
+        self._streams: dict[str, StreamHandler] = {}
+        self._notifies: dict[str, NotifyHandler] = {}
+
+    def call(self, method: str, handler: CallHandler, allow: frozenset[Role] | None) -> None:
+        """Serve ``method`` with one answer."""
+        self._add(method, MethodKind.CALL, allow)
+        self._calls[method] = handler
+
+    def stream(self, method: str, handler: StreamHandler, allow: frozenset[Role] | None) -> None:
+        """Serve ``method`` with a stream of answers: ``handler`` is an async generator function."""
+        self._add(method, MethodKind.STREAM, allow)
+        self._streams[method] = handler
+
+    def notify(self, method: str, handler: NotifyHandler, allow: frozenset[Role] | None) -> None:
+        """Serve ``method`` without an answer."""
+        self._add(method, MethodKind.NOTIFY, allow)
+        self._notifies[method] = handler
+
+    def table(self) -> tuple[Route, ...]:
+        """Every method and who may call it, by name. ``str`` of a row is a line to print."""
+        return tuple(self._routes[method] for method in sorted(self._routes))
+
+    async def dispatch_call(self, peer: Peer, method: str, payload: Any) -> Any:
+        """The answer. Raises NotFound, PermissionDenied and whatever the handler raises."""
+        self._check(peer, method, MethodKind.CALL)
+        return await self._calls[method](peer, payload)
+
+    def dispatch_stream(self, peer: Peer, method: str, payload: Any) -> AsyncIterator[Any]:
+        """The answers. Raises NotFound and PermissionDenied at once."""
+        self._check(peer, method, MethodKind.STREAM)
+        return self._streams[method](peer, payload)
+
+    def dispatch_notify(self, peer: Peer, method: str, payload: Any) -> None:
+        """Hand over. Raises NotFound, PermissionDenied and whatever the handler raises."""
+        self._check(peer, method, MethodKind.NOTIFY)
+        self._notifies[method](peer, payload)
+
+    def check_peer(self, peer: Peer) -> None:
+        """Raises PermissionDenied for a node that was removed from the cluster."""
+        if self._is_blocked is not None and peer.node_id is not None and self._is_blocked(peer.node_id):
+            raise PermissionDenied(f"node {peer.node_id} was removed from the cluster: leave and join again")
+
+    def _add(self, method: str, kind: MethodKind, allow: frozenset[Role] | None) -> None:
+        assert method not in self._routes, f"{method} is routed twice"
+        self._routes[method] = Route(method=method, kind=kind, allow=allow)
+
+    def _check(self, peer: Peer, method: str, kind: MethodKind) -> None:
+        route = self._routes.get(method)
+        if route is None or route.kind is not kind:
+            raise NotFound(f"no {kind} method {method[:64]!r} on this node: is it of an older version, or a worker?")
+        if route.allow is not None and peer.role not in route.allow:
+            who = "a caller without a certificate" if peer.role is None else f"a {peer.role}"
+            raise PermissionDenied(f"{method} is not open to {who}")
+        self.check_peer(peer)

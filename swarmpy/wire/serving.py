@@ -1,0 +1,175 @@
+"""The serving end of one connection: requests to the router, answers back.
+
+Nothing here knows what a method does or who may call it: that is the router's table. What a handler raises on purpose
+travels by its code; anything else is logged here and told to the peer as ``internal error``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
+
+import attrs
+import structlog
+
+from swarmpy.errors import (
+    DeadlineExceeded,
+    FailedPrecondition,
+    NotLeader,
+    ProtocolViolation,
+    SwarmpyError,
+    Unavailable,
+)
+from swarmpy.wire.connection import MAX_MESSAGE_CHARS, Connection, Identify, RpcConfig
+from swarmpy.wire.frames import LENGTH_BYTES, Kind, encode
+from swarmpy.wire.router import Router
+
+log = structlog.get_logger(__name__)
+
+
+@attrs.frozen(kw_only=True)
+class ServerConfig:
+    """Bounds of a listener."""
+
+    rpc: RpcConfig = attrs.Factory(RpcConfig)
+    anonymous: RpcConfig = attrs.Factory(
+        lambda: RpcConfig(max_frame_bytes=128 * 1024, max_requests=4, write_buffer_bytes=256 * 1024)
+    )
+    """Of a caller without a certificate."""
+    max_connections: int = 8192
+    max_handshakes: int = 512
+    max_anonymous: int = 32
+    anonymous_life_s: float = 30.0
+
+
+class ServerConnection(Connection):
+    """The serving end of one connection."""
+
+    def __init__(self, router: Router, config: ServerConfig, identify: Identify) -> None:
+        super().__init__(config.rpc, identify)
+        self._router = router
+        self._server_config = config
+        self._requests: dict[int, asyncio.Task[None]] = {}
+        self._group: asyncio.TaskGroup | None = None
+
+    async def serve(self) -> None:
+        """Answer until the connection is gone. Handlers that run then are cancelled."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                try:
+                    self._tighten()
+                    self.start()
+                    await self.wait_closed()
+                finally:
+                    self._group = None
+                    for frame_id in list(self._requests):
+                        self._cancel(frame_id)
+        finally:
+            await self.close()
+
+    def on_frame(self, kind: Kind, frame: list[Any]) -> None:
+        """A request, or the end of one."""
+        if self._group is None:
+            return
+        match kind:
+            case Kind.CALL:
+                self._begin(self._group, frame[1], frame[2], self._answer(frame[1], frame[2], frame[3]))
+            case Kind.STREAM:
+                self._begin(self._group, frame[1], frame[2], self._answer_stream(frame[1], frame[2], frame[3]))
+            case Kind.NOTIFY:
+                self._take_notification(frame[1], frame[2])
+            case Kind.CANCEL:
+                self._cancel(frame[1])
+            case _:
+                raise ProtocolViolation(f"unexpected {kind.name} frame from a client")
+
+    def on_tick(self) -> None:
+        """A node that was removed while it is connected is cut off, streams and all."""
+        self._router.check_peer(self.peer)
+
+    def _tighten(self) -> None:
+        if not self.peer.is_anonymous:
+            return
+        self.config = self._server_config.anonymous
+        self._decoder.max_frame_bytes = self.config.max_frame_bytes
+        life = self._server_config.anonymous_life_s
+        over = DeadlineExceeded(f"a connection without a certificate lasts {life:g} s")
+        self._timer("life", life, self.fail, over)
+
+    def _begin(self, group: asyncio.TaskGroup, frame_id: int, method: str, work: Coroutine[Any, Any, None]) -> None:
+        if frame_id in self._requests:
+            work.close()
+            raise ProtocolViolation(f"request {frame_id} is in progress already")
+        if len(self._requests) >= self.config.max_requests:
+            work.close()
+            limit = self.config.max_requests
+            self._refuse(frame_id, Unavailable(f"{method}: {limit} requests are in progress on this connection"))
+            return
+        self._requests[frame_id] = group.create_task(self._guard(frame_id, method, work))
+
+    async def _guard(self, frame_id: int, method: str, work: Coroutine[Any, Any, None]) -> None:
+        error: SwarmpyError = Unavailable(f"{method}: the handler was cancelled")
+        try:
+            await work
+            self._requests.pop(frame_id, None)
+        except SwarmpyError as raised:
+            error = raised
+        except Exception:
+            # The boundary to the peer: a defect of one handler must neither end the node nor show its inside.
+            log.exception("handler_failed", method=method, address=self.peer.address)
+            error = SwarmpyError("internal error")
+        finally:
+            # Still there: it ended without an answer, and not because the caller or the connection went away.
+            if self._requests.pop(frame_id, None) is not None:
+                self._refuse(frame_id, error)
+
+    async def _answer(self, frame_id: int, method: str, payload: Any) -> None:
+        result = await self._router.dispatch_call(self.peer, method, payload)
+        frame = self._checked(encode(Kind.RESULT, frame_id, result), method)
+        await self.wait_writable()
+        self.send(frame)
+
+    async def _answer_stream(self, frame_id: int, method: str, payload: Any) -> None:
+        async with _closing(self._router.dispatch_stream(self.peer, method, payload)) as items:
+            async for item in items:
+                self.send(self._checked(encode(Kind.ITEM, frame_id, item), method))
+                await self.wait_writable()
+        self.send(encode(Kind.END, frame_id))
+
+    def _take_notification(self, method: str, payload: Any) -> None:
+        try:
+            self._router.dispatch_notify(self.peer, method, payload)
+        except SwarmpyError as error:
+            log.warning("notification_refused", method=method[:64], address=self.peer.address, reason=error.message)
+        except Exception:
+            # The boundary to the peer, as in _guard.
+            log.exception("handler_failed", method=method, address=self.peer.address)
+
+    def _checked(self, frame: bytes, method: str) -> bytes:
+        if len(frame) - LENGTH_BYTES > self.config.max_frame_bytes:
+            raise FailedPrecondition(
+                f"{method}: an answer of {len(frame)} bytes is larger than the limit of {self.config.max_frame_bytes}"
+            )
+        return frame
+
+    def _refuse(self, frame_id: int, error: SwarmpyError) -> None:
+        detail = error.leader if isinstance(error, NotLeader) else ""
+        self.send(encode(Kind.ERROR, frame_id, error.code, error.message[:MAX_MESSAGE_CHARS], detail))
+
+    def _cancel(self, frame_id: int) -> None:
+        task = self._requests.pop(frame_id, None)
+        if task is not None:
+            task.cancel()
+
+
+@contextlib.asynccontextmanager
+async def _closing(items: AsyncIterator[Any]) -> AsyncIterator[AsyncIterator[Any]]:
+    try:
+        yield items
+    finally:
+        aclose = getattr(items, "aclose", None)
+        if aclose is not None:
+            await aclose()

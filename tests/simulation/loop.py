@@ -1,0 +1,259 @@
+"""A deterministic event loop: virtual time, seeded order, no operating system.
+
+One seed is one universe: whenever several callbacks are ready, a seeded generator picks the one to run, and time moves
+only when nothing is ready. Code under test runs unchanged on it, except that sockets, threads and signals are refused.
+
+A :class:`Life` is what dies at a crash: tasks, timers and callbacks that were created in it (it is inherited as a
+context variable) simply run no more - no ``finally``, no farewell - as after a power cut.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import gc
+import heapq
+import os
+import random
+from asyncio import base_events, events
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+MAX_STEPS_AT_ONE_TIME = 1_000_000
+"""Callbacks without the clock moving; more is a loop that waits for nothing."""
+CLEANUP_ROUNDS = 5
+
+
+class SimulationError(Exception):
+    """The simulated program did what it must never do."""
+
+
+class Deadlock(SimulationError):
+    """Nothing is ready and no timer runs: the program waits for what cannot come."""
+
+
+class Livelock(SimulationError):
+    """The program is busy for ever without waiting for anything."""
+
+
+class Life:
+    """One incarnation of a host. Callbacks of a dead one are set aside until the end of the simulation."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.is_alive = True
+        self.parked: list[asyncio.Handle] = []
+
+    def __repr__(self) -> str:
+        return f"<Life {self.name} {'alive' if self.is_alive else 'dead'}>"
+
+
+LIFE: contextvars.ContextVar[Life | None] = contextvars.ContextVar("life", default=None)
+
+
+class SimLoop(base_events.BaseEventLoop):
+    """The loop. ``random`` is the one source of chance of the whole simulation."""
+
+    def __init__(self, seed: int, *, fifo: bool = False) -> None:
+        super().__init__()
+        self.random = random.Random(seed)
+        self.steps = 0
+        self.digest = 0
+        """A hash of every choice made so far: equal digests mean equal runs."""
+        self.problems: list[str] = []
+        """What nobody caught: exceptions of callbacks and of tasks that were not awaited."""
+        self._now = 0.0
+        self._fifo = fifo
+        self._since_move = 0
+        self._lives: list[Life] = []
+        self._ready: list[asyncio.Handle] = []
+        self._clock_resolution = 1e-9
+        self.set_exception_handler(SimLoop._on_problem)
+
+    def time(self) -> float:
+        """Virtual seconds since the beginning."""
+        return self._now
+
+    def new_life(self, name: str) -> Life:
+        """Begin an incarnation; run something in it by setting ``LIFE`` in its context."""
+        life = Life(name)
+        self._lives.append(life)
+        return life
+
+    def mark(self, *values: int) -> None:
+        """Mix what happened into the digest."""
+        self.digest = hash((self.digest, *values))
+
+    # -- one step ---------------------------------------------------------------------------------------------------
+
+    def _run_once(self) -> None:
+        if not self._ready and not self._stopping:
+            self._move_time()
+        self._collect_due()
+        if not self._ready:
+            return
+        if self._since_move > MAX_STEPS_AT_ONE_TIME:
+            raise Livelock(f"{self._since_move} callbacks at {self._now:.3f} s and no end: {self._ready[0]!r}")
+        handle = self._pick()
+        if handle._cancelled:
+            return
+        life = handle._context.get(LIFE)
+        if life is not None and not life.is_alive:
+            life.parked.append(handle)
+            return
+        self.steps += 1
+        self._since_move += 1
+        handle._run()
+
+    def _pick(self) -> asyncio.Handle:
+        count = len(self._ready)
+        if self._fifo or count == 1:
+            return self._ready.pop(0)
+        chosen = self.random.randrange(count)
+        self.mark(chosen, count, int(self._now * 1e9))
+        last = self._ready.pop()
+        if chosen == count - 1:
+            return last
+        self._ready[chosen], handle = last, self._ready[chosen]
+        return handle
+
+    def _move_time(self) -> None:
+        self._drop_cancelled()
+        if not self._scheduled:
+            raise Deadlock(f"at {self._now:.3f} s nothing is ready and no timer runs{self._waiting()}")
+        if self._scheduled[0]._when > self._now:
+            self._now = self._scheduled[0]._when
+            self._since_move = 0
+
+    def _collect_due(self) -> None:
+        self._drop_cancelled()
+        while self._scheduled and self._scheduled[0]._when <= self._now:
+            handle = heapq.heappop(self._scheduled)
+            handle._scheduled = False
+            if not handle._cancelled:
+                self._ready.append(handle)
+
+    def _drop_cancelled(self) -> None:
+        while self._scheduled and self._scheduled[0]._cancelled:
+            self._timer_cancelled_count -= 1
+            heapq.heappop(self._scheduled)._scheduled = False
+
+    def _waiting(self) -> str:
+        lines = sorted(repr(task) for task in asyncio.all_tasks(self))
+        return "".join(f"\n  {line[:300]}" for line in lines[:20])
+
+    def _on_problem(self, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        self.problems.append(f"{self._now:.3f} s: {context.get('message')}: {error!r}")
+
+    # -- what a simulation must not do --------------------------------------------------------------------------------
+
+    def _process_events(self, event_list: Any) -> None:
+        raise SimulationError("there are no file descriptors in a simulation")
+
+    def _write_to_self(self) -> None:
+        raise SimulationError("there are no threads in a simulation")
+
+    def call_soon_threadsafe(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused."""
+        raise SimulationError("call_soon_threadsafe: there are no threads in a simulation")
+
+    def run_in_executor(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused."""
+        raise SimulationError("run_in_executor: there are no threads in a simulation")
+
+    async def create_connection(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused."""
+        raise SimulationError("create_connection: there are no sockets in a simulation")
+
+    async def create_server(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused."""
+        raise SimulationError("create_server: there are no sockets in a simulation")
+
+    async def create_datagram_endpoint(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused."""
+        raise SimulationError("create_datagram_endpoint: there are no sockets in a simulation")
+
+    async def getaddrinfo(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused."""
+        raise SimulationError("getaddrinfo: there are no names in a simulation")
+
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        """There is none."""
+
+    def _asyncgen_finalizer_hook(self, agen: Any) -> None:
+        self._asyncgens.discard(agen)
+        if not self.is_closed():
+            self.call_soon(self.create_task, agen.aclose())
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def clean_up(self) -> None:
+        """Wake the dead, cancel everything that still runs and let it end; what goes wrong now is of no interest."""
+        self.set_exception_handler(lambda loop, context: None)
+        self._since_move = 0
+        for life in self._lives:
+            life.is_alive = True
+            self._ready.extend(life.parked)
+            life.parked.clear()
+        for _ in range(CLEANUP_ROUNDS):
+            tasks = asyncio.all_tasks(self)
+            if not tasks:
+                return
+            for task in tasks:
+                task.cancel()
+            self.run_until_complete(asyncio.wait(tasks, timeout=600))
+        raise SimulationError(f"tasks that cannot be cancelled:{self._waiting()}")
+
+
+def run(seed: int, main: Callable[[SimLoop], Coroutine[Any, Any, T]], *, fifo: bool = False) -> T:
+    """Run ``main`` in the universe of ``seed``. A failure carries a line that says how to see it again."""
+    loop = SimLoop(seed, fifo=fifo)
+    with _no_collection():
+        try:
+            result = _finish(loop, main)
+        except BaseException as error:
+            error.add_note(replay_line(seed))
+            raise
+    return result
+
+
+def _finish(loop: SimLoop, main: Callable[[SimLoop], Coroutine[Any, Any, T]]) -> T:
+    events.set_event_loop(None)
+    try:
+        result = loop.run_until_complete(main(loop))
+        if loop.problems:
+            raise SimulationError("\n".join(["nobody caught:", *loop.problems[:10]]))
+        return result
+    finally:
+        try:
+            loop.clean_up()
+            loop.run_until_complete(loop.shutdown_asyncgens())
+        finally:
+            loop.close()
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    # What a collection finalises runs at a moment that no seed decides.
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def replay_line(seed: int) -> str:
+    """The command that runs the current test with one seed."""
+    test = os.environ.get("PYTEST_CURRENT_TEST", "tests/simulation").split(" ")[0].split("[")[0]
+    return f"replay with: SIM_SEED={seed} pytest {test}"
+
+
+def seeds(default: int) -> list[int]:
+    """The seeds of a test: the one of SIM_SEED, or as many as SIM_SEEDS says, or ``default`` many."""
+    if only := os.environ.get("SIM_SEED"):
+        return [int(only)]
+    return list(range(int(os.environ.get("SIM_SEEDS", default))))

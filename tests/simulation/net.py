@@ -1,0 +1,212 @@
+"""Simulated hosts and the network between them.
+
+A :class:`Host` has a node id, a role, an address, a router and a life: everything it runs dies with it at a crash. The
+network carries plain data only (each payload goes through msgpack) and behaves as connections over TCP do: in order
+and without loss, until a partition holds everything up and the keepalive gives the connection up, or an end crashes.
+Notifications may be lost and may overtake each other: what uses them must not care.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any
+
+import attrs
+from connection import Connection, SimDialer
+from loop import LIFE, Life, SimLoop
+
+from swarmpy.model.ids import NodeId
+from swarmpy.model.states import Role
+from swarmpy.ports import Peer
+from swarmpy.wire.router import Router
+
+Main = Callable[["Host"], Coroutine[Any, Any, None]]
+
+
+@attrs.define(kw_only=True)
+class NetOptions:
+    """How good the network is; may be changed while it runs."""
+
+    latency_min_s: float = 0.0002
+    latency_mean_s: float = 0.001
+    """Of the part above the minimum, exponentially distributed."""
+    notify_loss: float = 0.0
+    notify_overtake: float = 0.0
+    """How likely a notification travels outside the connection's order."""
+    dead_after_s: float = 6.0
+    """A connection that nothing comes through for this long is given up."""
+
+
+class Host:
+    """One machine. ``main`` is what runs on it; a restart runs it again with a new router and nothing else left."""
+
+    def __init__(self, net: SimNetwork, node_id: str, role: Role | None, address: str, cluster_id: str) -> None:
+        self.net = net
+        self.node_id = NodeId(node_id)
+        self.role = role
+        """None: it has no certificate, and is anonymous to others."""
+        self.address = address
+        self.cluster_id = cluster_id
+        self.router = Router()
+        self.dialer = SimDialer(self)
+        self.on_crash: list[Callable[[], None]] = []
+        self.on_failure: Callable[[BaseException], None] | None = None
+        """Told when a task of the host ends by an exception; without it, that fails the simulation."""
+        self.life: Life | None = None
+        self._main: Main | None = None
+        self._context = contextvars.Context()
+
+    def __repr__(self) -> str:
+        return f"<Host {self.node_id} {'up' if self.is_up else 'down'}>"
+
+    @property
+    def is_up(self) -> bool:
+        """True between a boot and the next crash."""
+        return self.life is not None and self.life.is_alive
+
+    @property
+    def identity(self) -> Peer:
+        """What others see of this host."""
+        host = self.address.rsplit(":", 1)[0]
+        member = self.role is not None
+        return Peer(
+            node_id=self.node_id if member else None,
+            role=self.role,
+            cluster_id=self.cluster_id if member else "",
+            address=f"{host}:40000",
+        )
+
+    def boot(self, main: Main) -> None:
+        """Switch on and run ``main``."""
+        assert not self.is_up, f"{self} is on already"
+        self.life = self.net.loop.new_life(self.node_id)
+        self.router = Router()
+        self._main = main
+        self._context = contextvars.Context()
+        self._context.run(LIFE.set, self.life)
+        self.spawn(main(self), name=f"{self.node_id} main")
+
+    def restart(self) -> None:
+        """Switch on again and run what ran before."""
+        assert self._main is not None
+        self.boot(self._main)
+
+    def crash(self) -> None:
+        """A power cut: nothing of this life runs any more, not even a ``finally``."""
+        if self.life is None or not self.life.is_alive:
+            return
+        self.life.is_alive = False
+        for hook in self.on_crash:
+            hook()
+        self.net.host_crashed(self)
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str | None = None) -> asyncio.Task[None]:
+        """Run ``work`` in this life."""
+        task = self.net.loop.create_task(work, name=name, context=self._context.copy())
+        task.add_done_callback(partial(self._ended, self.life), context=self.net.context)
+        return task
+
+    def call(self, fn: Callable[..., Any], *args: Any) -> Any:
+        """Call ``fn`` in this life, so that what it starts dies with it."""
+        return self._context.copy().run(fn, *args)
+
+    def _ended(self, life: Life, task: asyncio.Task[None]) -> None:
+        if task.cancelled() or task.exception() is None or not life.is_alive:
+            return
+        error = task.exception()
+        assert error is not None
+        if self.on_failure is not None:
+            self.on_failure(error)
+        else:
+            self.net.loop.problems.append(f"{self.net.loop.time():.3f} s: {task.get_name()}: {error!r}")
+
+
+class SimNetwork:
+    """All hosts and everything between them."""
+
+    def __init__(self, loop: SimLoop, options: NetOptions | None = None) -> None:
+        self.loop = loop
+        self.options = options or NetOptions()
+        self.hosts: dict[str, Host] = {}
+        """By node id."""
+        self.context = contextvars.Context()
+        self.messages = 0
+        self._blocked: dict[tuple[str, str], float] = {}
+        self._connections: list[Connection] = []
+
+    def host(self, node_id: str, address: str, role: Role | None = Role.MANAGER, cluster_id: str = "c") -> Host:
+        """Add a host, switched off."""
+        host = Host(self, node_id, role, address, cluster_id)
+        self.hosts[node_id] = host
+        return host
+
+    def at(self, address: str) -> Host | None:
+        """The host at ``host:port``."""
+        return next((host for host in self.hosts.values() if host.address == address), None)
+
+    # -- faults -----------------------------------------------------------------------------------------------------
+
+    def partition(self, source: str, target: str, *, one_way: bool = False) -> None:
+        """Nothing gets from ``source`` to ``target`` (node ids), nor back unless ``one_way``."""
+        self._blocked.setdefault((source, target), self.loop.time())
+        if not one_way:
+            self._blocked.setdefault((target, source), self.loop.time())
+        self.later(self.options.dead_after_s, self._give_up)
+
+    def isolate(self, node_id: str) -> None:
+        """Cut one host off from all others."""
+        for other in self.hosts:
+            if other != node_id:
+                self.partition(node_id, other)
+
+    def heal(self) -> None:
+        """Everybody reaches everybody again; what was held up comes through."""
+        self._blocked.clear()
+        for connection in self._connections:
+            connection.up.release()
+            connection.down.release()
+
+    def is_blocked(self, source: Host, target: Host) -> bool:
+        """True when nothing gets from one to the other."""
+        return (source.node_id, target.node_id) in self._blocked
+
+    def host_crashed(self, host: Host) -> None:
+        """Its connections break: at once (the machine is up again soon and knows nothing), or by silence."""
+        for connection in self._connections:
+            if host in (connection.client, connection.server):
+                silent = self.loop.random.random() < 0.5
+                delay = self.options.dead_after_s if silent else self.latency()
+                self.later(delay, connection.lose, f"connection to {host.address} lost")
+
+    def _give_up(self) -> None:
+        now, patience = self.loop.time(), self.options.dead_after_s - 1e-6
+        for connection in list(self._connections):
+            ends = (connection.client.node_id, connection.server.node_id)
+            since = min(self._blocked.get(ends, now), self._blocked.get(ends[::-1], now))
+            if now - since >= patience:
+                connection.lose(f"nothing heard for {self.options.dead_after_s:g} s")
+
+    # -- carrying ---------------------------------------------------------------------------------------------------
+
+    def latency(self) -> float:
+        """Seconds that the next message takes."""
+        options = self.options
+        return options.latency_min_s + self.loop.random.expovariate(1 / options.latency_mean_s)
+
+    def later(self, delay_s: float, fn: Callable[..., Any], *args: Any) -> None:
+        """Call ``fn`` on behalf of the network, which outlives every host."""
+        self.loop.call_later(delay_s, fn, *args, context=self.context)
+
+    def connect(self, client: Host, server: Host) -> Connection:
+        """A new connection."""
+        connection = Connection(self, client, server)
+        self._connections.append(connection)
+        return connection
+
+    def forget(self, connection: Connection) -> None:
+        """A connection is gone."""
+        if connection in self._connections:
+            self._connections.remove(connection)

@@ -1,0 +1,188 @@
+"""Writes through a manager that does not lead, over changes of leadership."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from api_world import World, ask, request
+
+from swarmpy.api import forward
+from swarmpy.errors import ConnectionFailed, NoQuorum, NotInCluster, NotLeader, OutcomeUnknown, Unavailable
+from swarmpy.model.ids import NodeId
+from swarmpy.model.states import Role
+from swarmpy.ports import Peer
+
+SPEC = {"Name": "web", "TaskTemplate": {"ContainerSpec": {"Image": "busybox"}}}
+
+
+@pytest.fixture
+async def world() -> World:
+    """Three managers; m1 leads."""
+    world = World("m1", "m2", "m3")
+    world.elect("m1")
+    await world.found()
+    return world
+
+
+async def test_a_follower_forwards_a_write(world: World) -> None:
+    """What is written through a follower is there on every manager, and errors come back as they are."""
+    assert (await ask(world.apis["m2"], "POST", "/services/create", SPEC))[0] == 201
+    for name in ("m1", "m2", "m3"):
+        assert (await ask(world.apis[name], "GET", "/services/web"))[0] == 200
+    status, answer = await ask(world.apis["m3"], "POST", "/services/create", SPEC)
+    assert (status, answer["message"].split(":")[0]) == (409, "name conflicts with an existing object")
+    assert world.manager("m2").calls == 1
+
+
+async def test_a_read_waits_for_the_barrier_and_is_not_forwarded(world: World) -> None:
+    """Reads are answered from this manager's own state, made current first."""
+    await ask(world.apis["m2"], "GET", "/services")
+    assert (world.manager("m2").barriers, world.manager("m2").calls) == (1, 0)
+
+
+async def test_a_write_waits_for_the_next_leader(world: World) -> None:
+    """After the leader's death a write through a follower is done as soon as another one leads."""
+    world.kill("m1")
+    writing = asyncio.ensure_future(ask(world.apis["m2"], "POST", "/services/create", SPEC))
+    deadline = asyncio.get_running_loop().time() + 5
+    while world.manager("m2").calls < 2:
+        assert asyncio.get_running_loop().time() < deadline
+        await asyncio.sleep(0)
+    world.elect("m3")
+    elected_at = asyncio.get_running_loop().time()
+    assert (await writing)[0] == 201
+    assert asyncio.get_running_loop().time() - elected_at < 0.5
+    assert world.manager("m2").store.view().service_by_name("web") is not None
+
+
+async def test_the_follower_itself_may_become_the_leader(world: World) -> None:
+    """A write that waits on the manager that is elected is done there."""
+    world.kill("m1")
+    writing = asyncio.ensure_future(ask(world.apis["m2"], "POST", "/services/create", SPEC))
+    await asyncio.sleep(0)
+    world.elect("m2")
+    assert (await writing)[0] == 201
+
+
+async def test_a_leader_that_is_deposed_before_it_proposes_passes_the_write_on(world: World) -> None:
+    """NotLeader from the store means that nothing was done: the new leader does it."""
+    world.manager("m1").store.set_proposer(None)
+    writing = asyncio.ensure_future(ask(world.apis["m1"], "POST", "/services/create", SPEC))
+    await asyncio.sleep(0)
+    world.elect("m2")
+    assert (await writing)[0] == 201
+
+
+@pytest.mark.parametrize(
+    "error", [NotLeader(), ConnectionFailed("refused"), NoQuorum("none"), Unavailable("too much in flight")]
+)
+async def test_a_write_is_tried_again_when_surely_nothing_was_done(world: World, error: Unavailable) -> None:
+    """The second try succeeds."""
+    manager = world.manager("m2")
+
+    async def once(payload: Any) -> Any:
+        manager.on_call = None
+        raise error
+
+    manager.on_call = once
+    assert (await ask(world.apis["m2"], "POST", "/services/create", SPEC))[0] == 201
+    assert manager.calls == 2
+
+
+async def test_a_lost_answer_is_not_tried_again(world: World) -> None:
+    """The client hears 503 and that the outcome is unknown."""
+    manager = world.manager("m2")
+
+    async def lost(payload: Any) -> Any:
+        raise OutcomeUnknown("the connection broke: the write may or may not have happened")
+
+    manager.on_call = lost
+    status, answer = await ask(world.apis["m2"], "POST", "/services/create", SPEC)
+    assert status == 503
+    assert "may or may not have happened" in answer["message"]
+    assert manager.calls == 1
+
+
+async def test_a_silent_leader_is_given_up_once_another_leads(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frozen leader does not hold a write for the whole timeout; the call is cancelled."""
+    monkeypatch.setattr(forward, "GRACE_S", 0.05)
+    manager = world.manager("m2")
+    ended: list[bool] = []
+
+    async def frozen(payload: Any) -> Any:
+        manager.believes = "m3"
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            ended.append(True)
+
+    manager.on_call = frozen
+    status, answer = await asyncio.wait_for(ask(world.apis["m2"], "POST", "/services/create", SPEC), 5)
+    assert status == 503
+    assert "the leader changed before it answered" in answer["message"]
+    assert ended == [True]
+
+
+async def test_without_a_leader_writes_and_reads_end_in_time(world: World) -> None:
+    """Both give up with 503 and say what is needed."""
+    world.elect(None)
+    manager = world.manager("m2")
+    with pytest.raises(NoQuorum, match="more than half of the managers are online"):
+        await forward.write(manager, request("POST", "/x"), _never, timeout=0.1)
+    with pytest.raises(NoQuorum, match="more than half of the managers are online"):
+        await forward.read_barrier(manager, timeout=0.1)
+    assert manager.calls == 0
+
+
+async def test_a_read_waits_for_the_next_leader(world: World) -> None:
+    """A read during an election is answered after it."""
+    world.elect(None)
+    reading = asyncio.ensure_future(ask(world.apis["m2"], "GET", "/services"))
+    await asyncio.sleep(0)
+    world.elect("m3")
+    assert await reading == (200, [])
+
+
+async def test_a_cancelled_write_leaves_nothing_running(world: World) -> None:
+    """When the client goes away, the call to the leader ends too."""
+    manager = world.manager("m2")
+    started, ended = asyncio.Event(), asyncio.Event()
+
+    async def slow(payload: Any) -> Any:
+        started.set()
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            ended.set()
+
+    manager.on_call = slow
+    writing = asyncio.ensure_future(ask(world.apis["m2"], "POST", "/services/create", SPEC))
+    await started.wait()
+    writing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await writing
+    assert ended.is_set()
+
+
+async def test_the_leader_answers_forwarded_writes_only(world: World) -> None:
+    """Reads, local calls and unknown paths are not executed for others; a follower refuses with NotLeader."""
+    peer = Peer(node_id=NodeId("m2"), role=Role.MANAGER)
+    for method, path in (("GET", "/services"), ("POST", "/swarm/leave"), ("POST", "/zzz")):
+        answer = await world.apis["m1"].on_forwarded(peer, request(method, path).to_plain())
+        assert answer["status"] == 404
+    with pytest.raises(NotLeader):
+        await world.apis["m3"].on_forwarded(peer, request("POST", "/services/create", SPEC).to_plain())
+    assert world.nodes["m1"].leaves == []
+
+
+async def test_a_node_that_stopped_managing_refuses_forwarded_writes(world: World) -> None:
+    """A demoted manager answers with its own error."""
+    world.nodes["m1"].manager = None
+    answer = await world.apis["m1"].on_forwarded(Peer(), request("POST", "/services/create", SPEC).to_plain())
+    assert answer["status"] == NotInCluster.http_status
+
+
+async def _never(_request: Any) -> Any:
+    raise AssertionError("not the leader")

@@ -1,0 +1,246 @@
+"""A small cluster without a network: the real store and decisions, agents that obey, a clock moved by hand."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import attrs
+
+from swarmpy.control import allocator, nodes, orchestrator, reaper, scheduler
+from swarmpy.control.decision import Decision, combine
+from swarmpy.model import changes, codec
+from swarmpy.model.changes import Action, Change, ChangeList
+from swarmpy.model.ids import NodeId, ServiceId
+from swarmpy.model.objects import Node, NodeDescription, NodeStatus, Service, Task
+from swarmpy.model.specs import (
+    ContainerSpec,
+    EndpointSpec,
+    NodeSpec,
+    Placement,
+    PortConfig,
+    ResourceRequirements,
+    Resources,
+    RestartPolicy,
+    ServiceSpec,
+    TaskSpec,
+    UpdateConfig,
+)
+from swarmpy.model.states import Actor, Availability, NodeState, TaskState, may_advance
+from swarmpy.store.memory import Store
+from swarmpy.store.view import View
+
+SECOND = 1_000_000_000
+GIB = 1 << 30
+MAX_ROUNDS = 60
+
+
+class HandClock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now_ns = 1_700_000_000 * SECOND
+
+    def time_ns(self) -> int:
+        return self.now_ns
+
+    def monotonic(self) -> float:
+        return self.now_ns / SECOND
+
+
+def spec(name: str = "web", replicas: int | None = 2, image: str = "nginx:1", **more: Any) -> ServiceSpec:
+    """A service spec; keyword arguments of the parts are put where they belong."""
+    reservations = more.pop("reserve", None)
+    task = TaskSpec(
+        container=ContainerSpec(image=image),
+        resources=ResourceRequirements(reservations=reservations) if reservations else None,
+        restart=more.pop("restart", RestartPolicy()),
+        placement=more.pop("placement", Placement()),
+    )
+    ports: tuple[PortConfig, ...] = more.pop("ports", ())
+    return ServiceSpec(
+        name=name,
+        task=task,
+        replicas=replicas,
+        endpoint=EndpointSpec(ports=ports) if ports else None,
+        update=more.pop("update", UpdateConfig()),
+        **more,
+    )
+
+
+class World:
+    """Everything a test of decisions needs. Checks with each write that observed and desired states only rise."""
+
+    def __init__(self, limit: int = 5) -> None:
+        self.clock = HandClock()
+        self.store = Store(self.clock)
+        self.limit = limit
+        self.crashing: Callable[[Task], bool] = lambda task: False
+        self.wake_at_ns: int | None = None
+        self._index = 0
+        self._ids = itertools.count(1)
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    def new_id(self) -> str:
+        return f"{next(self._ids):025d}"
+
+    def write(self, *changed: Change) -> None:
+        if not changed:
+            return
+        for change in changed:
+            self._check(change)
+        self._index += 1
+        self.store.apply(self._index, codec.encode(ChangeList(changes=changed)))
+
+    def _check(self, change: Change) -> None:
+        if change.task is None or change.action is not Action.UPDATE:
+            return
+        before, after = self.view.task(change.id), change.task
+        assert before is not None
+        assert after.desired_state >= before.desired_state, (before, after)
+        assert before.node_id in (None, after.node_id), "a task never moves"
+        old, new = before.status.state, after.status.state
+        assert old == new or any(may_advance(actor, old, new) for actor in Actor), (old, new)
+
+    @property
+    def view(self) -> View:
+        return self.store.view()
+
+    def add_node(self, name: str, cpus: float = 4, memory: int = 8 * GIB, **labels: str) -> Node:
+        node = Node(
+            id=NodeId(name.rjust(25, "0")),
+            spec=NodeSpec(labels=labels),
+            description=NodeDescription(
+                hostname=name, resources=Resources(nano_cpus=int(cpus * 1e9), memory_bytes=memory)
+            ),
+            status=NodeStatus(state=NodeState.READY, address=f"10.0.0.{len(self.view.nodes()) + 1}"),
+        )
+        self.write(changes.create(node))
+        return node
+
+    def set_node(self, node: Node, state: NodeState | None = None, availability: Availability | None = None) -> None:
+        current = self.view.node(node.id)
+        assert current is not None
+        status = attrs.evolve(current.status, state=state or current.status.state)
+        wanted = attrs.evolve(current.spec, availability=availability or current.spec.availability)
+        self.write(changes.update(attrs.evolve(current, status=status, spec=wanted)))
+
+    def add_service(self, wanted: ServiceSpec) -> ServiceId:
+        service = Service(id=ServiceId(self.new_id()), spec=wanted)
+        self.write(changes.create(service))
+        return service.id
+
+    def service(self, service_id: ServiceId) -> Service:
+        found = self.view.service(service_id)
+        assert found is not None
+        return found
+
+    def update_service(self, service_id: ServiceId, wanted: ServiceSpec) -> None:
+        """As a user does it: the update status begins anew."""
+        service = self.service(service_id)
+        self.write(changes.update(attrs.evolve(service, spec=wanted, previous_spec=service.spec, update_status=None)))
+
+    def remove_service(self, service_id: ServiceId) -> None:
+        self.write(changes.update(attrs.evolve(self.service(service_id), pending_delete=True)))
+
+    def report(self, task: Task, state: TaskState, err: str = "") -> None:
+        """An agent has observed the task."""
+        current = self.view.task(task.id)
+        assert current is not None
+        now = self.clock.now_ns
+        started = now if state is TaskState.RUNNING and not current.started_at_ns else current.started_at_ns
+        status = attrs.evolve(current.status, state=state, timestamp_ns=now, err=err)
+        self.write(changes.update(attrs.evolve(current, status=status, applied_at_ns=now, started_at_ns=started)))
+
+    # -- deciding -----------------------------------------------------------------------------------------------------
+
+    def decide(self) -> int:
+        """One round of all decisions; returns how many changes were written."""
+        written = 0
+        wakes: list[Decision] = []
+
+        def take(decision: Decision) -> None:
+            nonlocal written
+            written += len(decision.changes)
+            wakes.append(attrs.evolve(decision, changes=()))
+            self.write(*decision.changes)
+
+        now = self.clock.now_ns
+        take(nodes.decide(self.view, now))
+        for service in self.view.services():
+            take(orchestrator.decide_service(self.view, service.id, now, self.new_id))
+        take(allocator.decide(self.view))
+        take(scheduler.decide(self.view, now))
+        take(reaper.decide(self.view, self.limit))
+        self.wake_at_ns = combine(wakes).wake_at_ns
+        return written
+
+    def settle(self) -> None:
+        """Decide until there is nothing left to decide."""
+        for _ in range(MAX_ROUNDS):
+            if not self.decide():
+                return
+        raise AssertionError("the decisions do not come to rest")
+
+    def agents(self) -> int:
+        """Each agent that answers brings its tasks one step further; returns how many moved."""
+        moved = 0
+        for task in self.view.tasks():
+            node = self.view.node(task.node_id) if task.node_id else None
+            state = task.status.state
+            if node is None or node.status.state is not NodeState.READY:
+                continue
+            if not TaskState.ASSIGNED <= state <= TaskState.RUNNING:
+                continue
+            if task.desired_state > TaskState.RUNNING:
+                self.report(task, TaskState.SHUTDOWN)
+            elif task.desired_state > state and state < TaskState.READY:
+                self.report(task, TaskState.READY)
+            elif task.desired_state > state:
+                crashes = self.crashing(task)
+                self.report(task, TaskState.FAILED if crashes else TaskState.RUNNING, "boom" if crashes else "")
+            else:
+                continue
+            moved += 1
+        return moved
+
+    def run(self) -> None:
+        """Decide and obey until all is quiet at this moment of time."""
+        for _ in range(MAX_ROUNDS):
+            self.settle()
+            if not self.agents():
+                return
+        raise AssertionError("the cluster does not come to rest")
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass, deciding whenever a decision asked to be made again."""
+        end = self.clock.now_ns + int(seconds * SECOND)
+        self.run()
+        while self.wake_at_ns is not None and self.wake_at_ns <= end:
+            assert self.wake_at_ns > self.clock.now_ns, "a wake-up that lies in the past never ends"
+            self.clock.now_ns = self.wake_at_ns
+            self.run()
+        self.clock.now_ns = end
+        self.run()
+
+    # -- looking ------------------------------------------------------------------------------------------------------
+
+    def tasks(self, service_id: ServiceId, *states: TaskState) -> list[Task]:
+        """The tasks of a service, of the given observed states if any are given."""
+        found = self.view.tasks_of_service(service_id)
+        return [task for task in found if not states or task.status.state in states]
+
+    def running(self, service_id: ServiceId) -> list[Task]:
+        """The tasks that run and are meant to, by slot."""
+        found = (t for t in self.tasks(service_id, TaskState.RUNNING) if t.desired_state == TaskState.RUNNING)
+        return sorted(found, key=lambda t: (t.slot, t.node_id or ""))
+
+    def images(self, service_id: ServiceId) -> list[str]:
+        return [task.spec.container.image for task in self.running(service_id)]
+
+    def spread(self, service_id: ServiceId) -> list[int]:
+        """How many tasks of the service run on each node, in the order of the nodes."""
+        placed: Sequence[Task] = self.running(service_id)
+        return [sum(task.node_id == node.id for task in placed) for node in self.view.nodes()]

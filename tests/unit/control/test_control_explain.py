@@ -1,0 +1,85 @@
+"""Why a service does not run as many tasks as it should."""
+
+from __future__ import annotations
+
+from control_world import GIB, SECOND, World, spec
+
+from swarmpy.control.explain import Replicas, count_replicas, why_not_running
+from swarmpy.model.ids import ServiceId
+from swarmpy.model.specs import Resources, RestartPolicy
+from swarmpy.model.states import NodeState, ServiceMode, TaskState
+
+
+def why(world: World, service: ServiceId) -> str:
+    return why_not_running(world.view, world.service(service))
+
+
+def count(world: World, service: ServiceId) -> Replicas:
+    return count_replicas(world.view, world.service(service))
+
+
+def test_healthy_service_needs_no_explanation() -> None:
+    """All is said with nothing when what is wanted runs."""
+    world = World()
+    world.add_node("a")
+    web = world.add_service(spec(replicas=2))
+    assert why(world, web) == "2 tasks not created yet"
+    world.settle()
+    assert why(world, web) == "2 tasks starting"
+    assert count(world, web) == Replicas(running=0, desired=2)
+    world.run()
+    assert why(world, web) == ""
+    assert count(world, web) == Replicas(running=2, desired=2)
+
+
+def test_pending_reason_is_given_with_its_count() -> None:
+    """Tasks that cannot be placed are counted with the scheduler's reason."""
+    world = World()
+    world.add_node("a", memory=GIB)
+    web = world.add_service(spec(replicas=3, reserve=Resources(memory_bytes=GIB)))
+    world.run()
+    assert why(world, web) == ("2 tasks pending: no suitable node (insufficient resources on 1 node: memory on 1)")
+
+
+def test_crashing_and_given_up_tasks_show_their_error() -> None:
+    """A task between two tries shows what ended the last one; one that was given up says so."""
+    world = World()
+    world.add_node("a")
+    web = world.add_service(spec(replicas=1, restart=RestartPolicy(max_attempts=1, delay_ns=SECOND)))
+    world.crashing = lambda task: True
+    world.run()
+    assert why(world, web) == "1 task restarting after: boom"
+    world.advance(5)
+    assert why(world, web) == "1 task failed, not restarted by its policy: boom"
+
+
+def test_paused_update_is_said_first() -> None:
+    """The update's own message leads, then what does not run."""
+    world = World()
+    world.add_node("a")
+    web = world.add_service(spec(replicas=2))
+    world.run()
+    world.update_service(web, spec(replicas=2, image="nginx:2"))
+    world.crashing = lambda task: True
+    world.run()
+    assert why(world, web).startswith("update paused due to failure or early termination of task ")
+    assert why(world, web).endswith("; 1 task restarting after: boom")
+
+
+def test_removal_and_lost_nodes_are_explained() -> None:
+    """Tasks on a node that is down do not count as running; a removal says what it waits for."""
+    world = World()
+    node = world.add_node("a")
+    web = world.add_service(spec(replicas=2))
+    agent = world.add_service(spec("agent", replicas=None, mode=ServiceMode.GLOBAL))
+    world.run()
+    assert count(world, agent) == Replicas(running=1, desired=1)
+    world.set_node(node, NodeState.DOWN)
+    world.settle()
+    assert count(world, web) == Replicas(running=0, desired=2)
+    assert count(world, agent) == Replicas(running=0, desired=0)
+    assert why(world, web) == "2 tasks pending: no suitable node (1 node not available for new tasks: 1 down)"
+    world.set_node(node, NodeState.READY)
+    world.remove_service(web)
+    assert why(world, web) == f"being removed: {len(world.tasks(web))} tasks still stopping"
+    assert {task.status.state for task in world.tasks(web)} >= {TaskState.RUNNING}

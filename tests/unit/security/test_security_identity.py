@@ -1,0 +1,204 @@
+"""A node's identity on disk and in TLS."""
+
+from __future__ import annotations
+
+import random
+import ssl
+import stat
+from pathlib import Path
+
+import pytest
+
+from swarmpy.errors import BadCertificate, DataDirMismatch, StorageError
+from swarmpy.model.ids import NodeId
+from swarmpy.model.objects import RootCA
+from swarmpy.model.states import Role
+from swarmpy.ports import Peer
+from swarmpy.security import identity as identity_module
+from swarmpy.security.ca import create_root_ca, issue
+from swarmpy.security.identity import (
+    CA_FILE,
+    CERT_FILE,
+    DIRECTORY,
+    KEY_FILE,
+    NEW_KEY_FILE,
+    NodeIdentity,
+    delete_identity,
+    load_identity,
+    new_key_and_csr,
+    save_identity,
+)
+from swarmpy.security.tls import (
+    Credentials,
+    check_peer,
+    client_context,
+    joiner_context,
+    server_context,
+    unverified_context,
+)
+
+NOW_NS = 1_800_000_000_000_000_000
+DAY_NS = 24 * 3600 * 1_000_000_000
+
+
+@pytest.fixture(scope="module")
+def root() -> RootCA:
+    """A root CA."""
+    return create_root_ca(NOW_NS)
+
+
+def make(root: RootCA, node_id: str = "node1", role: Role = Role.MANAGER) -> NodeIdentity:
+    """A node's identity, valid for ten days."""
+    key_pem, csr_pem = new_key_and_csr()
+    cert_pem = issue(
+        root, csr_pem, node_id=NodeId(node_id), role=role, cluster_id="c1", expiry_ns=10 * DAY_NS, now_ns=NOW_NS
+    )
+    return NodeIdentity.from_pem(cert_pem=cert_pem, key_pem=key_pem, ca_pem=root.cert_pem)
+
+
+def test_identity_is_read_from_its_certificate(root: RootCA) -> None:
+    """Node id, role, cluster and times are the certificate's; the key is never shown."""
+    identity = make(root)
+    assert (identity.node_id, identity.role, identity.cluster_id) == ("node1", Role.MANAGER, "c1")
+    assert not identity.is_expired(NOW_NS)
+    assert identity.is_expired(NOW_NS + 10 * DAY_NS)
+    assert "PRIVATE" not in repr(identity)
+
+
+def test_renewal_is_due_between_half_and_four_fifths(root: RootCA) -> None:
+    """The time to renew is random within 50 to 80 % of the life."""
+    identity = make(root)
+    life = identity.not_after_ns - identity.not_before_ns
+    times = {identity.renew_at_ns(random.Random(seed)) for seed in range(50)}
+    assert len(times) > 40
+    assert all(0.5 * life <= at - identity.not_before_ns <= 0.8 * life for at in times)
+
+
+def test_parts_that_do_not_fit_are_refused(root: RootCA) -> None:
+    """Another key or another CA makes no identity."""
+    one, two = make(root), make(root, "node2")
+    with pytest.raises(BadCertificate, match="not for the private key"):
+        NodeIdentity.from_pem(cert_pem=one.cert_pem, key_pem=two.key_pem, ca_pem=one.ca_pem)
+    with pytest.raises(BadCertificate, match="not signed by"):
+        NodeIdentity.from_pem(cert_pem=one.cert_pem, key_pem=one.key_pem, ca_pem=create_root_ca(NOW_NS).cert_pem)
+    with pytest.raises(BadCertificate, match="not an unencrypted private key"):
+        NodeIdentity.from_pem(cert_pem=one.cert_pem, key_pem=b"junk", ca_pem=one.ca_pem)
+
+
+def test_saved_identity_is_private_and_loads(root: RootCA, tmp_path: Path) -> None:
+    """What was saved is loaded; files are 0600 in a 0700 directory, with nothing left over."""
+    identity = make(root)
+    assert load_identity(tmp_path) is None
+    save_identity(tmp_path, identity)
+    assert load_identity(tmp_path) == identity
+    directory = tmp_path / DIRECTORY
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    assert sorted(path.name for path in directory.iterdir()) == sorted([KEY_FILE, CERT_FILE, CA_FILE])
+    assert {stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()} == {0o600}
+    delete_identity(tmp_path)
+    assert load_identity(tmp_path) is None
+    delete_identity(tmp_path)
+
+
+@pytest.mark.parametrize("stop_after", range(8))
+def test_interrupted_renewal_leaves_one_matching_pair(
+    root: RootCA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int
+) -> None:
+    """Wherever a renewal is cut off, the old or the new identity is found, and the next renewal works."""
+    old, new, newest = make(root), make(root), make(root)
+    save_identity(tmp_path, old)
+    steps = 0
+    real = identity_module._sync_directory
+
+    def cut(path: Path) -> None:
+        nonlocal steps
+        steps += 1
+        if steps > stop_after:
+            raise OSError(5, "Input/output error")
+        real(path)
+
+    monkeypatch.setattr(identity_module, "_sync_directory", cut)
+    try:
+        save_identity(tmp_path, new)
+    except StorageError as error:
+        assert "cannot save the node's certificate" in error.message
+    monkeypatch.setattr(identity_module, "_sync_directory", real)
+    assert load_identity(tmp_path) in (old, new)
+    save_identity(tmp_path, newest)
+    assert load_identity(tmp_path) == newest
+
+
+@pytest.mark.parametrize("damage", [CERT_FILE, KEY_FILE, CA_FILE])
+def test_damaged_files_are_a_clear_error(root: RootCA, tmp_path: Path, damage: str) -> None:
+    """A damaged or missing file says which directory and what to do."""
+    save_identity(tmp_path, make(root))
+    (tmp_path / DIRECTORY / damage).write_bytes(b"junk")
+    with pytest.raises(DataDirMismatch, match="certificates"):
+        load_identity(tmp_path)
+    if damage != CERT_FILE:
+        (tmp_path / DIRECTORY / damage).unlink()
+        with pytest.raises(DataDirMismatch, match="restore it"):
+            load_identity(tmp_path)
+
+
+def test_interrupted_first_save_is_no_identity(root: RootCA, tmp_path: Path) -> None:
+    """A key without a certificate is a node that has not joined."""
+    directory = tmp_path / DIRECTORY
+    directory.mkdir()
+    (directory / NEW_KEY_FILE).write_bytes(make(root).key_pem)
+    assert load_identity(tmp_path) is None
+
+
+def test_contexts_are_strict(root: RootCA) -> None:
+    """TLS 1.3 only; who is verified depends on the context."""
+    identity = make(root)
+    server, client, joiner = server_context(identity), client_context(identity), joiner_context(root.cert_pem)
+    contexts = (server, client, joiner, unverified_context())
+    assert {context.minimum_version for context in contexts} == {ssl.TLSVersion.TLSv1_3}
+    assert [context.verify_mode for context in contexts] == [
+        ssl.CERT_OPTIONAL,
+        ssl.CERT_REQUIRED,
+        ssl.CERT_REQUIRED,
+        ssl.CERT_NONE,
+    ]
+    assert server.num_tickets == 0
+
+
+def test_unusable_ca_is_refused() -> None:
+    """Bytes that are no certificate make no context."""
+    for junk in (b"junk", b"\xff", b""):
+        with pytest.raises(BadCertificate):
+            joiner_context(junk)
+
+
+def test_credentials_change_only_whole(root: RootCA) -> None:
+    """A replacement that is not usable leaves the old identity in force."""
+    credentials = Credentials(make(root))
+    before = credentials.server_context()
+    broken = make(root, "node2")
+    with pytest.raises(BadCertificate):
+        credentials.replace(
+            NodeIdentity(
+                node_id=broken.node_id,
+                role=broken.role,
+                cluster_id=broken.cluster_id,
+                cert_pem=broken.cert_pem,
+                key_pem=make(root).key_pem,
+                ca_pem=broken.ca_pem,
+                not_before_ns=0,
+                not_after_ns=0,
+            )
+        )
+    assert credentials.identity.node_id == "node1"
+    assert credentials.server_context() is before
+
+
+def test_peer_is_checked() -> None:
+    """Node id and role of a peer are held against what was expected."""
+    peer = Peer(node_id=NodeId("n1"), role=Role.WORKER, cluster_id="c1", address="10.0.0.1:2377")
+    check_peer(peer, node_id=NodeId("n1"), role=Role.WORKER)
+    check_peer(peer)
+    with pytest.raises(BadCertificate, match="is node n1, not n2"):
+        check_peer(peer, node_id=NodeId("n2"))
+    with pytest.raises(BadCertificate, match="is not a manager"):
+        check_peer(peer, role=Role.MANAGER)
