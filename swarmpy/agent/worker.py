@@ -44,6 +44,7 @@ class Worker:
         self._prepares = asyncio.Semaphore(CONCURRENT_PREPARES)
         self._group: asyncio.TaskGroup | None = None
         self._gone = asyncio.Event()
+        self._retired = False
         self._whole_set_known = asyncio.Event()
         self.adopted = asyncio.Event()
         """Set when the tasks of the last life are taken over."""
@@ -73,6 +74,8 @@ class Worker:
 
     def assign(self, update: AssignmentUpdate) -> None:
         """Make ``update`` true: a whole set, or an increment on top of all before."""
+        if self._retired:
+            return
         whole = update.base_sequence == 0
         for task in update.tasks:
             manager = self._managers.get(task.id)
@@ -92,7 +95,8 @@ class Worker:
             self._whole_set_known.set()
 
     async def clear(self, timeout: float) -> None:
-        """Stop and remove every task; return when they are gone, or after ``timeout`` seconds."""
+        """Stop and remove every task, and take no other; return when they are gone, or after ``timeout`` seconds."""
+        self._retired = True
         if self._group is None:
             return
         for task_id in list(self._managers):

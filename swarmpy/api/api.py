@@ -70,7 +70,8 @@ class Api:
             found = self._router.find(request.method, request.path)
             if found is None or found[0].scope is not Scope.WRITE:
                 return message_response(404, "page not found").to_plain()
-            if not require_manager(self._node).is_leader:
+            manager = self._node.manager
+            if manager is None or not manager.is_leader:
                 raise NotLeader
             route, params = found
             response = await route.handler(attrs.evolve(request, params=params))

@@ -30,6 +30,7 @@ log = structlog.get_logger(__name__)
 MAX_BODY_BYTES = 4 * 1024 * 1024
 """Largest request body; a service spec is a few kilobytes."""
 BODY_TIMEOUT_S = 30.0
+KEEPALIVE_S = 75.0
 CLOSE_TIMEOUT_S = 2.0
 """How long requests in progress may go on when a server is closed."""
 MAX_HEADER_BYTES = 16 * 1024
@@ -52,6 +53,7 @@ class _HttpServer:
         server = web.Server(
             self._respond,
             access_log=None,
+            keepalive_timeout=KEEPALIVE_S,
             max_line_size=MAX_HEADER_BYTES,
             max_field_size=MAX_HEADER_BYTES,
         )

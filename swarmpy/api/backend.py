@@ -59,9 +59,6 @@ class ManagerBackend(Protocol):
     async def call_leader(self, method: str, payload: Any, timeout: float) -> Any:
         """Call the leader. Raises as ports.Channel.call, and NoQuorum when none is known."""
 
-    async def wait_leader(self, timeout: float) -> None:
-        """Return when a leader is known. Raises Unavailable after ``timeout`` seconds."""
-
     def raft_status(self) -> RaftStatus:
         """Role, term, commit and progress."""
 

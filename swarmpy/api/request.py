@@ -27,7 +27,8 @@ class ApiRequest:
     method: str
     path: str
     query: dict[str, str] = attrs.Factory(dict)
-    headers: dict[str, str] = attrs.Factory(dict)
+    headers: dict[str, str] = attrs.field(factory=dict, repr=False)
+    """May carry a registry's credentials."""
     body: bytes = attrs.field(default=b"", repr=False)
     params: dict[str, str] = attrs.Factory(dict)
     """What the route's ``{name}`` parts matched."""

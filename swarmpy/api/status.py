@@ -111,7 +111,7 @@ def _consensus(manager: ManagerBackend) -> dict[str, Any]:
         "leader": None if leader is None else {"node_id": leader[0], "address": leader[1]},
         "raft": {
             "raft_id": raft.raft_id,
-            "role": str(raft.role),
+            "role": raft.role.name.lower(),
             "term": raft.term,
             "commit": raft.commit,
             "applied": raft.applied,

@@ -16,9 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
+import structlog
 
 from swarmpy.cli.client import ApiClient
 from swarmpy.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, SwarmpyError
+
+log = structlog.get_logger(__name__)
 
 CLUSTER_PORT = 2377
 STATUS_PORT = 2378
@@ -199,9 +202,22 @@ class LocalCluster:
         await node.client.post("/swarm/join", body, timeout=JOIN_TIMEOUT_S)
 
     async def dissolve(self) -> None:
-        """Every node stops its tasks, leaves and ends. Errors are of no use any more: the processes end anyway."""
+        """Remove all services, leave, end. Errors are of no use any more: the processes end anyway."""
+        try:
+            await self._remove_services()
+        except (SwarmpyError, TimeoutError) as error:
+            log.debug("services_not_removed", reason=str(error))
         await asyncio.gather(*(self._leave(node) for node in self.nodes), return_exceptions=True)
         await self.stop()
+
+    async def _remove_services(self) -> None:
+        # Before anybody leaves: the others would start elsewhere what a leaving node stops.
+        client = self.living_manager.client
+        for service in await client.services():
+            await client.remove_service(service["ID"])
+        async with asyncio.timeout(LEAVE_TIMEOUT_S):
+            while await client.tasks():
+                await asyncio.sleep(POLL_S)
 
     async def _leave(self, node: LocalNode) -> None:
         if node.is_running:

@@ -54,7 +54,9 @@ def _json_key(heading: str) -> str:
 
 
 def _one_line(cell: str) -> str:
-    return " ".join(cell.split())
+    """The cell without line breaks; an indent stays."""
+    indent = len(cell) - len(cell.lstrip(" "))
+    return " " * indent + " ".join(cell.split())
 
 
 def show(listing: Listing, output_format: str = TABLE) -> None:

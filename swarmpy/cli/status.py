@@ -41,6 +41,8 @@ def status(settings: Settings, output_format: str) -> None:
         if listing.rows:
             click.echo()
             show(listing)
+    for problem in answer.get("problems") or ():
+        click.echo(f"problem: {problem}")
 
 
 def summary(answer: Json) -> list[str]:
@@ -50,6 +52,9 @@ def summary(answer: Json) -> list[str]:
             'This node is in no cluster: create one with "swarmpy swarm init" or join one with "swarmpy node join".'
         ]
     lines = [f"cluster  {answer['cluster_id']}"]
+    if answer.get("quorum") is None:
+        managers = ", ".join(str(manager.get("address", "")) for manager in answer.get("manager_addresses") or ())
+        return [*lines, f"managers {managers or 'unknown'}", "This node is a worker: ask a manager for more."]
     leader = answer.get("leader") or {}
     names = {node.get("id"): node.get("hostname") for node in answer.get("nodes") or ()}
     if leader.get("node_id"):
@@ -57,13 +62,11 @@ def summary(answer: Json) -> list[str]:
         lines.append(f"leader   {shown} ({leader.get('address', '')})")
     else:
         lines.append("leader   none")
-    quorum = answer.get("quorum") or {}
-    if quorum:
-        word = "healthy" if quorum.get("healthy") else "LOST"
-        lines.append(
-            f"quorum   {word}: {quorum.get('reachable', 0)} of {quorum.get('managers', 0)} managers reachable, "
-            f"{quorum.get('needed', 0)} needed"
-        )
+    quorum = answer["quorum"]
+    lines.append(
+        f"quorum   {'healthy' if quorum.get('healthy') else 'LOST'}: {quorum.get('reachable', 0)} of "
+        f"{quorum.get('managers', 0)} managers reachable, {quorum.get('needed', 0)} needed"
+    )
     raft = answer.get("raft") or {}
     if raft:
         lines.append(

@@ -14,7 +14,7 @@ from swarmpy.errors import UserError
 from swarmpy.model import changes
 from swarmpy.model.changes import Change
 from swarmpy.model.ids import ServiceId
-from swarmpy.model.objects import Service, Task
+from swarmpy.model.objects import Service, Task, TaskStatus
 from swarmpy.model.specs import PortConfig
 from swarmpy.model.states import TaskState
 from swarmpy.store.view import View
@@ -52,15 +52,17 @@ def decide(view: View) -> Decision:
     for task in view.tasks():
         if task.status.state != TaskState.NEW or not is_active(task):
             continue
-        moved = _decide_task(task, ready.get(task.service_id), refused.get(task.service_id, ""))
-        if moved != task:
-            found.append(changes.update(moved))
+        owner = ready.get(task.service_id)
+        if owner is not None:
+            found.append(changes.update(_allocated(task, owner)))
+        elif task.status.err != (refusal := refused.get(task.service_id, task.status.err)):
+            found.append(changes.update(attrs.evolve(task, status=attrs.evolve(task.status, err=refusal))))
     return Decision(changes=tuple(found))
 
 
-def _decide_task(task: Task, service: Service | None, refusal: str) -> Task:
-    if service is None:
-        return attrs.evolve(task, status=attrs.evolve(task.status, err=refusal or task.status.err))
+def _allocated(task: Task, service: Service) -> Task:
     # The time stays that of the task's creation: it has been waiting since then.
-    status = attrs.evolve(task.status, state=TaskState.PENDING, message="pending task scheduling", err="")
+    status = TaskStatus(
+        state=TaskState.PENDING, timestamp_ns=task.status.timestamp_ns, message="pending task scheduling"
+    )
     return attrs.evolve(task, status=status, ports=service.ports)

@@ -61,6 +61,10 @@ class Draft:
     def __init__(self, view: View, service: Service, now_ns: int, new_id: NewId) -> None:
         self.view = view
         self.service = service
+        self._created = (
+            Meta(created_at_ns=now_ns),
+            TaskStatus(state=TaskState.NEW, timestamp_ns=now_ns, message="created"),
+        )
         self.now_ns = now_ns
         self.is_global = service.spec.mode is ServiceMode.GLOBAL
         self.slots: dict[SlotKey, dict[TaskId, Task]] = {}
@@ -126,10 +130,10 @@ class Draft:
         waits = not_before_ns > self.now_ns or any(self.is_stopping(task) for task in self.slot(key))
         if not_before_ns > self.now_ns:
             self.wake_at(not_before_ns)
-        service = self.service
+        service, (meta, status) = self.service, self._created
         task = Task(
             id=TaskId(self._new_id()),
-            meta=Meta(created_at_ns=self.now_ns),
+            meta=meta,
             spec=service.spec.task,
             spec_version=service.spec_version,
             service_id=service.id,
@@ -137,7 +141,7 @@ class Draft:
             service_labels=service.spec.labels,
             slot=key if isinstance(key, int) else 0,
             node_id=None if isinstance(key, int) else key,
-            status=TaskStatus(state=TaskState.NEW, timestamp_ns=self.now_ns, message="created"),
+            status=status,
             desired_state=TaskState.READY if waits else TaskState.RUNNING,
             ports=service.ports,
             not_before_ns=not_before_ns if not_before_ns > self.now_ns else 0,

@@ -55,7 +55,8 @@ class NodeLoad:
         reserved = reservation(task)
         self.cpu_left -= reserved.nano_cpus
         self.memory_left -= reserved.memory_bytes
-        self.host_ports.update(host_ports(task))
+        if task.ports:
+            self.host_ports.update(host_ports(task))
 
     def count(self, task: Task) -> None:
         """The task is meant to run here."""

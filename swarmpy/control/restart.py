@@ -19,7 +19,10 @@ ENDED_BY_ITSELF = frozenset({TaskState.COMPLETE, TaskState.FAILED, TaskState.REJ
 
 def supervise(draft: Draft, key: SlotKey) -> None:
     """Bring one slot back to one task that runs or is on its way, as far as its restart policy allows."""
-    for task in draft.slot(key):
+    tasks = draft.slot(key)
+    if len(tasks) == 1 and _is_well(draft, tasks[0]):
+        return
+    for task in tasks:
         if draft.standing(task) is Standing.GONE and can_be_orphaned(task):
             draft.orphan(task)
     active = _active(draft, key)

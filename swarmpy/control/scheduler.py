@@ -17,7 +17,7 @@ from swarmpy.control.placement import Candidate, grow
 from swarmpy.model import changes
 from swarmpy.model.changes import Change
 from swarmpy.model.ids import NodeId, ServiceId
-from swarmpy.model.objects import Task
+from swarmpy.model.objects import Task, TaskStatus
 from swarmpy.model.states import TaskState
 from swarmpy.store.view import View
 
@@ -51,6 +51,9 @@ class _Cluster:
 
     def __init__(self, view: View, groups: Iterable[Group], now_ns: int) -> None:
         self._now_ns = now_ns
+        self._assigned = TaskStatus(
+            state=TaskState.ASSIGNED, timestamp_ns=now_ns, message="scheduler assigned task to node"
+        )
         self._loads = {node.id: NodeLoad.of(node) for node in view.nodes()}
         self._failures: dict[Group, dict[NodeId, int]] = {group: {} for group in groups}
         for task in view.tasks():
@@ -107,14 +110,7 @@ class _Cluster:
     def _assign(self, task: Task, load: NodeLoad) -> Change:
         load.occupy(task)
         load.count(task)
-        status = attrs.evolve(
-            task.status,
-            state=TaskState.ASSIGNED,
-            timestamp_ns=self._now_ns,
-            message="scheduler assigned task to node",
-            err="",
-        )
-        return changes.update(attrs.evolve(task, node_id=load.id, status=status, applied_at_ns=self._now_ns))
+        return changes.update(attrs.evolve(task, node_id=load.id, status=self._assigned, applied_at_ns=self._now_ns))
 
     def _has_failed_lately(self, task: Task) -> bool:
         return (

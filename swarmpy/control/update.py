@@ -34,8 +34,8 @@ class SlotProgress:
     """A new task that ended too early, if any."""
     arrived_at_ns: int | None
     """When the first of the new tasks began to run (or ended); None: not yet."""
-    had_outdated: bool
-    """The slot was, or is, part of this update."""
+    is_part: bool
+    """The slot was, or is, to be updated (or is new and failed, which says the same of the new spec)."""
 
 
 def decide_update(draft: Draft) -> None:
@@ -53,7 +53,7 @@ def decide_update(draft: Draft) -> None:
     is_rollback = state is UpdateState.ROLLBACK_STARTED
     config = update_config(service.spec.rollback if is_rollback else service.spec.update)
     slots = [_progress(draft, key, config) for key in draft.slots]
-    part = [slot for slot in slots if slot.had_outdated]
+    part = [slot for slot in slots if slot.is_part]
     failed = [slot.failed for slot in part if slot.failed is not None]
     if config.failure_action != "continue" and failed and len(failed) / len(part) > (config.max_failure_ratio or 0):
         _fail(draft, failed[0], config, is_rollback=is_rollback)
@@ -69,13 +69,14 @@ def _progress(draft: Draft, key: SlotKey, config: UpdateConfig) -> SlotProgress:
     new = [task for task in tasks if task.spec_version == draft.service.spec_version]
     arrivals = [task.started_at_ns or task.applied_at_ns for task in new if task.status.state in ARRIVED]
     outdated_ids = {task.id for task in outdated}
+    failed = next((task for task in new if _ended_early(task, config)), None)
     return SlotProgress(
         key=key,
         outdated=tuple(task for task in outdated if is_active(task)),
         coming=tuple(t for t in tasks if is_active(t) and not is_ended(t) and t.id not in outdated_ids),
-        failed=next((task for task in new if _ended_early(task, config)), None),
+        failed=failed,
         arrived_at_ns=min(arrivals, default=None),
-        had_outdated=bool(outdated),
+        is_part=bool(outdated or failed),
     )
 
 
@@ -87,7 +88,7 @@ def _ended_early(task: Task, config: UpdateConfig) -> bool:
 
 def _replace_some(draft: Draft, part: list[SlotProgress], config: UpdateConfig) -> None:
     waiting = [slot for slot in part if slot.outdated and not slot.coming]
-    # Slots that failed before are tried again last, and hold up nobody.
+    # One that failed may be out of attempts; it must not keep the others from their turn.
     waiting.sort(key=lambda slot: slot.failed is not None)
     room = len(waiting)
     if config.parallelism:
@@ -97,8 +98,8 @@ def _replace_some(draft: Draft, part: list[SlotProgress], config: UpdateConfig) 
 
 
 def _is_in_flight(draft: Draft, slot: SlotProgress, delay_ns: int) -> bool:
-    """True while the slot counts against the parallelism: until its new task runs, and for the delay after that."""
-    if slot.failed is not None or not slot.coming:
+    """True while the slot counts against the parallelism: until its new task runs or ends, and for the delay then."""
+    if not slot.coming:
         return False
     if slot.arrived_at_ns is None:
         # Tasks of the same wishes from before (a rollback finds such) need not arrive again.

@@ -23,7 +23,7 @@ from swarmpy.model.assignments import ManagerAddress
 from swarmpy.model.ids import ClusterId, NodeId, encode_id
 from swarmpy.model.objects import Kind
 from swarmpy.model.specs import RaftConfig
-from swarmpy.model.states import Role
+from swarmpy.model.states import NodeState, Role
 from swarmpy.ports import Clock, Dialer, Peer, Random
 from swarmpy.raft.driver import RaftDriver
 from swarmpy.raft.encoding import decode_messages, encode_messages
@@ -215,20 +215,29 @@ class Manager:
         return _has_cluster(self.store) and node_id in self.store.view().cluster().removed_nodes
 
     def reachable_managers(self) -> dict[str, bool | None]:
-        """By node id: whether the manager answers; None where only the leader could tell."""
+        """By node id: whether the manager answers. Only the leader knows; others go by the state of its node."""
         status = self.raft.status()
+        view = self.store.view()
         reachable: dict[str, bool | None] = {}
         for member in status.members:
-            progress = status.progress.get(member.raft_id)
-            if member.raft_id == self._raft_id or member.raft_id == status.leader_id:
+            if member.raft_id in (self._raft_id, status.leader_id):
                 reachable[member.node_id] = True
+            elif status.is_leader and (progress := status.progress.get(member.raft_id)) is not None:
+                reachable[member.node_id] = progress.active
             else:
-                reachable[member.node_id] = progress.active if status.is_leader and progress is not None else None
+                node = view.node(member.node_id)
+                reachable[member.node_id] = None if node is None else node.status.state is NodeState.READY
         return reachable
 
     def new_join_token(self, ca_digest: str) -> str:
         """A fresh join token for the root CA of that digest."""
         return tokens.make_token(ca_digest, self._random)
+
+    async def wait_loaded(self) -> None:
+        """Return when what this manager had stored is known: whether it was a member before, among others."""
+        while not self.raft.is_loaded:
+            self._status_changed.clear()
+            await self._status_changed.wait()
 
     def _has_vote(self) -> bool:
         return any(m.raft_id == self._raft_id for m in self.raft.status().conf.voters)

@@ -12,7 +12,7 @@ from swarmpy.errors import Unavailable
 from swarmpy.model.assignments import TaskStatusUpdate
 from swarmpy.model.ids import NodeId, TaskId
 from swarmpy.model.objects import Task, TaskStatus
-from swarmpy.model.states import Actor, may_advance
+from swarmpy.model.states import Actor, TaskState, may_advance
 from swarmpy.ports import Clock
 from swarmpy.store.memory import Store
 from swarmpy.store.transaction import Tx
@@ -39,7 +39,8 @@ def accept(task: Task | None, node_id: NodeId, status: TaskStatus, now_ns: int) 
             return None
     elif not may_advance(Actor.AGENT, task.status.state, status.state):
         return None
-    return attrs.evolve(task, status=status, applied_at_ns=now_ns)
+    started_at_ns = task.started_at_ns or (now_ns if status.state is TaskState.RUNNING else 0)
+    return attrs.evolve(task, status=status, applied_at_ns=now_ns, started_at_ns=started_at_ns)
 
 
 class _Batch:

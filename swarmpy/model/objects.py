@@ -120,7 +120,9 @@ class Service:
     meta: Meta = attrs.Factory(Meta)
     spec: ServiceSpec
     spec_version: int = 0
-    """``meta.version`` of the write that last changed the spec (not the status); tasks remember it."""
+    """``meta.version`` of the write that last changed what tasks are made from: ``spec.task`` or the ports of
+    ``spec.endpoint``. Replicas, labels and update configuration leave it alone. Set by the store; tasks remember it.
+    """
     previous_spec: ServiceSpec | None = None
     ports: tuple[PortConfig, ...] = ()
     """The ports as allocated: published ports chosen where the spec left them open."""

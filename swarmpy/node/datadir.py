@@ -24,7 +24,7 @@ from typing import Any
 
 import attrs
 
-from swarmpy.errors import AlreadyExists, DataDirMismatch, StorageError
+from swarmpy.errors import AlreadyExists, DataDirMismatch, ProtocolViolation, StorageError
 from swarmpy.model import codec
 from swarmpy.model.assignments import ManagerAddress
 from swarmpy.model.ids import ClusterId, NodeId
@@ -125,17 +125,23 @@ class DataDir:
             raise StorageError(f"cannot read {self._state_file}: {error.strerror}") from error
         try:
             data = json.loads(raw)
-            version = data.pop("version")
-        except (ValueError, AttributeError, KeyError) as error:
-            raise StorageError(
-                f"{self._state_file} is damaged: restore it from a backup, or empty {self.path} and join again"
-            ) from error
-        if not isinstance(version, int) or version > FORMAT_VERSION:
+            version = int(data.pop("version"))
+        except (ValueError, AttributeError, KeyError, TypeError) as error:
+            raise self._damaged() from error
+        if version > FORMAT_VERSION:
             raise DataDirMismatch(
                 f"{self.path} was written by a newer swarmpy (format {version}, this one reads {FORMAT_VERSION}): "
                 "upgrade this node"
             )
-        return codec.from_plain(NodeState, data)
+        try:
+            return codec.from_plain(NodeState, data)
+        except ProtocolViolation as error:
+            raise self._damaged() from error
+
+    def _damaged(self) -> StorageError:
+        return StorageError(
+            f"{self._state_file} is damaged: restore it from a backup, or empty {self.path} and join again"
+        )
 
     def save(self, state: NodeState) -> None:
         """Remember who this node is. Durable on return."""

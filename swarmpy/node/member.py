@@ -188,6 +188,7 @@ class Member:
         await manager.store.update(write)
 
     async def _enter_group(self, manager: Manager) -> None:
+        await manager.wait_loaded()
         while not manager.is_member:
             try:
                 await manager.join_group(self._known_managers, JOIN_TIMEOUT_S)

@@ -241,6 +241,11 @@ class RaftCore(RaftState):
             progress.become_probe(progress.pending_snapshot + 1 if delivered else progress.match + 1)
             progress.probe_sent = True  # until it is heard of again
 
+    @property
+    def may_campaign(self) -> bool:
+        """True for a voter that could lead: no snapshot or change of membership is on its way in."""
+        return election.can_campaign(self)
+
     def campaign(self) -> None:
         """Stand for election now, as after a timeout. Raises FailedPrecondition for one that may not."""
         if not election.can_campaign(self):

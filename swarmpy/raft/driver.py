@@ -93,7 +93,7 @@ class RaftDriver:
         if stored.snapshot is not None and stored.snapshot.index > BOOTSTRAP_INDEX:
             self._state_machine.restore(stored.snapshot.data)
         self._applied = core.log.applied
-        if core.voters == (core.raft_id,):
+        if core.voters == (core.raft_id,) and core.may_campaign:
             core.campaign()  # nobody else could lead
         try:
             async with asyncio.TaskGroup() as group:
@@ -344,6 +344,11 @@ class RaftDriver:
         """True when this member leads and has applied all that was committed before its term."""
         core = self._core
         return core is not None and core.is_leader and self._applied >= core.term_start
+
+    @property
+    def is_loaded(self) -> bool:
+        """True while it takes part: what it had stored is known."""
+        return self._core is not None
 
     def status(self) -> RaftStatus:
         """How things are now."""

@@ -122,11 +122,12 @@ def handle_vote_response(state: RaftState, message: Message) -> None:
             campaign(state)
         else:
             state.become_leader()
-    elif len(state.votes) - granted > len(state.voters) - quorum:
+        return
+    if len(state.votes) - granted > len(state.voters) - quorum:
         state.become_follower(state.term, NO_ONE)
-        if not pre:
-            # A split vote: nobody leads, so no lease can be broken by trying again soon.
-            _hasten(state)
+    if message.reject and not pre:
+        # The vote is split: nobody leads, so trying again soon breaks no lease.
+        _hasten(state)
 
 
 def leader_unreachable(state: RaftState) -> None:

@@ -271,7 +271,7 @@ def _check_step(step: dict[str, Any]) -> None:
 
 
 def _message(error: aiodocker.DockerError) -> str:
-    """The engine's message on one line; aiodocker leaves it wrapped in JSON when the content type says more than that."""
+    """The engine's message on one line. aiodocker leaves it in its JSON where the content type names a charset."""
     text = str(error.message)
     if text.startswith("{"):
         try:

@@ -84,7 +84,6 @@ _PORT_TAKEN = re.compile(
 _NOT_LOCAL = re.compile(r"(?:listen \w+|[Bb]ind for) (\S+?)(?::\d+)?:? .*cannot assign requested address")
 _NO_EXECUTABLE = re.compile(r'exec: \\?"?([^":\\]+)\\?"?: (executable file not found|no such file or directory|stat )')
 _NO_PERMISSION = re.compile(r'exec: \\?"?([^":\\]+)\\?"?: permission denied')
-_NO_WORKDIR = re.compile(r"chdir to cwd \(\\?\"?([^\"\\]+)\\?\"?\)")
 
 
 def create_refused(message: str) -> TaskError:

@@ -28,6 +28,7 @@ from swarmpy.raft.storage import StoredState
 SCHEMA_VERSION = 1
 DATABASE = "raft.db"
 SNAPSHOT_SUFFIX = ".snap"
+TEMPORARY_SUFFIX = ".tmp"
 T = TypeVar("T")
 
 _SCHEMA = """
@@ -112,6 +113,8 @@ class SqliteLog:
         try:
             return job()
         except (sqlite3.Error, OSError) as error:
+            if type(error) is sqlite3.DatabaseError:  # its subclasses are other matters: a full disk, a lock
+                raise self._corrupted(f"{DATABASE} is damaged or no raft log: {error}") from error
             # Whether the last write is on the disk is no longer known (after a failed fsync least of all).
             self._failure = f"{self._directory}: the raft log cannot be used: {error}; check the disk"
             raise StorageError(self._failure) from error
@@ -140,12 +143,7 @@ class SqliteLog:
                         f"{path}: written by a newer swarmpy (schema {found[0]}, this one reads up to "
                         f"{SCHEMA_VERSION}): upgrade this node"
                     )
-        except sqlite3.DatabaseError as error:
-            db.close()
-            if isinstance(error, sqlite3.OperationalError):
-                raise
-            raise LogCorrupted(f"{path}: this is no raft log of ours: {error}") from error
-        except DataDirMismatch:
+        except (sqlite3.Error, DataDirMismatch):
             db.close()
             raise
         self._db = db
@@ -161,9 +159,7 @@ class SqliteLog:
         first_after = snapshot.index + 1 if snapshot is not None else 1
         try:
             entries = self._checked_entries(db, first_after)
-        except (sqlite3.DatabaseError, ValueError, TypeError) as error:
-            if isinstance(error, sqlite3.OperationalError):
-                raise
+        except (ValueError, TypeError) as error:
             raise self._corrupted(f"the entries cannot be read: {error}") from error
         last = entries[-1].index if entries else first_after - 1
         if last < first_after - 1:
@@ -173,6 +169,8 @@ class SqliteLog:
         self._last_index = last
         self._snapshot_index = first_after - 1
         self._remove_files(keep=None if snapshot is None else self._file_of(db))
+        for half_written in sorted(self._directory.glob(f"*{TEMPORARY_SUFFIX}")):
+            half_written.unlink()
         return StoredState(hard_state=hard_state, snapshot=snapshot, entries=tuple(entries))
 
     def _checked_entries(self, db: sqlite3.Connection, first_after: int) -> list[Entry]:
@@ -266,7 +264,7 @@ class SqliteLog:
     def _write_file(self, name: str, snapshot: Snapshot) -> str:
         """Write the data so that the name, once it exists, is complete and durable. Returns the digest."""
         final = self._directory / name
-        temporary = final.with_suffix(".tmp")
+        temporary = final.with_suffix(TEMPORARY_SUFFIX)
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(fd, "wb") as file:
             file.write(snapshot.data)

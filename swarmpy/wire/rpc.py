@@ -136,7 +136,9 @@ class RpcServer:
                 self._handshakes -= 1
         except (OSError, TimeoutError) as error:
             sock.close()
-            log.info("tls_handshake_failed", address=address, reason=_tls_reason(error))
+            # A port check connects and goes away; that is nothing to tell an operator about.
+            level = log.debug if isinstance(error, ConnectionError) else log.info
+            level("tls_handshake_failed", address=address, reason=_tls_reason(error))
             return
         self._connections.add(connection)
         try:

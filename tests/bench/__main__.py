@@ -67,8 +67,8 @@ async def quorum_whole(cluster: LocalCluster) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         try:
-            quorum = (await cluster.living_manager.client.status())["quorum"]
-            if quorum["reachable"] == len(cluster.managers):
+            quorum = (await (await leader_of(cluster)).client.status())["quorum"]
+            if quorum and quorum["reachable"] == len(cluster.managers):
                 return
         except SwarmpyError:
             pass
@@ -104,9 +104,8 @@ async def worker(cluster: LocalCluster, runs: int) -> None:
     """Kill a worker that runs tasks; wait until as many run elsewhere; bring it back; again."""
     manager = cluster.managers[0]
     replicas = 2 * len(cluster.nodes)
-    await manager.client.post(
-        "/services/create", {**SLEEPER, "Name": "sleeper", "Mode": {"Replicated": {"Replicas": replicas}}}
-    )
+    body = {**SLEEPER, "Name": "sleeper", "Mode": {"Replicated": {"Replicas": replicas}}}
+    await manager.client.post("/services/create", body)
     seconds = []
     for number in range(runs):
         await until(lambda: _all_run(manager, replicas), 60)

@@ -124,11 +124,6 @@ class BenchManager:
         peer = Peer(node_id=NodeId(self.node_id), role=Role.MANAGER)
         return await self.world.apis[self.believes].on_forwarded(peer, payload)
 
-    async def wait_leader(self, timeout: float) -> None:
-        """Not needed here."""
-        if self.believes is None:
-            raise NoQuorum("no leader")
-
     def raft_status(self) -> RaftStatus:
         """A status."""
         role = RaftRole.LEADER if self.is_leader else RaftRole.FOLLOWER

@@ -172,33 +172,11 @@ def test_a_service_spec_survives_its_way_as_json(spec: ServiceSpec) -> None:
     assert service_spec_from_json(json.loads(json.dumps(service_spec_to_json(spec)))) == spec
 
 
-NAMES = [
-    "Name",
-    "Labels",
-    "TaskTemplate",
-    "Mode",
-    "UpdateConfig",
-    "EndpointSpec",
-    "ContainerSpec",
-    "Image",
-    "Env",
-    "Mounts",
-    "Replicated",
-    "Replicas",
-    "Global",
-    "Ports",
-    "TargetPort",
-    "Resources",
-    "Limits",
-    "MemoryBytes",
-    "Networks",
-    "Target",
-    "Healthcheck",
-    "Test",
-    "Ulimits",
-    "Secrets",
-    "Preferences",
-]
+NAMES = (
+    *("Name", "Labels", "TaskTemplate", "Mode", "UpdateConfig", "EndpointSpec", "ContainerSpec", "Image", "Env"),
+    *("Mounts", "Replicated", "Replicas", "Global", "Ports", "TargetPort", "Resources", "Limits", "MemoryBytes"),
+    *("Networks", "Target", "Healthcheck", "Test", "Ulimits", "Secrets", "Preferences"),
+)
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=5),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,10 +35,12 @@ def test_durations(text: str, nanoseconds: int) -> None:
     assert parse_duration(text) == nanoseconds
 
 
-@pytest.mark.parametrize("text", ["", "10", "s", "1d", "1 s", "-1s", "1s2", "1..5s", "1e3s", "999999999999999999h", "१s"])
+@pytest.mark.parametrize(
+    "text", ["", "10", "s", "1d", "1 s", "-1s", "1s2", "1..5s", "1e3s", "999999999999999999h", "१s"]
+)
 def test_bad_durations_are_refused(text: str) -> None:
     """A number without a unit and units such as days are refused."""
-    with pytest.raises(ValueError, match="duration|negative|too long"):
+    with pytest.raises(ValueError, match=r"duration|negative|too long"):
         parse_duration(text)
 
 
@@ -101,7 +105,5 @@ def test_numbers_in_text(number: float, text: str) -> None:
 def test_any_text_is_an_amount_or_a_value_error(text: str) -> None:
     """No text makes a parser fail in another way."""
     for parse in (parse_duration, parse_size, parse_cpus):
-        try:
+        with contextlib.suppress(ValueError):
             assert parse(text) >= 0
-        except ValueError as error:
-            assert str(error)

@@ -37,7 +37,22 @@ def test_ports() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", ":", "80:", "0", "65536", "x", "80/icmp", "80-79", "80-81:80-82", "1.2.3:80:80", "a:80:80", "-1", "8 0", "８０"],
+    [
+        "",
+        ":",
+        "80:",
+        "0",
+        "65536",
+        "x",
+        "80/icmp",
+        "80-79",
+        "80-81:80-82",
+        "1.2.3:80:80",
+        "a:80:80",
+        "-1",
+        "8 0",
+        "\uff18\uff10",
+    ],
 )
 def test_bad_ports_are_refused(text: str) -> None:
     """What is no port is refused."""
@@ -50,9 +65,7 @@ def test_volumes() -> None:
     assert parse_volume("/data") == Mount(target="/data")
     assert parse_volume("data:/data") == Mount(source="data", target="/data")
     assert parse_volume("./a:/a:ro") == Mount(type="bind", source="./a", target="/a", read_only=True)
-    assert parse_volume("~/a:/a:z,rshared") == Mount(
-        type="bind", source="~/a", target="/a", bind_propagation="rshared"
-    )
+    assert parse_volume("~/a:/a:z,rshared") == Mount(type="bind", source="~/a", target="/a", bind_propagation="rshared")
     assert parse_volume("data:/data:nocopy").volume_no_copy
     for text in ("", ":/a", "a:", "a:b:c:d"):
         with pytest.raises(ValueError):

@@ -175,6 +175,39 @@ def test_continue_with_start_first_keeps_trying_at_the_restart_delay() -> None:
     assert world.images(web) == ["nginx:2"] * 4
 
 
+def test_slot_out_of_attempts_does_not_hold_up_the_others() -> None:
+    """With start-first, a slot whose attempts are used up keeps its old task while the other slots are updated."""
+    world = World()
+    world.add_node("a")
+    update = UpdateConfig(order="start-first", failure_action="continue")
+    restart = RestartPolicy(max_attempts=1, delay_ns=SECOND)
+    web = world.add_service(spec(replicas=4, update=update, restart=restart))
+    world.run()
+    world.update_service(web, spec(replicas=4, update=update, restart=restart, image="nginx:2"))
+    world.crashing = lambda task: task.spec.container.image == "nginx:2" and task.slot == 1
+    world.advance(60)
+    assert world.images(web) == ["nginx:1", *["nginx:2"] * 3]
+    assert len(world.tasks(web, TaskState.FAILED)) == 2
+    assert state_of(world, web) is UpdateState.UPDATING
+
+
+def test_pace_does_not_depend_on_the_history_limit() -> None:
+    """An update without any history keeps to its delay: what it reads from ended tasks is kept while it lasts."""
+    world = World(limit=0)
+    world.add_node("a")
+    update = UpdateConfig(delay_ns=10 * SECOND)
+    web = world.add_service(spec(replicas=3, update=update))
+    world.run()
+    world.update_service(web, spec(replicas=3, update=update, image="nginx:2"))
+    for updated in (1, 2, 3):
+        world.run()
+        assert world.images(web).count("nginx:2") == updated
+        world.advance(10)
+    world.advance(10)
+    assert state_of(world, web) is UpdateState.COMPLETED
+    assert len(world.tasks(web)) == 3
+
+
 def test_late_failure_is_no_failure_of_the_update() -> None:
     """A task that ran for longer than the monitor time does not pause the update when it ends."""
     world, web = updating(delay_ns=30 * SECOND, monitor_ns=5 * SECOND)
@@ -199,6 +232,23 @@ def test_failing_update_rolls_back() -> None:
     assert world.images(web) == ["nginx:1"] * 4
     assert len(untouched & {task.id for task in world.running(web)}) == 3
     assert world.service(web).previous_spec is None
+
+
+def test_rollback_brings_the_ports_back() -> None:
+    """A rollback is not complete before the tasks have the ports of the previous spec again."""
+    world = World()
+    world.add_node("a")
+    update = UpdateConfig(failure_action="rollback")
+    old, new = PortConfig(target_port=80, published_port=8080), PortConfig(target_port=80, published_port=8081)
+    web = world.add_service(spec(replicas=2, update=update, ports=(old,)))
+    world.run()
+    world.update_service(web, spec(replicas=2, update=update, ports=(new,)))
+    world.crashing = lambda task: task.ports == (new,)
+    world.run()
+    assert state_of(world, web) is UpdateState.ROLLBACK_STARTED
+    world.advance(30)
+    assert state_of(world, web) is UpdateState.ROLLBACK_COMPLETED
+    assert [task.ports for task in world.running(web)] == [(old,)] * 2
 
 
 def test_failing_rollback_pauses() -> None:

@@ -1,4 +1,4 @@
-"""Elections: one test for each sentence that the Raft paper (section 5.2, 5.4.1) and thesis (4.2.3, 6.2, 9.6) rest on."""
+"""Elections: one test for each rule of the Raft paper (sections 5.2, 5.4.1) and thesis (4.2.3, 6.2, 9.6)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from swarmpy.raft.state import RaftRole
 
 def vote_request(core, *, source=2, term=None, index=99, log_term=99, kind=MessageType.VOTE, force=False):
     term = core.term + 1 if term is None else term
-    return Message(
-        type=kind, to=core.raft_id, source=source, term=term, index=index, log_term=log_term, force=force
-    )
+    return Message(type=kind, to=core.raft_id, source=source, term=term, index=index, log_term=log_term, force=force)
 
 
 def heartbeat(core, *, source=2, term=None, **fields):
@@ -270,7 +268,7 @@ class TestLease:
         cluster = Cluster(1, 2, 3)
         cluster.elect(1)
         cluster.isolate(1)
-        cluster.elect_later = cluster.tick(3 * TIMING.election, only=2)
+        cluster.tick(3 * TIMING.election, only=2)
         cluster.tick(3 * TIMING.election, only=3)
         assert cluster.leaders() != [1]
         cluster.heal()
@@ -288,12 +286,7 @@ class TestUnreachableLeader:
         cluster.crash(1)
         for follower in (2, 3):
             cluster[follower].report_unreachable(1)
-        for ticks in range(1, 100):
-            cluster.tick()
-            if cluster.leaders():
-                break
-        assert cluster.leaders()
-        assert ticks < TIMING.election
+        assert ticks_to_leader(cluster) < TIMING.election
 
     def test_one_broken_connection_changes_nothing(self) -> None:
         """A follower that alone lost the connection is ignored by those that hear the leader, and comes back."""
@@ -372,19 +365,24 @@ class TestTransfer:
             cluster[1].transfer_leadership(2)
 
 
+def ticks_to_leader(cluster: Cluster) -> int:
+    """How long it takes until somebody leads."""
+    for ticks in range(1, 20 * TIMING.election):
+        cluster.tick()
+        if cluster.leaders():
+            return ticks
+    raise AssertionError("nobody was elected")
+
+
 def test_median_failover_is_short() -> None:
-    """After a silent death half of 200 clusters have a new leader within 1.5 election timeouts, all within 4."""
+    """After a silent death half of 60 clusters have a new leader within 1.5 election timeouts, all within 4."""
     took = []
-    for seed in range(200):
+    for seed in range(60):
         cluster = Cluster(1, 2, 3, seed=seed)
         cluster.elect(1)
         cluster.tick(2)
         cluster.crash(1)
-        for ticks in range(1, 10 * TIMING.election):
-            cluster.tick()
-            if cluster.leaders():
-                break
-        took.append(ticks)
+        took.append(ticks_to_leader(cluster))
     took.sort()
-    assert took[100] <= 1.5 * TIMING.election
+    assert took[30] <= 1.5 * TIMING.election
     assert took[-1] <= 4 * TIMING.election

@@ -59,9 +59,18 @@ async def test_nonsense_is_refused(tmp_path: Path, kind: str, url: str | None) -
 
 async def test_an_engine_that_hangs_is_given_up(tmp_path: Path) -> None:
     """An engine that accepts and says nothing is unavailable when the time is over."""
-    server = await asyncio.start_unix_server(lambda _r, _w: asyncio.sleep(60), tmp_path / "hangs.sock")
+    hung_up = asyncio.Event()
+
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        hung_up.set()
+
+    server = await asyncio.start_unix_server(hang, tmp_path / "hangs.sock")
     with pytest.raises(RuntimeUnavailable, match=r"did not tell its version within 0 s"):
         await probe_engine(f"unix://{tmp_path}/hangs.sock", 0.2)
+    await asyncio.wait_for(hung_up.wait(), 10)
     server.close()
 
 

@@ -10,41 +10,27 @@ from swarmpy.errors import TaskError, TaskFailed, TaskRejected
 from swarmpy.ports import TaskExit
 from swarmpy.runtime.docker_state import create_refused, description, health, running_task, start_refused, task_exit
 
+DRIVER = "driver failed programming external connectivity on endpoint x (c2): "
+CREATE = "OCI runtime create failed: unable to start container process: "
+TAKEN = TaskFailed("port 8080 is already in use on this node (0.0.0.0:8080)")
 REFUSED_TO_START = [
+    (DRIVER + "Bind for 0.0.0.0:8080 failed: port is already allocated", TAKEN),
+    (DRIVER + "Error starting userland proxy: listen tcp4 0.0.0.0:8080: bind: address already in use", TAKEN),
     (
-        (
-            "driver failed programming external connectivity on endpoint web.1.x (0a): Bind for 0.0.0.0:8080 failed: port "
-            "is already allocated"
-        ),
-        TaskFailed("port 8080 is already in use on this node (0.0.0.0:8080)"),
-    ),
-    (
-        (
-            "driver failed programming external connectivity on endpoint x (c2): Error starting userland proxy: listen "
-            "tcp4 0.0.0.0:8080: bind: address already in use"
-        ),
-        TaskFailed("port 8080 is already in use on this node (0.0.0.0:8080)"),
-    ),
-    (
-        (
-            "driver failed programming external connectivity on endpoint x (c2): Error starting userland proxy: listen "
-            "tcp4 10.9.9.9:0: bind: cannot assign requested address"
-        ),
+        DRIVER + "Error starting userland proxy: listen tcp4 10.9.9.9:0: bind: cannot assign requested address",
         TaskFailed("the node's address 10.9.9.9 is not an address of the engine's machine"),
     ),
     (
-        (
-            'OCI runtime create failed: runc create failed: unable to start container process: exec: "nope": executable '
-            "file not found in $PATH: unknown"
-        ),
+        CREATE + 'exec: "nope": executable file not found in $PATH: unknown',
         TaskFailed("command not found in image app:1: nope"),
     ),
     (
-        (
-            "failed to create shim task: OCI runtime create failed: unable to start container process: "
-            'exec: "/etc/passwd": permission denied: unknown'
-        ),
+        "failed to create shim task: " + CREATE + 'exec: "/etc/passwd": permission denied: unknown',
         TaskFailed("command in image app:1 is not executable: /etc/passwd"),
+    ),
+    (
+        CREATE + 'exec: "/no/app": stat /no/app: no such file or directory: unknown',
+        TaskFailed("command not found in image app:1: /no/app"),
     ),
     ("something\nnew", TaskFailed("starting the container failed: something new")),
 ]

@@ -72,7 +72,7 @@ def test_root_is_a_long_lived_p256_ca(root: RootCA) -> None:
     assert key.curve.name == "secp256r1"
     assert certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     assert certificate.not_valid_after_utc - certificate.not_valid_before_utc > dt.timedelta(days=7300)
-    assert "key" not in repr(root).replace("key_pem", "") or b"PRIVATE" not in repr(root).encode()
+    assert "PRIVATE" not in repr(root)
 
 
 def test_digest_is_fifty_characters_of_base_36(root: RootCA) -> None:
@@ -153,8 +153,13 @@ def test_damaged_certificate_is_bad_or_not_signed(position: int, value: int) -> 
     if damaged == original:
         return
     with pytest.raises(BadCertificate):
-        read_certificate(damaged)
-        check_issued_by(load_certificate(damaged), load_certificate(DAMAGED_ROOT.cert_pem))
+        accept(damaged)
+
+
+def accept(der: bytes) -> None:
+    """Read a certificate and check its signature."""
+    read_certificate(der)
+    check_issued_by(load_certificate(der), load_certificate(DAMAGED_ROOT.cert_pem))
 
 
 DAMAGED_ROOT = create_root_ca(NOW_NS)

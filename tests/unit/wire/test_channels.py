@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from rpc_lab import Lab, Pki
 
 from swarmpy.errors import BadCertificate, ConnectionFailed, OutcomeUnknown
 from swarmpy.model.ids import NodeId
@@ -17,7 +18,6 @@ from swarmpy.ports import Channel, Peer
 from swarmpy.wire.channels import BACKOFF_FIRST_S, BACKOFF_MOST_S, MAX_QUEUED, Backoff, ChannelPool, PeerSender
 from swarmpy.wire.router import MANAGERS, Router
 from swarmpy.wire.rpc import RpcServer
-from tests.unit.wire.conftest import Lab, Pki
 
 
 class Inbox:

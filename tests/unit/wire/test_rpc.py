@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from rpc_lab import Lab, Pki
 
 from swarmpy.errors import (
     BadCertificate,
@@ -28,7 +29,6 @@ from swarmpy.wire.frames import Kind, encode
 from swarmpy.wire.router import MANAGERS, MEMBERS, Router
 from swarmpy.wire.rpc import RpcDialer, RpcServer, parse_address
 from swarmpy.wire.serving import ServerConfig
-from tests.unit.wire.conftest import Lab, Pki
 
 DAY_NS = 24 * 3600 * 1_000_000_000
 

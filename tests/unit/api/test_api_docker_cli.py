@@ -1,0 +1,117 @@
+"""The docker command line against our socket, unchanged."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from api_world import World
+
+from swarmpy.api.app import ApiServer
+
+DOCKER = shutil.which("docker")
+pytestmark = pytest.mark.skipif(DOCKER is None, reason="no docker command line on this machine")
+
+
+class Docker:
+    """Runs docker commands against a server."""
+
+    def __init__(self, home: Path, socket: Path) -> None:
+        self._env = {
+            "DOCKER_HOST": f"unix://{socket}",
+            "DOCKER_CONFIG": str(home),
+            "HOME": str(home),
+            "PATH": "/usr/bin",
+        }
+
+    async def __call__(self, *args: str, fails: bool = False) -> str:
+        """The output of one command; the error output of one that ``fails``."""
+        assert DOCKER is not None
+        pipe = asyncio.subprocess.PIPE
+        process = await asyncio.create_subprocess_exec(DOCKER, *args, stdout=pipe, stderr=pipe, env=self._env)
+        async with asyncio.timeout(30):
+            out, err = await process.communicate()
+        assert (process.returncode != 0) is fails, (args, out, err)
+        return (err if fails else out).decode().strip()
+
+
+@pytest.fixture
+async def world() -> World:
+    """One manager that leads, one worker."""
+    world = World("m1")
+    world.elect("m1")
+    await world.found()
+    return world
+
+
+@pytest.fixture
+async def docker(tmp_path: Path, world: World) -> AsyncIterator[Docker]:
+    """The command line of the leader's machine."""
+    server = ApiServer(world.apis["m1"], tmp_path / "s")
+    await server.start()
+    try:
+        yield Docker(tmp_path, tmp_path / "s")
+    finally:
+        await server.close()
+
+
+async def test_services_by_the_docker_command(docker: Docker, world: World) -> None:
+    """Create, list, inspect, scale, update, roll back, show tasks, remove."""
+    create = "service create --name web --replicas 2 -p 8080:80 -e A=1 --label tier=front --no-resolve-image -d"
+    service_id = await docker(*create.split(), "busybox", "sleep", "1")
+    service = world.leader.store.view().service(service_id)
+    assert service is not None
+    await world.task(service)
+    row = await docker("service", "ls", "--format", "{{.Name}} {{.Mode}} {{.Replicas}} {{.Image}} {{.Ports}}")
+    assert row == "web replicated 1/2 busybox:latest *:8080->80/tcp"
+    assert await docker("service", "ls", "-q", "--filter", "label=tier=front") == service_id[:12]
+    row = await docker("service", "ps", "web", "--format", "{{.Name}} {{.Node}} {{.DesiredState}}")
+    assert row == "web.1 host-w1 Running"
+    await docker("service", "scale", "-d", "web=3")
+    await docker("service", "update", "-d", "--env-add", "B=2", "--no-resolve-image", "web")
+    spec = json.loads(await docker("service", "inspect", "web"))[0]["Spec"]
+    assert sorted(spec["TaskTemplate"]["ContainerSpec"]["Env"]) == ["A=1", "B=2"]
+    assert spec["Mode"] == {"Replicated": {"Replicas": 3}}
+    await docker("service", "rollback", "-d", "web")
+    assert "State:\t\trollback_started" in await docker("service", "inspect", "--pretty", "web")
+    again = await docker("service", "create", "--name", "web", "--no-resolve-image", "-d", "busybox", fails=True)
+    assert "service web already exists" in again
+    assert await docker("service", "rm", "web") == "web"
+    assert "no such service: web" in await docker("service", "inspect", "web", fails=True)
+    await docker(*create.split(), "busybox")
+
+
+async def test_nodes_and_the_swarm_by_the_docker_command(docker: Docker, world: World) -> None:
+    """List, label, drain, refuse to demote the last manager; tokens and settings."""
+    rows = await docker("node", "ls", "--format", "{{.Hostname}} {{.Status}} {{.ManagerStatus}} {{.TLSStatus}}")
+    assert rows.splitlines() == ["host-m1 Ready Leader Ready", "host-w1 Ready  Ready"]
+    await docker("node", "update", "--label-add", "zone=a", "--availability", "drain", "host-w1")
+    node = json.loads(await docker("node", "inspect", "w1"))[0]
+    assert (node["Spec"]["Labels"], node["Spec"]["Availability"]) == ({"zone": "a"}, "drain")
+    assert "attempting to demote the last manager" in await docker("node", "demote", "m1", fails=True)
+    assert "not down" in await docker("node", "rm", "w1", fails=True)
+    token = await docker("swarm", "join-token", "-q", "worker")
+    assert await docker("swarm", "join-token", "--rotate", "-q", "worker") != token
+    await docker("swarm", "update", "--task-history-limit", "3")
+    assert world.leader.store.view().cluster().spec.task_history_limit == 3
+    assert await docker("info", "--format", "{{.Swarm.LocalNodeState}} {{.Swarm.ControlAvailable}}") == "active true"
+    assert await docker("node", "rm", "--force", "w1") == "w1"
+
+
+async def test_lists_of_what_is_not_managed(docker: Docker) -> None:
+    """The commands that look at everything find nothing instead of failing."""
+    for command in (
+        "network ls -q",
+        "secret ls -q",
+        "config ls -q",
+        "volume ls -q",
+        "ps -q",
+        "image ls -q",
+        "stack ls",
+    ):
+        out = await docker(*command.split())
+        assert out == "" or command == "stack ls"

@@ -1,0 +1,165 @@
+"""A stand-in for the daemon: a real HTTP server on a real unix socket, with the state of a tiny cluster in it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+from aiohttp import web
+
+
+class FakeDaemon:
+    """Answers the part of the API that the command line uses; its tasks run as soon as their service exists."""
+
+    def __init__(self, socket: Path) -> None:
+        self.socket = socket
+        self.requests: list[str] = []
+        self.services: dict[str, dict[str, Any]] = {}
+        self.nodes: dict[str, dict[str, Any]] = {}
+        self.conflicts = 0
+        self.task_state = "running"
+        self.task_error = ""
+        self._loop = asyncio.new_event_loop()
+        self._ready = threading.Event()
+        self._stop = asyncio.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        assert self._ready.wait(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(10)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_until_complete(self._serve())
+        self._loop.close()
+
+    async def _serve(self) -> None:
+        app = web.Application(middlewares=[self._recorded])
+        app.add_routes(
+            [
+                web.get("/_ping", self._ping),
+                web.get("/info", self._info),
+                web.get("/services", self._list_services),
+                web.post("/services/create", self._create),
+                web.get("/{table:services|nodes}/{key}", self._found),
+                web.post("/{table:services|nodes}/{key}/update", self._update),
+                web.delete("/{table:services|nodes}/{key}", self._remove),
+                web.get("/tasks", self._list_tasks),
+                web.get("/nodes", self._list_nodes),
+            ]
+        )
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.UnixSite(runner, str(self.socket)).start()
+        self._ready.set()
+        await self._stop.wait()
+        await runner.cleanup()
+
+    @web.middleware
+    async def _recorded(self, request: web.Request, handler: Any) -> Any:
+        self.requests.append(f"{request.method} {request.path}")
+        try:
+            return await handler(request)
+        except web.HTTPNotFound:
+            return web.json_response({"message": "page not found"}, status=404)
+
+    async def _ping(self, _: web.Request) -> web.Response:
+        return web.Response(text="OK")
+
+    async def _info(self, _: web.Request) -> web.Response:
+        return web.json_response({"Swarm": {"NodeID": "n0"}})
+
+    async def _list_services(self, request: web.Request) -> web.Response:
+        return web.json_response([s for s in self.services.values() if _selected(s, _filters(request))])
+
+    async def _list_nodes(self, _: web.Request) -> web.Response:
+        return web.json_response(list(self.nodes.values()))
+
+    async def _list_tasks(self, request: web.Request) -> web.Response:
+        return web.json_response(self._tasks(_filters(request)))
+
+    async def _create(self, request: web.Request) -> web.Response:
+        service_id = f"id{len(self.services)}"
+        self.services[service_id] = {"ID": service_id, "Version": {"Index": 1}, "Spec": await request.json()}
+        return web.json_response({"ID": service_id}, status=201)
+
+    def _table(self, request: web.Request) -> dict[str, dict[str, Any]]:
+        return self.services if request.match_info["table"] == "services" else self.nodes
+
+    async def _remove(self, request: web.Request) -> web.Response:
+        self._table(request).pop(request.match_info["key"])
+        return web.Response()
+
+    async def _found(self, request: web.Request) -> web.Response:
+        name = request.match_info["key"]
+        for key, item in self._table(request).items():
+            if name in (key, item["Spec"].get("Name"), item.get("Description", {}).get("Hostname")):
+                return web.json_response(item)
+        return web.json_response({"message": f"service {name} not found"}, status=404)
+
+    async def _update(self, request: web.Request) -> web.Response:
+        item = self._table(request)[request.match_info["key"]]
+        if self.conflicts:
+            self.conflicts -= 1
+            item["Version"]["Index"] += 1
+        if int(request.query["version"]) != item["Version"]["Index"]:
+            return web.json_response({"message": "update out of sequence"}, status=500)
+        item["Spec"] = await request.json()
+        item["Version"]["Index"] += 1
+        return web.json_response({"Warnings": None})
+
+    def _tasks(self, filters: dict[str, Any]) -> list[dict[str, Any]]:
+        wanted = filters.get("service")
+        return [
+            {
+                "ID": f"{service['ID']}t{slot}",
+                "ServiceID": service["ID"],
+                "NodeID": "n0",
+                "Slot": slot,
+                "CreatedAt": "",
+                "DesiredState": "running",
+                "Spec": {},
+                "Status": {"State": self.task_state, "Err": self.task_error},
+            }
+            for service in self.services.values()
+            if (not wanted or service["ID"] in wanted) and _selected(service, {"label": filters.get("label", [])})
+            for slot in range(1, service["Spec"]["Mode"]["Replicated"]["Replicas"] + 1)
+        ]
+
+
+def _filters(request: web.Request) -> dict[str, Any]:
+    filters: dict[str, Any] = json.loads(request.query.get("filters", "{}"))
+    return filters
+
+
+def _selected(service: dict[str, Any], filters: dict[str, Any]) -> bool:
+    labels = service["Spec"].get("Labels", {})
+    for label in filters.get("label", []):
+        key, _, value = label.partition("=")
+        if key not in labels or (value and labels[key] != value):
+            return False
+    return not filters.get("id") or service["ID"] in filters["id"]
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[FakeDaemon]:
+    """A daemon that answers on a socket of its own."""
+    with FakeDaemon(tmp_path / "swarmpy.sock") as running:
+        running.nodes["n0"] = {
+            "ID": "n0",
+            "Version": {"Index": 7},
+            "Spec": {"Role": "worker", "Availability": "active", "Labels": {"old": "1"}},
+            "Description": {"Hostname": "host"},
+            "Status": {"State": "ready"},
+        }
+        yield running

@@ -1,0 +1,250 @@
+"""The leader's sessions with agents."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import attrs
+import pytest
+from manager_world import FakeAgent, InstantProposer, MovedClock, make_service, make_store, make_task
+
+from swarmpy.errors import FailedPrecondition, NotFound, NotLeader, PermissionDenied
+from swarmpy.manager.dispatcher import Dispatcher
+from swarmpy.model.ids import NodeId, TaskId
+from swarmpy.model.states import NodeState, Role, TaskState
+from swarmpy.ports import Peer
+from swarmpy.store.memory import Store
+
+
+@attrs.frozen
+class World:
+    clock: MovedClock
+    store: Store
+    proposer: InstantProposer
+    dispatcher: Dispatcher
+    running: asyncio.Task[None]
+
+    async def desire(self, task_id: str, desired: TaskState) -> None:
+        def write(tx: object) -> None:
+            task = tx.task(task_id)  # type: ignore[attr-defined]
+            tx.update(attrs.evolve(task, desired_state=desired))  # type: ignore[attr-defined]
+
+        await self.store.update(write)
+
+
+@asynccontextmanager
+async def serving(*nodes: str) -> AsyncIterator[World]:
+    clock = MovedClock()
+    store, proposer = await make_store(clock, *nodes)
+    dispatcher = Dispatcher(store=store, clock=clock, random=random.Random(3), managers=tuple)
+    running = asyncio.create_task(dispatcher.run())
+    await asyncio.sleep(0)
+    try:
+        yield World(clock, store, proposer, dispatcher, running)
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_first_message_carries_everything() -> None:
+    """A new session is told all its tasks, the endpoint table, the managers and its role."""
+    async with serving("a") as world:
+        await world.store.update(lambda tx: tx.create(make_service()))
+        await world.store.update(lambda tx: tx.create(make_task("t1", "a")))
+        agent = FakeAgent(world.dispatcher, "a")
+        await agent.open()
+        first = agent.messages[0]
+        assert first.session_id
+        assert first.heartbeat_period_ns > 0
+        assert list(agent.tasks) == ["t1"]
+        assert first.role is Role.WORKER
+        await agent.close()
+
+
+async def test_changes_are_increments() -> None:
+    """A task that is added or removed later comes as an increment on what was sent."""
+    async with serving("a") as world:
+        agent = FakeAgent(world.dispatcher, "a")
+        await agent.open()
+        await world.store.update(lambda tx: tx.create(make_task("t1", "a", TaskState.ASSIGNED)))
+        message = await agent.take()
+        assert message.assignments is not None
+        assert message.assignments.base_sequence == 1
+        assert list(agent.tasks) == ["t1"]
+        await world.store.update(lambda tx: tx.delete(tx.task("t1")))
+        await agent.take()
+        assert not agent.tasks
+        await agent.close()
+
+
+async def test_a_task_leaves_the_mesh_before_it_is_told_to_stop() -> None:
+    """The order to stop waits until every node with a session routes by a table without the task."""
+    async with serving("a", "b") as world:
+        await world.store.update(lambda tx: tx.create(make_service()))
+        await world.store.update(lambda tx: tx.create(make_task("t1", "a")))
+        one, two = FakeAgent(world.dispatcher, "a"), FakeAgent(world.dispatcher, "b")
+        await one.open()
+        await two.open()
+        while one.endpoints_version != two.endpoints_version or one.endpoints_version == 0:
+            await (one if one.endpoints_version < two.endpoints_version else two).take()
+        await one.beat()
+        await two.beat()
+        await world.desire("t1", TaskState.SHUTDOWN)
+        for agent in (one, two):
+            message = await agent.take()
+            assert message.assignments is None
+            assert message.endpoints is not None
+            assert all(not endpoints for _, endpoints in message.endpoints.ports)
+        await one.beat()
+        assert one.tasks[TaskId("t1")].desired_state is TaskState.RUNNING
+        await two.beat()
+        await one.take()
+        assert one.tasks[TaskId("t1")].desired_state is TaskState.SHUTDOWN
+        await one.close()
+        await two.close()
+
+
+async def test_a_silent_node_cannot_hold_a_stop_for_ever() -> None:
+    """After a bounded wait a task is told to stop although a node has not confirmed the table."""
+    async with serving("a", "b") as world:
+        await world.store.update(lambda tx: tx.create(make_service()))
+        await world.store.update(lambda tx: tx.create(make_task("t1", "a")))
+        one, two = FakeAgent(world.dispatcher, "a"), FakeAgent(world.dispatcher, "b")
+        await one.open()
+        await two.open()
+        await world.desire("t1", TaskState.SHUTDOWN)
+        while not any(m.endpoints and m.endpoints.ports and not m.endpoints.ports[0][1] for m in one.messages):
+            await one.take()
+        assert one.tasks[TaskId("t1")].desired_state is TaskState.RUNNING
+        world.clock.seconds += 2.1
+        while one.tasks[TaskId("t1")].desired_state is TaskState.RUNNING:
+            await one.take()
+        await one.close()
+        await two.close()
+
+
+async def test_a_task_without_a_published_port_stops_at_once() -> None:
+    """Nothing is routed to such a task, so nothing has to be waited for."""
+    async with serving("a") as world:
+        task = attrs.evolve(make_task("t1", "a"), ports=())
+        await world.store.update(lambda tx: tx.create(task))
+        agent = FakeAgent(world.dispatcher, "a")
+        await agent.open()
+        await world.desire("t1", TaskState.SHUTDOWN)
+        await agent.take()
+        assert agent.tasks[TaskId("t1")].desired_state is TaskState.SHUTDOWN
+        await agent.close()
+
+
+async def test_reports_are_written_and_only_rise() -> None:
+    """A report moves a task on; one that arrives late, or is of another node's task, changes nothing."""
+    async with serving("a", "b") as world:
+        await world.store.update(lambda tx: tx.create(make_task("t1", "a", TaskState.ASSIGNED)))
+        agent, other = FakeAgent(world.dispatcher, "a"), FakeAgent(world.dispatcher, "b")
+        await agent.open()
+        await other.open()
+        await agent.report("t1", TaskState.RUNNING)
+        await agent.report("t1", TaskState.PREPARING)
+        await other.report("t1", TaskState.FAILED)
+        task = world.store.view().task("t1")
+        assert task is not None
+        assert task.status.state is TaskState.RUNNING
+        assert task.applied_at_ns > 0
+        entries = world.proposer.entries
+        await agent.report("t1", TaskState.RUNNING)
+        assert world.proposer.entries == entries
+        await agent.close()
+        await other.close()
+
+
+async def test_silence_makes_a_node_down_and_a_session_makes_it_ready() -> None:
+    """A node that misses three heartbeats is down; when it opens a session again it is ready."""
+    async with serving("a") as world:
+        agent = FakeAgent(world.dispatcher, "a")
+        await agent.open()
+        world.clock.seconds += 2
+        await agent.beat()
+        world.clock.seconds += 2
+        await asyncio.sleep(0.3)  # longer than a check: the node must not be down yet
+        node = world.store.view().node("a")
+        assert node is not None
+        assert node.status.state is NodeState.READY
+        world.clock.seconds += 2
+        await until(lambda: world.store.view().node("a").status.state is NodeState.DOWN)  # type: ignore[union-attr]
+        again = FakeAgent(world.dispatcher, "a")
+        await again.open()
+        node = world.store.view().node("a")
+        assert node is not None
+        assert node.status.state is NodeState.READY
+        await again.close()
+        await agent.close()
+
+
+async def test_a_node_that_never_comes_is_down_after_a_change_of_leader() -> None:
+    """A new leader gives every node a grace to find it, and no longer."""
+    async with serving("a") as world:
+        world.clock.seconds += 3.5
+        await asyncio.sleep(0.3)  # longer than a check
+        assert world.store.view().node("a").status.state is NodeState.READY  # type: ignore[union-attr]
+        world.clock.seconds += 1
+        await until(lambda: world.store.view().node("a").status.state is NodeState.DOWN)  # type: ignore[union-attr]
+
+
+async def test_a_new_session_ends_the_old_one() -> None:
+    """Two sessions of one node are never served at once; calls of the old one are refused."""
+    async with serving("a") as world:
+        old, new = FakeAgent(world.dispatcher, "a"), FakeAgent(world.dispatcher, "a")
+        await old.open()
+        await new.open()
+        with pytest.raises(StopAsyncIteration):
+            await old.take()
+        with pytest.raises(FailedPrecondition):
+            await old.beat()
+        await new.beat()
+        await new.close()
+
+
+async def test_strangers_and_the_anonymous_have_no_session() -> None:
+    """Only a node of the cluster has a session."""
+    async with serving("a") as world:
+        with pytest.raises(NotFound):
+            await FakeAgent(world.dispatcher, "stranger").open()
+        nobody = FakeAgent(world.dispatcher, "x")
+        nobody.peer = Peer()
+        with pytest.raises(PermissionDenied):
+            await nobody.open()
+
+
+async def test_sessions_end_with_the_term_of_office() -> None:
+    """When leadership ends, agents are told to look for the leader."""
+    async with serving("a") as world:
+        agent = FakeAgent(world.dispatcher, "a")
+        await agent.open()
+        world.running.cancel()
+        with pytest.raises(NotLeader):
+            while True:
+                await agent.take()
+
+
+async def test_problems_of_a_node_are_recorded_once() -> None:
+    """What does not work on a node is in its status; an unchanged heartbeat writes nothing."""
+    async with serving("a") as world:
+        agent = FakeAgent(world.dispatcher, "a")
+        await agent.open()
+        await agent.beat(problems=("published port 8080: address already in use",))
+        assert "8080" in world.store.view().node(NodeId("a")).status.message  # type: ignore[union-attr]
+        entries = world.proposer.entries
+        await agent.beat(problems=("published port 8080: address already in use",))
+        assert world.proposer.entries == entries
+        await agent.beat()
+        assert world.store.view().node(NodeId("a")).status.message == ""  # type: ignore[union-attr]
+        await agent.close()

@@ -1,0 +1,131 @@
+"""The leader's control loop on a real store."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import attrs
+from manager_world import InstantProposer, MovedClock, make_store
+
+from swarmpy.manager.reconcile import Reconciler
+from swarmpy.model.ids import ServiceId
+from swarmpy.model.objects import Service, Task, TaskStatus
+from swarmpy.model.specs import ContainerSpec, RestartPolicy, ServiceSpec, TaskSpec
+from swarmpy.model.states import NodeState, TaskState
+from swarmpy.store.memory import Store
+
+IDLE = ContainerSpec(image="x")
+
+
+@attrs.frozen
+class World:
+    clock: MovedClock
+    store: Store
+    proposer: InstantProposer
+
+    def tasks(self, desired: TaskState = TaskState.RUNNING) -> list[Task]:
+        return [t for t in self.store.view().tasks() if t.desired_state is desired]
+
+    async def create(self, replicas: int, **policy: int) -> None:
+        task = TaskSpec(container=IDLE, restart=RestartPolicy(**policy))
+        spec = ServiceSpec(name="web", replicas=replicas, task=task)
+        await self.store.update(lambda tx: tx.create(Service(id=ServiceId("s1"), spec=spec)))
+
+    async def observe(self, task: Task, state: TaskState) -> None:
+        def write(tx: object) -> None:
+            current = tx.task(task.id)  # type: ignore[attr-defined]
+            status = TaskStatus(state=state, timestamp_ns=self.clock.time_ns())
+            tx.update(attrs.evolve(current, status=status, applied_at_ns=self.clock.time_ns()))  # type: ignore[attr-defined]
+
+        await self.store.update(write)
+
+
+@asynccontextmanager
+async def reconciling(*nodes: str) -> AsyncIterator[World]:
+    clock = MovedClock()
+    store, proposer = await make_store(clock, *nodes)
+    running = asyncio.create_task(Reconciler(store=store, clock=clock, random=random.Random(5)).run())
+    await asyncio.sleep(0)
+    try:
+        yield World(clock, store, proposer)
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+        assert running.cancelled(), running.exception()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_a_service_becomes_assigned_tasks() -> None:
+    """A new service goes through orchestrator, allocator and scheduler without anybody calling them."""
+    async with reconciling("a", "b") as world:
+        await world.create(4)
+        await until(lambda: [t.status.state for t in world.tasks()] == [TaskState.ASSIGNED] * 4)
+        assert sorted(str(t.node_id) for t in world.tasks()) == ["a", "a", "b", "b"]
+
+
+async def test_a_task_without_a_node_says_why_and_goes_on_when_one_comes() -> None:
+    """With no node ready the reason is on the task; a node that turns ready gets it."""
+    async with reconciling("a") as world:
+        node = world.store.view().node("a")
+        assert node is not None
+        down = attrs.evolve(node, status=attrs.evolve(node.status, state=NodeState.DOWN))
+        await world.store.update(lambda tx: tx.update(down))
+        await world.create(1)
+        await until(lambda: any(t.status.err.startswith("no suitable node") for t in world.tasks()))
+        ready = attrs.evolve(node, status=attrs.evolve(node.status, state=NodeState.READY))
+        await world.store.update(lambda tx: tx.update(ready))
+        await until(lambda: [t.status.state for t in world.tasks()] == [TaskState.ASSIGNED])
+
+
+async def test_a_restart_waits_for_its_delay() -> None:
+    """The replacement of a task that ended is told to run when the delay is over, and not before."""
+    async with reconciling("a") as world:
+        await world.create(1, delay_ns=1_000_000_000)
+        await until(lambda: [t.status.state for t in world.tasks()] == [TaskState.ASSIGNED])
+        first = world.tasks()[0]
+        await world.observe(first, TaskState.FAILED)
+        await until(lambda: len(world.tasks(TaskState.READY)) == 1)
+        replacement = world.tasks(TaskState.READY)[0]
+        assert replacement.not_before_ns == world.clock.time_ns() + 1_000_000_000
+        world.clock.seconds += 1.1
+        await until(lambda: [t.id for t in world.tasks()] == [replacement.id])
+
+
+async def test_a_quiet_cluster_writes_nothing() -> None:
+    """When everything is as wanted, no entry is added to the log."""
+    async with reconciling("a") as world:
+        await world.create(2)
+        await until(lambda: [t.status.state for t in world.tasks()] == [TaskState.ASSIGNED] * 2)
+        for task in world.tasks():
+            await world.observe(task, TaskState.RUNNING)
+        await asyncio.sleep(0.1)  # time for the last decision; nothing may come after it
+        entries = world.proposer.entries
+        await asyncio.sleep(0.3)  # the time that is quiet
+        assert world.proposer.entries == entries
+
+
+async def test_a_removed_service_goes_when_its_tasks_have_stopped() -> None:
+    """The service object outlives its removal until the last task is gone."""
+    async with reconciling("a") as world:
+        await world.create(1)
+        await until(lambda: [t.status.state for t in world.tasks()] == [TaskState.ASSIGNED])
+        await world.observe(world.tasks()[0], TaskState.RUNNING)
+
+        def remove(tx: object) -> None:
+            service = tx.service("s1")  # type: ignore[attr-defined]
+            tx.update(attrs.evolve(service, pending_delete=True))  # type: ignore[attr-defined]
+
+        await world.store.update(remove)
+        await until(lambda: len(world.tasks(TaskState.REMOVE)) == 1)
+        assert world.store.view().service("s1") is not None
+        await world.observe(world.tasks(TaskState.REMOVE)[0], TaskState.SHUTDOWN)
+        await until(lambda: world.store.view().service("s1") is None)
+        assert not world.store.view().tasks()

@@ -1,0 +1,98 @@
+"""What a node keeps on disk of itself."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+
+import pytest
+
+from swarmpy.errors import AlreadyExists, DataDirMismatch, StorageError
+from swarmpy.model.assignments import ManagerAddress
+from swarmpy.model.ids import ClusterId, NodeId
+from swarmpy.model.specs import RaftConfig
+from swarmpy.node.datadir import DataDir, NodeState
+
+STATE = NodeState(
+    cluster_id=ClusterId("c" * 25),
+    node_id=NodeId("n" * 25),
+    raft_id=7,
+    listen_address="0.0.0.0:2377",
+    advertise_address="192.0.2.1:2377",
+    runtime="process",
+    raft=RaftConfig(election_tick=9),
+    managers=(ManagerAddress(node_id=NodeId("m" * 25), address="192.0.2.2:2377"),),
+)
+
+
+def test_a_new_directory_is_of_no_cluster(tmp_path: Path) -> None:
+    """A directory without node.json holds no node; it is made private."""
+    data = DataDir(tmp_path / "new")
+    data.open()
+    assert data.load() is None
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
+    data.close()
+
+
+def test_state_survives(tmp_path: Path) -> None:
+    """What was saved is loaded by the next daemon, and nobody else may read it."""
+    data = DataDir(tmp_path)
+    data.open()
+    data.save(STATE)
+    data.close()
+    again = DataDir(tmp_path)
+    again.open()
+    assert again.load() == STATE
+    assert stat.S_IMODE((tmp_path / "node.json").stat().st_mode) == 0o600
+    again.close()
+
+
+def test_one_daemon_a_directory(tmp_path: Path) -> None:
+    """A second daemon on the directory is refused with what to do; it is free when the first one ends."""
+    first, second = DataDir(tmp_path), DataDir(tmp_path)
+    first.open()
+    with pytest.raises(AlreadyExists, match="another swarmpy daemon runs on"):
+        second.open()
+    first.close()
+    second.open()
+    second.close()
+
+
+def test_a_newer_version_is_refused(tmp_path: Path) -> None:
+    """A directory that a newer swarmpy wrote is left alone."""
+    data = DataDir(tmp_path)
+    (tmp_path / "node.json").write_text(json.dumps({"version": 99}))
+    with pytest.raises(DataDirMismatch, match="newer swarmpy"):
+        data.load()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"version": 1}', '{"version": "1"}', '{"version": 1, "raft": 3}'])
+def test_damage_is_named(tmp_path: Path, text: str) -> None:
+    """A damaged file is an error that names it, not a node without a past."""
+    (tmp_path / "node.json").write_text(text)
+    with pytest.raises(StorageError, match=r"node\.json|newer"):
+        DataDir(tmp_path).load()
+
+
+def test_a_file_in_its_place(tmp_path: Path) -> None:
+    """A path that is no directory is refused in one line."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot use the data directory"):
+        DataDir(tmp_path / "file").open()
+
+
+def test_forgetting_removes_what_is_the_clusters(tmp_path: Path) -> None:
+    """After leaving, nothing of the cluster is there; the lock is still held."""
+    data = DataDir(tmp_path)
+    data.open()
+    data.save(STATE)
+    for directory in (data.certificates, data.raft, data.agent, data.tasks):
+        directory.mkdir()
+        (directory / "x").write_text("x")
+    data.forget_cluster()
+    assert data.load() is None
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["lock"]
+    with pytest.raises(AlreadyExists):
+        DataDir(tmp_path).open()
+    data.close()
