@@ -20,7 +20,7 @@ async def ended(task: asyncio.Task[T]) -> asyncio.Task[T]:
         if not task.done():
             task.cancel()
             await asyncio.wait((task,))
-            if not task.cancelled():
-                # The caller is gone: nobody else will look at it.
-                task.exception()
+        if not task.cancelled():
+            # Seen: a caller that is cancelled, now or before it gets to look at it, will not.
+            task.exception()
     return task

@@ -97,17 +97,19 @@ class Worker:
     async def clear(self, timeout: float) -> None:
         """Stop and remove every task, and take no other; return when they are gone, or after ``timeout`` seconds."""
         self._retired = True
-        if self._group is None:
-            return
-        for task_id in list(self._managers):
-            self._remove(task_id)
         try:
             async with asyncio.timeout(timeout):
-                while self._managers:
+                # An agent that has just started does not know yet what its last life has left behind.
+                await self.adopted.wait()
+                for task_id in list(self._managers):
+                    self._remove(task_id)
+                # Nobody is going to assign what is left.
+                self._whole_set_known.set()
+                while self._managers or self._found:
                     self._gone.clear()
                     await self._gone.wait()
         except TimeoutError:
-            log.warning("tasks_left_behind", count=len(self._managers), waited_s=timeout)
+            log.warning("tasks_left_behind", count=len(self._managers) + len(self._found), waited_s=timeout)
 
     def _manage(self, task: Task) -> None:
         assert self._group is not None, "tasks are assigned to a worker that runs"
@@ -170,6 +172,7 @@ class Worker:
                 await asyncio.sleep(backoff.next())
             else:
                 self._found.pop(task_id, None)
+                self._gone.set()
                 log.info("unassigned_task_removed", task=task_id)
 
 

@@ -26,6 +26,7 @@ from swarmpy.errors import FailedPrecondition
 EXIT_INTERRUPTED = 130
 CHECK_FAILED = 1
 """Exit code when a published port does not answer as it should."""
+ANSWER_CHARS = 80
 
 
 @click.command()
@@ -149,7 +150,7 @@ async def _cluster(plan: _Plan, stack: StackFile, runtime: str) -> AsyncIterator
         yield cluster
     finally:
         click.echo("taking the cluster down")
-        await cluster.dissolve()
+        await cluster.dissolve(leave=not plan.keep)
         if plan.keep:
             click.echo(f"state and logs are kept in {directory}")
         else:
@@ -199,7 +200,7 @@ async def _ask(session: aiohttp.ClientSession, node: str, role: str, address: st
 
 def _first_line(body: str) -> str:
     line = next((line.strip() for line in body.splitlines() if line.strip()), "")
-    return line if len(line) <= 60 else line[:57] + "..."
+    return line if len(line) <= ANSWER_CHARS else line[: ANSWER_CHARS - 3] + "..."
 
 
 def _report(answers: list[_Answer]) -> int:

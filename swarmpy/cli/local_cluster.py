@@ -8,30 +8,31 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import attrs
-import structlog
 
 from swarmpy.cli.client import ApiClient
 from swarmpy.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, SwarmpyError
-
-log = structlog.get_logger(__name__)
 
 CLUSTER_PORT = 2377
 STATUS_PORT = 2378
 START_TIMEOUT_S = 20.0
 JOIN_TIMEOUT_S = 30.0
+REMOVE_TIMEOUT_S = 30.0
 LEAVE_TIMEOUT_S = 30.0
 EXIT_TIMEOUT_S = 15.0
 POLL_S = 0.05
 """How often a starting daemon's socket is tried; it has no other way to say that it is there."""
 MAX_NODES = 200
+PREFIXES = range(1, 255)
+"""The third numbers of 127.0.x addresses that clusters take."""
 
 
 @attrs.define(kw_only=True)
@@ -43,6 +44,8 @@ class LocalNode:
     data_dir: Path
     is_manager: bool
     runtime: str
+    environment: Mapping[str, str] = attrs.Factory(dict)
+    """What its daemon's environment has on top of this process's own."""
     process: asyncio.subprocess.Process | None = None
 
     @property
@@ -74,7 +77,8 @@ class LocalNode:
         """Start the daemon and wait until its API answers. Raises FailedPrecondition with what it said when it ends."""
         self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         arguments = ["--data-dir", str(self.data_dir), "node", "run"]
-        arguments += ["--runtime", self.runtime, "--status-addr", f"{self.address}:{STATUS_PORT}", "--exit-with-parent"]
+        arguments += ["--runtime", self.runtime, "--status-addr", f"{self.address}:{STATUS_PORT}"]
+        arguments += ["--hostname", self.name, "--exit-with-parent"]
         with self.log_file.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -84,6 +88,7 @@ class LocalNode:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                env={**os.environ, **self.environment},
                 start_new_session=True,
             )
         await self._wait_api()
@@ -149,7 +154,7 @@ class LocalCluster:
             raise InvalidArgument("a cluster has at least one manager")
         if managers + workers > MAX_NODES:
             raise InvalidArgument(f"at most {MAX_NODES} nodes fit on this machine's loopback addresses")
-        prefix = free_prefix(managers + workers, ports)
+        prefix, self._reservation = reserve_prefix(managers + workers, ports)
         self.directory = directory
         self.nodes = [
             LocalNode(
@@ -201,23 +206,39 @@ class LocalCluster:
         body = {**_addresses(node), "RemoteAddrs": [through.cluster_address], "JoinToken": token}
         await node.client.post("/swarm/join", body, timeout=JOIN_TIMEOUT_S)
 
-    async def dissolve(self) -> None:
-        """Remove all services, leave, end. Errors are of no use any more: the processes end anyway."""
-        try:
-            await self._remove_services()
-        except (SwarmpyError, TimeoutError) as error:
-            log.debug("services_not_removed", reason=str(error))
-        await asyncio.gather(*(self._leave(node) for node in self.nodes), return_exceptions=True)
+    async def dissolve(self, *, leave: bool = True) -> None:
+        """Remove all services, leave the cluster (or not: the nodes can go on from their directories then), and end.
+
+        Errors are of no use any more: the processes end anyway.
+        """
+        await self._revive()
+        order = [self.nodes]
+        with contextlib.suppress(SwarmpyError, TimeoutError):
+            async with asyncio.timeout(REMOVE_TIMEOUT_S):
+                await self._remove_services()
+                # Workers first: to leave, a node asks the managers.
+                order = [self.workers, *([manager] for manager in await self._leader_last())]
+        for nodes in order if leave else ():
+            await asyncio.gather(*(self._leave(node) for node in nodes), return_exceptions=True)
         await self.stop()
+
+    async def _revive(self) -> None:
+        # Containers outlive a daemon that was killed. Only the daemon of their own node removes them.
+        dead = [node for node in self.nodes if node.runtime != "process" and node.process and not node.is_running]
+        await asyncio.gather(*(node.start() for node in dead), return_exceptions=True)
 
     async def _remove_services(self) -> None:
         # Before anybody leaves: the others would start elsewhere what a leaving node stops.
         client = self.living_manager.client
         for service in await client.services():
             await client.remove_service(service["ID"])
-        async with asyncio.timeout(LEAVE_TIMEOUT_S):
-            while await client.tasks():
-                await asyncio.sleep(POLL_S)
+        while await client.tasks():
+            await asyncio.sleep(POLL_S)
+
+    async def _leader_last(self) -> list[LocalNode]:
+        # Managers that leave at the same time may lose their quorum on the way, and then wait for it.
+        leader = (await self.living_manager.client.status())["leader"] or {}
+        return sorted(self.managers, key=lambda node: node.cluster_address == leader.get("address"))
 
     async def _leave(self, node: LocalNode) -> None:
         if node.is_running:
@@ -226,31 +247,47 @@ class LocalCluster:
     async def stop(self) -> None:
         """End every daemon; their data stays."""
         await asyncio.gather(*(node.stop() for node in self.nodes))
+        self._reservation.close()
 
 
 def _addresses(node: LocalNode) -> dict[str, object]:
     return {"ListenAddr": node.cluster_address, "AdvertiseAddr": node.cluster_address}
 
 
-def free_prefix(count: int, ports: Sequence[int] = ()) -> str:
-    """The first of 127.0.1, 127.0.2, ... on whose first ``count`` addresses the node's and ``ports`` are free."""
+def reserve_prefix(count: int, ports: Sequence[int] = ()) -> tuple[str, socket.socket]:
+    """The first of 127.0.1, 127.0.2, ... on whose first ``count`` addresses the node's ports and ``ports`` are free.
+
+    No other cluster of this machine gets it until the returned socket is closed. Raises FailedPrecondition.
+    """
     wanted = [CLUSTER_PORT, STATUS_PORT, *ports]
-    taken = ""
-    for third in range(1, 255):
+    for port in wanted:
+        if not any(_is_free(f"127.0.{third}.1", port) for third in PREFIXES):
+            raise FailedPrecondition(
+                f"port {port} is taken on every loopback address: stop what listens on it (ss -ltnp shows it), or "
+                "publish another port"
+            )
+    for third in PREFIXES:
         prefix = f"127.0.{third}"
-        taken_here = next(
-            (
-                f"{prefix}.{n}:{port}"
-                for n in range(1, count + 1)
-                for port in wanted
-                if not _is_free(f"{prefix}.{n}", port)
-            ),
-            "",
-        )
-        if not taken_here:
-            return prefix
-        taken = taken or taken_here
-    raise FailedPrecondition(f"no free loopback addresses for {count} nodes: something listens on {taken} and the like")
+        if (reservation := _reserve(prefix)) is None:
+            continue
+        if all(_is_free(f"{prefix}.{number}", port) for number in range(1, count + 1) for port in wanted):
+            return prefix, reservation
+        reservation.close()
+    raise FailedPrecondition(
+        f"no {count} neighbouring loopback addresses have the ports {', '.join(map(str, wanted))} free: "
+        "end other clusters of this machine"
+    )
+
+
+def _reserve(prefix: str) -> socket.socket | None:
+    """A name of the kernel's, which vanishes with this process: nothing to clean up, nothing to wait for."""
+    reservation = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        reservation.bind(f"\0swarmpy-{prefix}")
+    except OSError:
+        reservation.close()
+        return None
+    return reservation
 
 
 def _is_free(address: str, port: int) -> bool:

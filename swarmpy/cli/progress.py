@@ -6,9 +6,10 @@ Waiting changes nothing: when it is broken off, the cluster goes on.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import attrs
@@ -140,18 +141,27 @@ class View(Protocol):
 
 
 class LineView:
-    """For files and pipes: a line when something has changed, and nothing else."""
+    """For files and pipes: a line when something is new.
+
+    A task that fails again and again goes through the same states every time: each line is said once, until another
+    number of tasks runs.
+    """
 
     def __init__(self) -> None:
-        self._shown: dict[str, str] = {}
+        self._running: dict[str, int] = {}
+        self._said: dict[str, set[str]] = {}
 
     def update(self, progress: Sequence[Progress]) -> None:
-        """Prints what differs from the last time."""
+        """Prints what is new."""
         for service in progress:
-            for key, text in ((service.name, service.line()), *((f"{service.name}\0{r}", r) for r in service.reasons)):
-                if self._shown.get(key) != text:
-                    self._shown[key] = text
-                    click.echo(text if key == service.name else f"{service.name}  {text}")
+            if self._running.get(service.name) != service.running:
+                self._running[service.name] = service.running
+                self._said[service.name] = set(service.reasons) & self._said.get(service.name, set())
+            said = self._said[service.name]
+            for line in (service.line(), *service.reasons):
+                if line not in said:
+                    said.add(line)
+                    click.echo(line if line == service.line() else f"{service.name}  {line}")
 
     def close(self) -> None:
         """Nothing to do."""
@@ -259,7 +269,17 @@ def _still_waiting(progress: Sequence[Progress], timeout: float) -> str:
         for service in progress
         if not service.is_there
     ]
-    return f"not converged within {timeout:g} s (the cluster goes on): {' | '.join(parts) or 'not stable yet'}"
+    return f"not converged within {timeout:g} s: {' | '.join(parts) or 'not stable yet'}"
+
+
+@contextlib.contextmanager
+def unfinished(hint: str) -> Iterator[None]:
+    """Says ``hint`` when waiting is given up, by the user or for the time: the cluster goes on all the same."""
+    try:
+        yield
+    except (asyncio.CancelledError, DeadlineExceeded):
+        click.echo(hint, err=True)
+        raise
 
 
 async def wait_for_removal(client: ApiClient, label: str, *, timeout: float) -> None:

@@ -12,7 +12,7 @@ import click
 from swarmpy.cli import listings
 from swarmpy.cli.client import ApiClient
 from swarmpy.cli.deploy import change
-from swarmpy.cli.progress import make_view, wait_for_services
+from swarmpy.cli.progress import make_view, unfinished, wait_for_services
 from swarmpy.cli.render import format_option, quiet_option, show, show_json
 from swarmpy.cli.settings import Settings, pass_settings
 from swarmpy.errors import InvalidArgument
@@ -101,11 +101,8 @@ def scale(settings: Settings, detach: bool, timeout: float, scales: tuple[str, .
                 click.echo(f"{name} scaled to {replicas}")
             if detach:
                 return
-            try:
+            with unfinished('Scaling goes on without you: "swarmpy service ls" shows how far it is.'):
                 await wait_for_services(client, waited_for, view=make_view(), timeout=timeout)
-            except asyncio.CancelledError:
-                click.echo('Scaling goes on without you: "swarmpy service ls" shows how far it is.', err=True)
-                raise
 
     asyncio.run(work())
 

@@ -14,7 +14,7 @@ from swarmpy.cli import listings
 from swarmpy.cli.client import ApiClient
 from swarmpy.cli.deploy import deploy_service, stack_services
 from swarmpy.cli.listings import NAMESPACE_LABEL
-from swarmpy.cli.progress import make_view, wait_for_removal, wait_for_services
+from swarmpy.cli.progress import make_view, unfinished, wait_for_removal, wait_for_services
 from swarmpy.cli.render import format_option, quiet_option, show
 from swarmpy.cli.settings import Settings, pass_settings
 from swarmpy.compose.convert import check_stack_name, convert
@@ -48,7 +48,8 @@ def deploy(settings: Settings, files: tuple[str, ...], detach: bool, prune: bool
 
     async def work() -> None:
         async with ApiClient(settings.socket) as client:
-            await deploy_stack(client, stack_file, name, prune=prune, detach=detach, timeout=timeout)
+            with unfinished(f'The deployment goes on without you: "swarmpy stack ps {name}" shows how far it is.'):
+                await deploy_stack(client, stack_file, name, prune=prune, detach=detach, timeout=timeout)
 
     asyncio.run(work())
 
@@ -79,14 +80,9 @@ async def deploy_stack(
             click.echo(f"Removing service {service_name}")
             await client.remove_service(service["ID"])
     deployed = [await deploy_service(client, spec, existing.get(spec.name), click.echo) for spec in stack_file.services]
-    if detach:
-        return
-    try:
+    if not detach:
         waited_for = {service.id: service.before for service in deployed}
         await wait_for_services(client, waited_for, view=make_view(), timeout=timeout)
-    except asyncio.CancelledError:
-        click.echo(f'The deployment goes on without you: "swarmpy stack ps {name}" shows how far it is.', err=True)
-        raise
 
 
 @stack.command()

@@ -37,6 +37,11 @@ class StopGate:
         self._held: dict[TaskId, tuple[int, float]] = {}
         self._released: set[TaskId] = set()
 
+    @property
+    def is_holding(self) -> bool:
+        """True while :meth:`release` may free a task."""
+        return bool(self._held)
+
     def is_held(self, task: Task) -> bool:
         """True while ``task``, which should stop, must not be told so."""
         return is_routed(task) and task.id not in self._released
@@ -51,8 +56,6 @@ class StopGate:
 
     def release(self, applied: Iterable[int], now: float) -> list[TaskId]:
         """The tasks that may stop from now on, given the table version in force on each node with a session."""
-        if not self._held:
-            return []
         lowest = min(applied, default=None)
         freed = [
             task_id

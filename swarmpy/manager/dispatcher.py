@@ -14,7 +14,7 @@ import attrs
 import structlog
 
 from swarmpy.errors import FailedPrecondition, NotFound, NotLeader, PermissionDenied, Unavailable
-from swarmpy.manager.assignments import StopGate, difference, node_tasks
+from swarmpy.manager.assignments import StopGate, difference, is_routed, node_tasks
 from swarmpy.manager.events import drain
 from swarmpy.manager.statuses import StatusBuffer
 from swarmpy.model import codec
@@ -230,7 +230,8 @@ class Dispatcher:
         while await watch.wait():
             await asyncio.sleep(COLLECT_S)
             events = drain(watch)
-            self._table.replace(ingress_table(self._store.view()))
+            if any(_touches_routing(event) for event in events):
+                self._table.replace(ingress_table(self._store.view()))
             for node_id in self._affected(events):
                 if (session := self._sessions.get(node_id)) is not None:
                     session.wake.set()
@@ -263,6 +264,8 @@ class Dispatcher:
         return affected
 
     def _release(self) -> None:
+        if not self._gate.is_holding:
+            return
         applied = [session.endpoints_applied for session in self._sessions.values()]
         view = self._store.view()
         for task_id in self._gate.release(applied, self._clock.monotonic()):
@@ -309,6 +312,13 @@ class Dispatcher:
         node = self._store.view().node(node_id)
         if node is not None and node.status.message != message:
             await self._store.update(record)
+
+
+def _touches_routing(event: Event | Resync) -> bool:
+    """False for the many changes of tasks that no request is routed to."""
+    if isinstance(event, Resync) or event.kind is not Kind.TASK:
+        return True
+    return any(isinstance(task, Task) and is_routed(task) for task in (event.object, event.old))
 
 
 def _mark_down(tx: Tx, node_ids: list[NodeId]) -> None:

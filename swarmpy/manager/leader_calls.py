@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from swarmpy.errors import ConnectionFailed, DeadlineExceeded, NotLeader, SwarmpyError, Unavailable
+from swarmpy.errors import ConnectionFailed, DeadlineExceeded, NotLeader, OutcomeUnknown, SwarmpyError, Unavailable
 from swarmpy.ports import Dialer, Random
 
 DIAL_TIMEOUT_S = 2.0
@@ -22,12 +22,14 @@ class LeaderCalls:
         self._random = random
         self._addresses = addresses
 
-    async def call(self, method: str, payload: Any, *, timeout: float) -> Any:
+    async def call(self, method: str, payload: Any, *, timeout: float, repeatable: bool = False) -> Any:
         """The leader's answer, within ``timeout`` seconds.
 
-        Tries again while it is sure that nothing was done. Raises what the leader raises, OutcomeUnknown when its
-        answer was lost, DeadlineExceeded with the last reason when no leader answered.
+        Tries again while it is sure that nothing was done, or doing it twice is as good as once (``repeatable``).
+        Raises what the leader raises, OutcomeUnknown when its answer was lost, DeadlineExceeded with the last reason
+        when no leader answered.
         """
+        passing = (NotLeader, ConnectionFailed, OutcomeUnknown) if repeatable else (NotLeader, ConnectionFailed)
         wait = RETRY_FIRST_S
         reason: SwarmpyError = Unavailable("no manager is known")
         try:
@@ -36,7 +38,7 @@ class LeaderCalls:
                     for address in list(self._addresses()):
                         try:
                             return await self._call_at(address, method, payload, timeout)
-                        except (NotLeader, ConnectionFailed) as error:
+                        except passing as error:
                             reason = error
                     await asyncio.sleep(self._random.uniform(wait / 2, wait))
                     wait = min(2 * wait, RETRY_MOST_S)

@@ -164,7 +164,7 @@ class Node:
             hostname=self._config.hostname,
             directory=self._data.tasks,
         )
-        log.debug("runtime_chosen", runtime=runtime.name, reason=reason)
+        log.info("runtime_chosen", runtime=runtime.name, reason=reason)
         return runtime
 
     # -- what the API asks --------------------------------------------------------------------------------------------

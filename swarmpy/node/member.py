@@ -125,8 +125,11 @@ class Member:
     async def leave(self) -> None:
         """Stop and remove this node's tasks and tell the cluster, as far as it answers. Then :meth:`run` may end."""
         await self.agent.retire(RETIRE_TIMEOUT_S)
+        if self.manager is not None and [m.node_id for m in self.manager.managers()] == [self.state.node_id]:
+            # The cluster ends here: there is nobody to agree with.
+            return
         try:
-            await self._leader.call("raft.leave", None, timeout=CALL_TIMEOUT_S)
+            await self._leader.call("raft.leave", None, timeout=CALL_TIMEOUT_S, repeatable=True)
         except SwarmpyError as error:
             # Leaving must be possible when nobody is left to be told; the others will see this node as down.
             log.warning("cluster_not_told", reason=str(error))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import json
 import shutil
 import statistics
@@ -115,11 +116,7 @@ async def worker(cluster: LocalCluster, runs: int) -> None:
         began = time.monotonic()
         await victim.kill()
 
-        async def replaced(victim_id: str = victim_id) -> bool:
-            tasks = await running_on(manager, "sleeper")
-            return sum(1 for n in tasks.values() if n != victim_id) >= replicas
-
-        await until(replaced, 60)
+        await until(functools.partial(_all_elsewhere, manager, victim_id, replicas), 60)
         seconds.append(time.monotonic() - began)
         emit(bench="worker", run=number + 1, tasks_lost=len(lost), seconds=round(seconds[-1], 3))
         await victim.start()
@@ -128,13 +125,18 @@ async def worker(cluster: LocalCluster, runs: int) -> None:
         spec = service["Spec"]
         spec["TaskTemplate"]["ForceUpdate"] = number + 1
         spec["UpdateConfig"] = {"Parallelism": 0, "Order": "stop-first"}
-        await until(lambda: _state_ready(manager, victim_id), 30)
+        await until(functools.partial(_state_ready, manager, victim_id), 30)
         await manager.client.update_service(service["ID"], service["Version"]["Index"], spec)
     summary("worker", seconds)
 
 
 async def _state_ready(manager: LocalNode, node_id: str) -> bool:
     return (await manager.client.node(node_id))["Status"]["State"] == "ready"
+
+
+async def _all_elsewhere(manager: LocalNode, victim_id: str, replicas: int) -> bool:
+    tasks = await running_on(manager, "sleeper")
+    return sum(1 for n in tasks.values() if n != victim_id) >= replicas
 
 
 async def _all_run(manager: LocalNode, replicas: int) -> bool:

@@ -13,6 +13,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from docker_clusters import ClusterMaker, making_clusters
 from images import SOCKET, ensure_images, remove_images
 
 from swarmpy.errors import RuntimeUnavailable
@@ -59,3 +60,10 @@ async def docker_runtime(engine_images: str, engine_api: aiohttp.ClientSession) 
     for container in left:
         async with engine_api.delete(f"containers/{container['Id']}", params={"force": "true", "v": "true"}):
             pass
+
+
+@pytest.fixture
+async def make_docker_cluster(tmp_path: Path, engine_api: aiohttp.ClientSession) -> AsyncIterator[ClusterMaker]:
+    """Makes clusters of real daemons; their processes and containers are gone after the test."""
+    async with making_clusters(tmp_path, engine_api) as make:
+        yield make

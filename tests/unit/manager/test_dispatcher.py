@@ -230,9 +230,9 @@ async def test_sessions_end_with_the_term_of_office() -> None:
         agent = FakeAgent(world.dispatcher, "a")
         await agent.open()
         world.running.cancel()
+        await asyncio.wait([world.running])
         with pytest.raises(NotLeader):
-            while True:
-                await agent.take()
+            await agent.take()
 
 
 async def test_problems_of_a_node_are_recorded_once() -> None:

@@ -67,7 +67,9 @@ def test_a_newer_version_is_refused(tmp_path: Path) -> None:
         data.load()
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"version": 1}', '{"version": "1"}', '{"version": 1, "raft": 3}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", '{"version": 1}', '{"version": "1"}', '{"version": 1, "raft": 3}']
+)
 def test_damage_is_named(tmp_path: Path, text: str) -> None:
     """A damaged file is an error that names it, not a node without a past."""
     (tmp_path / "node.json").write_text(text)

@@ -156,7 +156,7 @@ class TestWrites:
             new = await group.leader(other_than=old)
             await asyncio.wait_for(new.propose(b"kept").done, DEADLINE)
             group.network.cut.clear()
-            await group.until(group.agree and group.machines[old].words == [b"kept"])
+            await group.until(lambda: group.agree() and group.machines[old].words == [b"kept"])
 
     async def test_stopping_fails_what_is_open(self) -> None:
         """A member that is stopped leaves nobody waiting, and tells its subscribers that it does not lead."""
@@ -189,7 +189,7 @@ class TestFailover:
             await group.leader(other_than=old)
             await group.write(b"b")
             group.start(old)
-            await group.until(group.agree and group.machines[old].words == [b"a", b"b"])
+            await group.until(lambda: group.agree() and group.machines[old].words == [b"a", b"b"])
 
     async def test_broken_connections_make_it_fast(self) -> None:
         """When the leader's connections break, a new one is ready long before an election timeout is over."""
