@@ -78,6 +78,15 @@ class TestWrites:
             assert group.machines[1].words == [b"x"]
             assert await group.drivers[1].read_index(1) >= 3
 
+    async def test_proposal_in_the_very_moment_of_leading(self) -> None:
+        """A lone member leads before anybody was told; a proposal made right then is not given up as an old one."""
+        group = Group(1)
+        async with group:
+            await asyncio.sleep(0)
+            proposal = group.drivers[1].propose(b"early")
+            await asyncio.wait_for(proposal.done, DEADLINE)
+            assert group.machines[1].words == [b"early"]
+
     async def test_proposals_during_a_write_share_the_next(self) -> None:
         """Everything that is proposed while the disk works is one append."""
         group = Group(1)
