@@ -6,8 +6,7 @@ from swarmpy.api.backend import ManagerBackend, NodeBackend
 from swarmpy.errors import NotInCluster
 
 _NO_CLUSTER = (
-    'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm '
-    "and try again."
+    'This node is not a swarm manager: it is in no swarm. Create one ("swarm init") or join one, and try again.'
 )
 _WORKER = (
     "This node is not a swarm manager. Worker nodes can't be used to view or modify cluster state. "

@@ -87,7 +87,7 @@ def _description_to_json(description: NodeDescription, tls_info: dict[str, str])
         "Platform": {"Architecture": description.platform.architecture, "OS": description.platform.os},
         "Resources": resources_to_json(description.resources),
         "Engine": {
-            "EngineVersion": description.engine_version,
+            "EngineVersion": description.engine_version or description.runtime,
             **given(Labels=description.engine_labels),
             "Plugins": [],
         },

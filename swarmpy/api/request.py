@@ -13,6 +13,8 @@ import attrs
 from swarmpy.errors import InvalidArgument, SwarmpyError
 from swarmpy.model.codec import from_plain, to_plain
 
+ERROR_HEADER = "Swarmpy-Error"
+"""The kind of an error (``SwarmpyError.code``), which a status alone does not tell; Docker's clients ignore it."""
 JSON = "application/json"
 TEXT = "text/plain; charset=utf-8"
 
@@ -96,4 +98,5 @@ def message_response(status: int, message: str) -> ApiResponse:
 
 def error_response(error: SwarmpyError) -> ApiResponse:
     """An error of ours as the client sees it."""
-    return message_response(error.http_status, error.message)
+    response = message_response(error.http_status, error.message)
+    return attrs.evolve(response, headers={ERROR_HEADER: error.code})

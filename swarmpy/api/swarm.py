@@ -6,18 +6,18 @@ from swarmpy.api.access import require_manager
 from swarmpy.api.backend import InitRequest, JoinRequest, NodeBackend
 from swarmpy.api.json_fields import Fields, parse_json
 from swarmpy.api.node_json import availability_from_json
-from swarmpy.api.request import ApiRequest, ApiResponse, json_response, message_response
+from swarmpy.api.request import ApiRequest, ApiResponse, json_response
 from swarmpy.api.router import Route, Scope
 from swarmpy.api.swarm_json import cluster_spec_from_json, swarm_to_json, updated_cluster_spec
 from swarmpy.errors import AlreadyInCluster, InvalidArgument, NotInCluster
 from swarmpy.manager import operations
 from swarmpy.model.specs import ClusterSpec
 
-_ALREADY = 'This node is already part of a swarm. Use "docker swarm leave" to leave this swarm and join another one.'
+_ALREADY = 'This node is already part of a swarm: leave it first ("swarm leave"), then create or join another one.'
 _MANAGER_LEAVES = (
     "You are attempting to leave the swarm on a node that is participating as a manager. "
-    "Removing this node leaves fewer managers to agree on changes, and removing the last one loses the swarm's state: "
-    "demote it first, or use `--force` to ignore this message."
+    "Without it there are fewer managers to agree on changes, and without the last one the swarm's state is lost: "
+    "demote it first, or leave with --force."
 )
 
 
@@ -68,7 +68,7 @@ class SwarmApi:
         token = fields.string("JoinToken")
         if not token:
             raise InvalidArgument(
-                'join token is necessary to join; "docker swarm join-token worker" on a manager shows it'
+                'join token is necessary to join; "swarm join-token worker" on a manager shows it'
             )
         await self._node.join(
             JoinRequest(
@@ -87,7 +87,7 @@ class SwarmApi:
         if self._node.local_state == "inactive":
             raise NotInCluster("This node is not part of a swarm")
         if self._node.manager is not None and not force:
-            return message_response(503, _MANAGER_LEAVES)
+            raise NotInCluster(_MANAGER_LEAVES)
         await self._node.leave(force=force)
         return ApiResponse()
 

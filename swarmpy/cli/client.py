@@ -13,6 +13,7 @@ from urllib.parse import quote, urlencode
 import aiohttp
 from yarl import URL
 
+from swarmpy.api.request import ERROR_HEADER
 from swarmpy.errors import (
     AlreadyExists,
     ConnectionFailed,
@@ -20,7 +21,6 @@ from swarmpy.errors import (
     FailedPrecondition,
     InvalidArgument,
     NotFound,
-    NotInCluster,
     OutcomeUnknown,
     PeerError,
     PermissionDenied,
@@ -28,6 +28,7 @@ from swarmpy.errors import (
     SwarmpyError,
     Unavailable,
     VersionConflict,
+    from_code,
 )
 
 DEFAULT_TIMEOUT = 30.0
@@ -181,7 +182,8 @@ class ApiClient:
                 method, url, json=body, timeout=aiohttp.ClientTimeout(total=timeout)
             ) as response:
                 data = await response.read()
-                return _answer(f"{method} {path}", response.status, response.content_type, data)
+                kind = response.headers.get(ERROR_HEADER, "")
+                return _answer(f"{method} {path}", response.status, response.content_type, data, kind)
         except aiohttp.ClientConnectorError as error:
             raise _unreachable(self._socket, error.os_error) from error
         except TimeoutError as error:
@@ -225,10 +227,9 @@ _ERRORS: Mapping[int, type[SwarmpyError]] = {
     502: PeerError,
     503: Unavailable,
 }
-_NO_CLUSTER = ("not a swarm manager", "not part of a swarm", "Worker nodes can't")
 
 
-def _answer(request: str, status: int, content_type: str, data: bytes) -> Any:
+def _answer(request: str, status: int, content_type: str, data: bytes, kind: str) -> Any:
     text = data.decode("utf-8", "replace")
     answer: Any = None
     if data.strip():
@@ -241,14 +242,14 @@ def _answer(request: str, status: int, content_type: str, data: bytes) -> Any:
     if status < 400:
         return answer
     message = answer.get("message", "") if isinstance(answer, dict) else answer
-    raise error_of(status, str(message or "")[:2000])
+    raise error_of(status, str(message or "")[:2000], kind)
 
 
-def error_of(status: int, message: str) -> SwarmpyError:
-    """The error that an HTTP status and its message stand for."""
+def error_of(status: int, message: str, kind: str = "") -> SwarmpyError:
+    """The error of that ``kind``; without one, what its HTTP status and message stand for."""
     text = " ".join(message.split()) or f"the daemon answered with status {status}"
+    if kind:
+        return from_code(kind, text)
     if text.endswith("update out of sequence"):
         return VersionConflict(text)
-    if status == 503 and any(words in text for words in _NO_CLUSTER):
-        return NotInCluster(text)
     return _ERRORS.get(status, SwarmpyError)(text)

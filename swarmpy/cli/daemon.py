@@ -15,14 +15,24 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import click
 
 from swarmpy.cli.client import ApiClient
 from swarmpy.cli.settings import Settings, pass_settings
-from swarmpy.errors import ConnectionFailed, DeadlineExceeded, FailedPrecondition, SwarmpyError
+from swarmpy.errors import (
+    ConnectionFailed,
+    DataDirMismatch,
+    DeadlineExceeded,
+    FailedPrecondition,
+    RuntimeUnavailable,
+    StorageError,
+    SwarmpyError,
+    Unavailable,
+)
+from swarmpy.node.datadir import unusable
 
 RUNTIMES = ("auto", "docker", "process")
 START_TIMEOUT_S = 30.0
@@ -30,6 +40,11 @@ JOIN_TIMEOUT_S = 60.0
 LEAVE_TIMEOUT_S = 60.0
 POLL_S = 0.05
 PR_SET_PDEATHSIG = 1
+
+_KINDS: Mapping[int, type[SwarmpyError]] = {
+    kind.exit_code: kind for kind in (RuntimeUnavailable, StorageError, DataDirMismatch, Unavailable)
+}
+"""What a daemon ended of, by its exit code."""
 
 Action = Callable[[ApiClient], Awaitable[None]]
 
@@ -189,6 +204,8 @@ async def _echo_join_command(client: ApiClient, role: str) -> None:
 def _with_daemon(settings: Settings, action: Action, *, detach: bool, **daemon: Any) -> None:
     """Do ``action`` on the daemon that answers, or become (or leave behind) one and do it there."""
     if asyncio.run(_answers(settings)):
+        if daemon["runtime"] or daemon["hostname"]:
+            click.echo("the daemon runs already: --runtime and --hostname are only for starting it", err=True)
         asyncio.run(_act(settings, action))
     elif detach:
         _detach(settings, **daemon)
@@ -253,10 +270,14 @@ def _detach(settings: Settings, *, runtime: str | None, status_addr: str, hostna
         arguments += ["--runtime", runtime]
     if hostname is not None:
         arguments += ["--hostname", hostname]
-    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     log_path = settings.data_dir / "daemon.log"
-    log_path.touch(mode=0o600)
-    with log_path.open("ab") as log:
+    try:
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        log_path.touch(mode=0o600)
+        log = log_path.open("ab")
+    except OSError as error:
+        raise unusable(settings.data_dir, error) from error
+    with log:
         process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
             [sys.executable, "-m", "swarmpy", *arguments],
             stdin=subprocess.DEVNULL,
@@ -274,7 +295,8 @@ async def _wait_started(settings: Settings, process: subprocess.Popen[bytes]) ->
             while not await _answers(settings):
                 if process.poll() is not None:
                     lines = log_path.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
-                    raise FailedPrecondition(f"the daemon did not start: {lines[-1].removeprefix('swarmpy: ')}")
+                    kind = _KINDS.get(process.returncode, FailedPrecondition)
+                    raise kind(f"the daemon did not start: {lines[-1].removeprefix('swarmpy: ')}")
                 await asyncio.sleep(POLL_S)
     except TimeoutError:
         raise DeadlineExceeded(f"the daemon did not start within {START_TIMEOUT_S:g} s: see {log_path}") from None

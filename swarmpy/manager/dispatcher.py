@@ -7,7 +7,7 @@ for three heartbeats is down. It never decides what should run where.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 import attrs
@@ -114,7 +114,7 @@ class Dispatcher:
 
     # -- calls of agents ----------------------------------------------------------------------------------------------
 
-    async def session(self, peer: Peer, payload: Any) -> AsyncIterator[Any]:
+    async def session(self, peer: Peer, payload: Any) -> AsyncGenerator[Any, None]:
         """``dispatcher.session``: a stream of :class:`SessionMessage`."""
         request = codec.from_plain(SessionRequest, payload)
         session = await self._open(_node_of(peer), request)

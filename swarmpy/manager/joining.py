@@ -80,7 +80,7 @@ class Registrar:
         role = tokens.role_of_token(call.token, cluster.join_tokens)
         if role is None:
             log.warning("join_refused", address=peer.address, reason="invalid join token")
-            raise PermissionDenied("invalid join token")
+            raise PermissionDenied(tokens.INVALID)
         node_id = NodeId(encode_id(self._random.randbytes(16)))
         certified = self._sign(node_id, role, call.csr_pem)
         node = Node(

@@ -7,6 +7,7 @@ part of it fails, the whole term ends and another manager takes over, rather tha
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any
 
@@ -339,8 +340,10 @@ class Manager:
         return self._dispatcher
 
     async def _session(self, peer: Peer, payload: Any) -> AsyncIterator[Any]:
-        async for message in self._leading_dispatcher().session(peer, payload):
-            yield message
+        # Closed here and now: a session that lingers until it is collected holds stops back.
+        async with contextlib.aclosing(self._leading_dispatcher().session(peer, payload)) as messages:
+            async for message in messages:
+                yield message
 
 
 def _has_cluster(store: Store) -> bool:

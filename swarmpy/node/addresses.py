@@ -45,7 +45,7 @@ def resolve(host: str, *, what: str) -> str:
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError:
-        raise InvalidArgument(f"{what}: cannot resolve {host!r}: give an IP address of this machine") from None
+        raise InvalidArgument(f"{what}: cannot resolve {host!r}: give an IP address") from None
     return str(found[0][4][0])
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 
 import attrs
 import structlog
@@ -20,6 +21,7 @@ from swarmpy.errors import (
     DataDirMismatch,
     DeadlineExceeded,
     FailedPrecondition,
+    InvalidArgument,
     NotInCluster,
     SwarmpyError,
 )
@@ -71,11 +73,11 @@ class Node:
         await asyncio.to_thread(self._data.open)
         try:
             async with contextlib.AsyncExitStack() as servers:
-                state = await asyncio.to_thread(self._data.load)
+                known = await asyncio.to_thread(self._who_am_i)
                 await self._open_servers(servers)
                 self._failed = asyncio.get_running_loop().create_future()
-                if state is not None:
-                    await self._resume(state)
+                if known is not None:
+                    await self._resume(*known)
                 if started is not None:
                     started.set()
                 await self._until(stop)
@@ -89,6 +91,12 @@ class Node:
         servers.push_async_callback(api_server.close)
         if self._config.status_address:
             host, port = addresses.parse(self._config.status_address, what="--status-addr", default_port=2378)
+            host = addresses.resolve(host, what="--status-addr")
+            if not ipaddress.ip_address(host).is_loopback:
+                raise InvalidArgument(
+                    f"--status-addr: {host} is not a loopback address, and anybody who reaches the page may read it: "
+                    "use one of 127.0.0.0/8"
+                )
             status_server = StatusServer(self._api, host, port)
             await status_server.start()
             servers.push_async_callback(status_server.close)
@@ -104,8 +112,11 @@ class Node:
             stopped.cancel()
             await asyncio.wait([stopped])
 
-    async def _resume(self, state: NodeState) -> None:
-        identity = await asyncio.to_thread(load_identity, self._data.path)
+    def _who_am_i(self) -> tuple[NodeState, NodeIdentity] | None:
+        state = self._data.load()
+        if state is None:
+            return None
+        identity = load_identity(self._data.path)
         if identity is None:
             raise DataDirMismatch(
                 f"{self._data.path} says that this is node {state.node_id}, but its certificate is missing: restore "
@@ -117,6 +128,14 @@ class Node:
                 f"{identity.cluster_id}, but {self._data.path} is of node {state.node_id} of cluster "
                 f"{state.cluster_id}: files of two nodes are mixed up"
             )
+        if identity.role is Role.MANAGER and not self._data.has_raft_log:
+            # It may have voted as who it was: it comes back as somebody new, and the others give the log to that one.
+            log.warning("raft_log_missing", directory=str(self._data.raft), consequence="joining the managers anew")
+            state = attrs.evolve(state, raft_id=new_raft_id(self._random))
+            self._data.save(state)
+        return state, identity
+
+    async def _resume(self, state: NodeState, identity: NodeIdentity) -> None:
         runtime = await self._runtime(state.node_id, state.advertise_address, self._config.runtime or state.runtime)
         self._start_member(self._new_member(state, identity, runtime))
         log.info("node_resumed", node=state.node_id, cluster=state.cluster_id, role=identity.role.value)
@@ -306,8 +325,7 @@ class Node:
     async def _change(self):  # type: ignore[no-untyped-def]
         if self._changing.locked() or self._member is not None:
             raise AlreadyInCluster(
-                "This node is already part of a swarm. Use `swarmpy swarm leave` to leave this swarm and "
-                "join another one."
+                'This node is already part of a swarm: leave it first ("swarm leave"), then create or join another one.'
             )
         async with self._changing:
             self._pending = True

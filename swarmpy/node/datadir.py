@@ -102,9 +102,7 @@ class DataDir:
             ) from None
         except OSError as error:
             self.close()
-            raise StorageError(
-                f"cannot use the data directory {self.path}: {error.strerror}: give another with --data-dir"
-            ) from error
+            raise unusable(self.path, error) from error
 
     def close(self) -> None:
         """Let go of the lock."""
@@ -146,15 +144,8 @@ class DataDir:
     def save(self, state: NodeState) -> None:
         """Remember who this node is. Durable on return."""
         data: dict[str, Any] = {"version": FORMAT_VERSION, **codec.to_plain(state)}
-        temporary = self._state_file.with_suffix(".tmp")
         try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(descriptor, "w") as file:
-                json.dump(data, file, indent=2)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self._state_file)
-            _fsync_directory(self.path)
+            _write(self._state_file, json.dumps(data, indent=2))
         except OSError as error:
             raise StorageError(f"cannot write {self._state_file}: {error.strerror}") from error
 
@@ -172,9 +163,55 @@ class DataDir:
         """Make room for the agent's local state."""
         self.agent.mkdir(mode=0o700, exist_ok=True)
 
+    @property
+    def has_raft_log(self) -> bool:
+        """True when there is the log of a manager."""
+        return self._raft_owner.exists()
+
+    @property
+    def _raft_owner(self) -> Path:
+        return self.raft / "owner"
+
+    def claim_raft(self, state: NodeState) -> None:
+        """Make the Raft directory the one of this membership. Raises DataDirMismatch when it is of another one.
+
+        Two nodes with one log, or one node with another's, could vote twice.
+        """
+        owner = f"{state.cluster_id} {state.node_id} {state.raft_id}\n"
+        try:
+            found = self._raft_owner.read_text() if self._raft_owner.exists() else ""
+            if found and found != owner:
+                raise DataDirMismatch(
+                    f"{self.raft} is not the log of node {state.node_id} of cluster {state.cluster_id}: files of two "
+                    "nodes are mixed up; restore it, or empty the data directory and join again"
+                )
+            self.raft.mkdir(mode=0o700, exist_ok=True)
+            if not found:
+                _write(self._raft_owner, owner)
+        except OSError as error:
+            raise StorageError(f"cannot use {self.raft}: {error.strerror}") from error
+
     def forget_raft(self) -> None:
         """Drop the log of a manager that is one no more."""
         shutil.rmtree(self.raft, ignore_errors=True)
+
+
+def unusable(path: Path, error: OSError) -> StorageError:
+    """What to tell when ``path`` cannot be a data directory."""
+    reason = "it is not a directory" if isinstance(error, FileExistsError | NotADirectoryError) else error.strerror
+    return StorageError(f"cannot use the data directory {path}: {reason}: give another with --data-dir")
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file whole or not at all, durably."""
+    temporary = path.with_suffix(".tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    _fsync_directory(path.parent)
 
 
 def _fsync_directory(path: Path) -> None:

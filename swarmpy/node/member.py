@@ -138,6 +138,7 @@ class Member:
 
     async def _start_manager(self, group: asyncio.TaskGroup) -> Manager:
         router = Router(is_blocked=self._is_removed)
+        await asyncio.to_thread(self._data.claim_raft, self.state)
         storage = SqliteLog(self._data.raft)
         if self._founding is not None:
             member = RaftMember(

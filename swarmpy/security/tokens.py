@@ -19,6 +19,7 @@ from swarmpy.security.ca import DIGEST_LENGTH
 
 PREFIX = "SWMTKN"
 VERSION = "1"
+INVALID = 'invalid join token: "swarm join-token worker" on a manager shows the present one'
 _DIGITS = frozenset("0123456789abcdefghijklmnopqrstuvwxyz")
 
 
@@ -41,13 +42,13 @@ def make_tokens(ca_digest: str, random: Random) -> JoinTokens:
 
 
 def parse_token(text: str) -> ParsedToken:
-    """The parts of a token. Raises InvalidArgument ``invalid join token``."""
+    """The parts of a token. Raises InvalidArgument."""
     parts = text.strip().split("-")
     if len(parts) != 4 or parts[0] != PREFIX or parts[1] != VERSION:
-        raise InvalidArgument("invalid join token")
+        raise InvalidArgument(INVALID)
     digest, secret = parts[2], parts[3]
     if len(digest) != DIGEST_LENGTH or len(secret) != ID_LENGTH or not _DIGITS.issuperset(digest + secret):
-        raise InvalidArgument("invalid join token")
+        raise InvalidArgument(INVALID)
     return ParsedToken(ca_digest=digest, secret=secret)
 
 

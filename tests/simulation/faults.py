@@ -26,7 +26,13 @@ class Nemesis:
         self._running = False
         self.story: list[str] = []
         """What it did, a line each."""
-        kinds: list[Callable[[], None]] = [
+        kinds = self._kinds()
+        self._faults = [kind for kind in kinds if self._random.random() < 0.5] or kinds[:1]
+        for host in net.hosts.values():
+            host.on_failure = lambda error, host=host: self._ended(host, error)
+
+    def _kinds(self) -> list[Callable[[], None]]:
+        return [
             self._crash_one,
             self._crash_all,
             self._isolate_one,
@@ -35,9 +41,6 @@ class Nemesis:
             self._slow_disk,
             self._fail_disk,
         ]
-        self._faults = [kind for kind in kinds if self._random.random() < 0.5] or kinds[:1]
-        for host in net.hosts.values():
-            host.on_failure = lambda error, host=host: self._ended(host, error)
 
     async def run(self, seconds: float) -> None:
         """Break something now and then, for so long; then repair it all."""
@@ -91,7 +94,8 @@ class Nemesis:
             host.restart()
 
     def _ended(self, host: Host, error: BaseException) -> None:
-        if not self._disks[host.node_id].has_failed:
+        disk = self._disks.get(host.node_id)
+        if disk is None or not disk.has_failed:
             self._net.loop.problems.append(f"{host.node_id} ended: {error!r}")
         self._tell(f"{host.node_id} ended: {error!r}")
         self._crash(host)
@@ -130,17 +134,19 @@ class Nemesis:
 
     # -- disks --------------------------------------------------------------------------------------------------------
 
+    def _one_disk(self) -> tuple[str, SimDisk]:
+        disks = list(self._disks.items())
+        return disks[self._random.randrange(len(disks))]
+
     def _slow_disk(self) -> None:
-        host = self._one()
-        disk = self._disks[host.node_id]
-        self._tell(f"slow disk {host.node_id}")
+        node_id, disk = self._one_disk()
+        self._tell(f"slow disk {node_id}")
         disk.options.slow = 0.5
         self._later(lambda: self._calm_disk(disk))
 
     def _fail_disk(self) -> None:
-        host = self._one()
-        disk = self._disks[host.node_id]
-        self._tell(f"failing disk {host.node_id}")
+        node_id, disk = self._one_disk()
+        self._tell(f"failing disk {node_id}")
         disk.options.failure = 0.2
         self._later(lambda: self._calm_disk(disk))
 

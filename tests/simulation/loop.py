@@ -54,6 +54,18 @@ class Life:
 LIFE: contextvars.ContextVar[Life | None] = contextvars.ContextVar("life", default=None)
 
 
+class SimTask(asyncio.Task[Any]):
+    """A task whose place in a set depends on when it was created, not on where in memory: sets of tasks are looped over
+    wherever a group is cancelled."""
+
+    def __init__(self, number: int, coro: Coroutine[Any, Any, Any], **options: Any) -> None:
+        self._number = number
+        super().__init__(coro, **options)
+
+    def __hash__(self) -> int:
+        return self._number
+
+
 class SimLoop(base_events.BaseEventLoop):
     """The loop. ``random`` is the one source of chance of the whole simulation."""
 
@@ -70,7 +82,9 @@ class SimLoop(base_events.BaseEventLoop):
         self._since_move = 0
         self._lives: list[Life] = []
         self._ready: list[asyncio.Handle] = []
+        self._tasks = 0
         self._clock_resolution = 1e-9
+        self.set_task_factory(SimLoop._new_task)
         self.set_exception_handler(SimLoop._on_problem)
 
     def time(self) -> float:
@@ -144,6 +158,10 @@ class SimLoop(base_events.BaseEventLoop):
     def _waiting(self) -> str:
         lines = sorted(repr(task) for task in asyncio.all_tasks(self))
         return "".join(f"\n  {line[:300]}" for line in lines[:20])
+
+    def _new_task(self, coro: Coroutine[Any, Any, Any], **options: Any) -> SimTask:
+        self._tasks += 1
+        return SimTask(self._tasks, coro, loop=self, **options)
 
     def _on_problem(self, context: dict[str, Any]) -> None:
         error = context.get("exception")

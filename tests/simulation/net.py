@@ -50,6 +50,7 @@ class Host:
         """None: it has no certificate, and is anonymous to others."""
         self.address = address
         self.cluster_id = cluster_id
+        self.new_router: Callable[[], Router] = Router
         self.router = Router()
         self.dialer = SimDialer(self)
         self.on_crash: list[Callable[[], None]] = []
@@ -83,7 +84,7 @@ class Host:
         """Switch on and run ``main``."""
         assert not self.is_up, f"{self} is on already"
         self.life = self.net.loop.new_life(self.node_id)
-        self.router = Router()
+        self.router = self.new_router()
         self._main = main
         self._context = contextvars.Context()
         self._context.run(LIFE.set, self.life)

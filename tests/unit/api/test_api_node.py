@@ -59,7 +59,7 @@ async def test_only_managers_know_the_cluster(alone: BenchNode, path: str) -> No
     """A node outside and a worker answer 503 with the words that clients look for."""
     status, answer = await ask(Api(alone), "GET", path)
     assert status == 503
-    assert 'not a swarm manager. Use "docker swarm init"' in answer["message"]
+    assert 'not a swarm manager: it is in no swarm. Create one ("swarm init")' in answer["message"]
     status, answer = await ask(Api(BenchNode("w1")), "GET", path)
     assert status == 503
     assert "Worker nodes can't be used to view or modify cluster state" in answer["message"]

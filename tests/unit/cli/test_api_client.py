@@ -21,6 +21,7 @@ from swarmpy.errors import (
     OutcomeUnknown,
     PermissionDenied,
     ProtocolViolation,
+    RuntimeUnavailable,
     SwarmpyError,
     Unavailable,
     VersionConflict,
@@ -28,22 +29,23 @@ from swarmpy.errors import (
 
 
 @pytest.mark.parametrize(
-    ("status", "message", "kind"),
+    ("status", "message", "code", "kind"),
     [
-        (400, "bad", InvalidArgument),
-        (403, "no", PermissionDenied),
-        (404, "service x not found", NotFound),
-        (409, "taken", AlreadyExists),
-        (500, "rpc error: code = Unknown desc = update out of sequence", VersionConflict),
-        (500, "broken", SwarmpyError),
-        (503, "no leader", Unavailable),
-        (503, "This node is not a swarm manager. Use ...", NotInCluster),
-        (418, "", SwarmpyError),
+        (400, "bad", "", InvalidArgument),
+        (403, "no", "", PermissionDenied),
+        (404, "service x not found", "", NotFound),
+        (409, "taken", "", AlreadyExists),
+        (500, "rpc error: code = Unknown desc = update out of sequence", "", VersionConflict),
+        (500, "broken", "", SwarmpyError),
+        (503, "no leader", "", Unavailable),
+        (503, "This node is not a swarm manager", "not_in_cluster", NotInCluster),
+        (503, "no engine", "runtime_unavailable", RuntimeUnavailable),
+        (418, "", "", SwarmpyError),
     ],
 )
-def test_statuses_are_errors(status: int, message: str, kind: type[SwarmpyError]) -> None:
-    """Each status is the error that the daemon raised; the message is one line and never empty."""
-    error = error_of(status, message + "\n")
+def test_answers_are_errors(status: int, message: str, code: str, kind: type[SwarmpyError]) -> None:
+    """Each answer is the error that the daemon raised; the message is one line and never empty."""
+    error = error_of(status, message + "\n", code)
     assert type(error) is kind
     assert str(error) == (message or "the daemon answered with status 418")
 

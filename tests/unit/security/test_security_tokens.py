@@ -46,7 +46,7 @@ def test_token_parses_to_its_parts() -> None:
 )
 def test_malformed_tokens_are_refused(text: str) -> None:
     """Anything else is InvalidArgument, with a message that does not quote it."""
-    with pytest.raises(InvalidArgument, match=r"^invalid join token$"):
+    with pytest.raises(InvalidArgument, match=r"^invalid join token: "):
         parse_token(text)
 
 
