@@ -241,6 +241,7 @@ class Agent:
     def _session_opened(self, address: str) -> None:
         log.info("session_opened", node=self._node_id, manager=address)
         self._manager = address
+        self.connected.set()
         self._opened_at = self._clock.monotonic()
         self._silence_told = False
 

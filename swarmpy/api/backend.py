@@ -10,7 +10,7 @@ import attrs
 from swarmpy.model.assignments import ManagerAddress
 from swarmpy.model.objects import NodeDescription
 from swarmpy.model.specs import ClusterSpec
-from swarmpy.model.states import Availability
+from swarmpy.model.states import Availability, TaskState
 from swarmpy.raft.status import RaftStatus
 from swarmpy.store.memory import Store
 
@@ -112,6 +112,9 @@ class NodeBackend(Protocol):
 
     def problems(self) -> tuple[str, ...]:
         """What does not work on this node, one line each."""
+
+    def task_states(self) -> tuple[TaskState, ...]:
+        """The observed states of the tasks on this node, ended ones included until all traces are removed."""
 
     async def init(self, request: InitRequest) -> str:
         """Found a cluster; returns the id of this node in it. Raises AlreadyInCluster, InvalidArgument."""

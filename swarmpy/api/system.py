@@ -15,7 +15,7 @@ from swarmpy.api.request import ApiRequest, ApiResponse, json_response, message_
 from swarmpy.api.router import Handler, Route, Scope
 from swarmpy.api.swarm_json import cluster_info_to_json
 from swarmpy.errors import NotFound
-from swarmpy.model.states import Role
+from swarmpy.model.states import Role, TaskState
 
 _NO_CACHE = {"Cache-Control": "no-cache, no-store, must-revalidate", "Pragma": "no-cache"}
 _GO_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
@@ -87,10 +87,16 @@ class SystemApi:
         """``GET /info``: answered without asking anybody, so also when there is no quorum."""
         node = self._node
         description = node.description
+        states = node.task_states()
+        running = states.count(TaskState.RUNNING)
         return json_response(
             {
                 "ID": node.node_id,
                 "Name": description.hostname,
+                "Containers": len(states),
+                "ContainersRunning": running,
+                "ContainersPaused": 0,
+                "ContainersStopped": len(states) - running,
                 "ServerVersion": node.version,
                 "OSType": "linux",
                 "OperatingSystem": "linux",

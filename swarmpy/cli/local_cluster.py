@@ -232,8 +232,13 @@ class LocalCluster:
         client = self.living_manager.client
         for service in await client.services():
             await client.remove_service(service["ID"])
-        while await client.tasks():
+        while await client.tasks() or await self._has_containers():
             await asyncio.sleep(POLL_S)
+
+    async def _has_containers(self) -> bool:
+        # A task that the cluster has forgotten may still be on its way off its node.
+        infos = await asyncio.gather(*(node.client.info() for node in self.nodes if node.is_running))
+        return any(info["Containers"] for info in infos)
 
     async def _leader_last(self) -> list[LocalNode]:
         # Managers that leave at the same time may lose their quorum on the way, and then wait for it.

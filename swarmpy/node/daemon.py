@@ -29,7 +29,7 @@ from swarmpy.manager.manager import Manager
 from swarmpy.model.assignments import ManagerAddress
 from swarmpy.model.ids import ClusterId, NodeId
 from swarmpy.model.objects import NodeDescription
-from swarmpy.model.states import Role
+from swarmpy.model.states import Role, TaskState
 from swarmpy.node import addresses
 from swarmpy.node.config import NodeConfig
 from swarmpy.node.datadir import DataDir, NodeState
@@ -242,6 +242,10 @@ class Node:
     def problems(self) -> tuple[str, ...]:
         """What does not work on this node."""
         return self._member.agent.problems() if self._member else ()
+
+    def task_states(self) -> tuple[TaskState, ...]:
+        """The observed states of the tasks on this node."""
+        return tuple(status.state for status in self._member.agent.statuses.values()) if self._member else ()
 
     # -- founding, joining, leaving -----------------------------------------------------------------------------------
 

@@ -39,6 +39,7 @@ log = structlog.get_logger(__name__)
 CALL_TIMEOUT_S = 10.0
 LEADER_TIMEOUT_S = 15.0
 JOIN_TIMEOUT_S = 20.0
+SESSION_TIMEOUT_S = 10.0
 RETIRE_TIMEOUT_S = 20.0
 RENEW_RETRY_FIRST_S = 5.0
 RENEW_RETRY_MOST_S = 3600.0
@@ -120,7 +121,17 @@ class Member:
             group.create_task(self._follow_role(group), name="role")
             if manager is not None and self._founding is None:
                 await self._enter_group(manager)
+            await self._wait_session()
             self.ready.set()
+
+    async def _wait_session(self) -> None:
+        # A node that has joined should get its share of the very next service. An engine that is away holds the
+        # session up, but must not undo the joining.
+        try:
+            async with asyncio.timeout(SESSION_TIMEOUT_S):
+                await self.agent.connected.wait()
+        except TimeoutError:
+            log.warning("no_session_yet", waited_s=SESSION_TIMEOUT_S, problems=self.agent.problems())
 
     async def leave(self) -> None:
         """Stop and remove this node's tasks and tell the cluster, as far as it answers. Then :meth:`run` may end."""

@@ -28,12 +28,13 @@ Json = dict[str, Any]
 
 
 async def until(condition: Callable[[], Awaitable[Any]], what: str, timeout: float = 40) -> Any:
-    """Wait until a condition holds, which has no event for an outsider; errors are 'not yet'. What it returned."""
+    """Wait for a condition that has no event for an outsider; what it returned. None, False and errors are 'not yet'."""
     deadline = time.monotonic() + timeout
     last: Any = None
     while True:
         try:
-            if found := await condition():
+            found = await condition()
+            if found is not None and found is not False:
                 return found
         except (SwarmpyError, aiohttp.ClientError, TimeoutError, OSError) as error:
             last = error
@@ -50,11 +51,10 @@ async def swarmpy(*arguments: str, timeout: float = 90, env: dict[str, str] | No
     try:
         async with asyncio.timeout(timeout):
             out, err = await process.communicate()
-    except BaseException:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-        raise
+    finally:
+        if process.returncode is None:
+            process.terminate()  # not killed: a cluster that it may have made shall be taken down
+            await process.communicate()
     assert process.returncode is not None
     return process.returncode, out.decode(), err.decode()
 
@@ -186,12 +186,23 @@ class DockerCluster:
     async def destroy(self) -> None:
         """End the daemons at once and remove whatever they have left on the engine."""
         await asyncio.gather(*(node.kill() for node in self.nodes))
-        for node in self.nodes:
-            with contextlib.suppress(OSError, ValueError, KeyError):
-                self.ids.setdefault(node.name, json.loads((node.data_dir / "node.json").read_text())["node_id"])
-        for container in await self.containers(all_states=True):
-            async with self.engine.delete(f"containers/{container['Id']}", params={"force": "true", "v": "true"}):
-                pass
+        await remove_containers(self.engine, {*self.ids.values(), *node_ids(self.local.directory)})
+
+
+def node_ids(directory: Path) -> set[str]:
+    """The ids of the nodes whose data directories are in a directory."""
+    return {json.loads(file.read_text())["node_id"] for file in directory.glob("*/node.json")}
+
+
+async def remove_containers(engine: aiohttp.ClientSession, ids: Collection[str]) -> None:
+    """Remove whatever these nodes have left on the engine."""
+    async with engine.get(
+        "containers/json", params={"all": "true", "filters": json.dumps({"label": [OWNER]})}
+    ) as found:
+        left = [container for container in await found.json() if container["Labels"][OWNER] in ids]
+    for container in left:
+        async with engine.delete(f"containers/{container['Id']}", params={"force": "true", "v": "true"}):
+            pass
 
 
 async def ask(address: str, port: int, timeout: float = 5) -> str:

@@ -167,6 +167,10 @@ class BenchNode:
         """What the test says."""
         return self.troubles
 
+    def task_states(self) -> tuple[TaskState, ...]:
+        """One task that runs and one that has ended."""
+        return (TaskState.RUNNING, TaskState.FAILED) if self.cluster_id else ()
+
     async def init(self, request: InitRequest) -> str:
         """Remember the request."""
         self.inits.append(request)

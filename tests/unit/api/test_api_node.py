@@ -40,6 +40,7 @@ async def test_info_tells_whether_the_node_is_in_a_swarm(alone: BenchNode) -> No
     assert info["Swarm"]["LocalNodeState"] == "inactive"
     assert (info["Swarm"]["NodeID"], info["Swarm"]["RemoteManagers"]) == ("", None)
     _, info = await ask(Api(BenchNode("w1")), "GET", "/info")
+    assert [info[f"Containers{state}"] for state in ("", "Running", "Paused", "Stopped")] == [2, 1, 0, 1]
     assert (info["Swarm"]["LocalNodeState"], info["Swarm"]["ControlAvailable"]) == ("active", False)
     assert info["Swarm"]["RemoteManagers"] == [{"NodeID": "m1", "Addr": "m1:2377"}]
     world = World("m1")

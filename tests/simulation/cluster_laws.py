@@ -1,0 +1,291 @@
+"""What must hold in a whole cluster at every moment; the first contradiction ends the run.
+
+Entries of the log are looked at once, when the first manager applies them: the ledger makes sure that it is the same
+entry everywhere. What agents, runtimes and data planes do is looked at when they do it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Collection, Iterable
+from contextlib import aclosing
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import attrs
+from loop import SimulationError
+from managers import Ledger
+
+from swarmpy.manager.assignments import STOP_WAIT_S
+from swarmpy.manager.manager import Manager
+from swarmpy.model.assignments import Endpoint
+from swarmpy.model.ids import NodeId, TaskId
+from swarmpy.model.objects import Node, Service, Task
+from swarmpy.model.states import Actor, Availability, TaskState, may_advance
+from swarmpy.ports import Peer
+from swarmpy.store.view import View
+from swarmpy.store.watch import Event, Resync
+from swarmpy.wire.router import Router
+
+if TYPE_CHECKING:
+    from cluster import Cluster, Machine
+
+HINDSIGHT_S = 2.0
+"""A decision is judged by what its maker may have seen: things as they were at most this long ago."""
+
+REMEMBERED = 40
+"""Events that are told of a run that fails."""
+
+
+@attrs.frozen
+class _Told:
+    """A session as its agent knows it."""
+
+    session_id: str
+    opened_at: float
+    life: Any
+
+
+class ClusterLaws(Ledger):
+    """The ledger of Raft, and what is true of services, tasks, nodes and routing."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        super().__init__(cluster.net.loop)
+        self.unwanted_at: dict[TaskId, float] = {}
+        """When it was first applied that a task is to stop."""
+        self.entries_seen = 0
+        self.last_events: deque[tuple[float, Event]] = deque(maxlen=REMEMBERED)
+        """With the time at which they were first applied."""
+        self._cluster = cluster
+        self._drained_at: dict[str, float] = {}
+        self._left_drain_at: dict[str, float] = {}
+        self._sessions: dict[tuple[str, str], _Told] = {}
+        """By manager and node."""
+        self._stopped: dict[TaskId, dict[tuple[str, str], str]] = {}
+        """For each task that was told to stop: who had routed away from it by then, in which session."""
+
+    def fail(self, what: str) -> None:
+        """End the run: also when the code that led here would only log an error."""
+        line = f"{self._loop.time():.3f} s: {what}"
+        self._loop.problems.append(line)
+        raise SimulationError(line)
+
+    def story(self) -> list[str]:
+        """The last events of the log, a line each."""
+        return [f"{time:8.3f} {event.version}: {_told(event)}" for time, event in self.last_events]
+
+    # -- the log ------------------------------------------------------------------------------------------------------
+
+    def observe(self, manager: Manager, raft_id: int) -> None:
+        """Look at every entry that ``manager`` applies. Call it before it runs."""
+        store = manager.store
+        apply, watch = store.apply, store.watch(None)
+        watch.__enter__()
+
+        def observed(index: int, data: bytes) -> None:
+            self.applied(raft_id, index, data)
+            apply(index, data)
+            events: list[Event | Resync] = []
+            while batch := watch.poll():
+                events.extend(batch)
+            if index > self.entries_seen:
+                self.entries_seen = index
+                self._check(store.view(), [event for event in events if isinstance(event, Event)])
+
+        store.apply = observed  # type: ignore[method-assign]
+
+    def _check(self, view: View, events: Collection[Event]) -> None:
+        services_changed = False
+        self.last_events.extend((self._loop.time(), event) for event in events)
+        for event in events:
+            new, old = event.object, event.old
+            if isinstance(new, Task):
+                self._check_task(view, new, old if isinstance(old, Task) else None)
+            elif isinstance(new, Node):
+                self._note_node(new)
+            elif isinstance(new, Service):
+                services_changed = True
+        if services_changed:
+            self._check_ports(view)
+
+    def _check_task(self, view: View, task: Task, old: Task | None) -> None:
+        state = task.status.state
+        if TaskState.ASSIGNED <= state <= TaskState.RUNNING and task.node_id is None:
+            self.fail(f"task {task.id} is {state.name} on no node")
+        if old is None:
+            if state is not TaskState.NEW:
+                self.fail(f"task {task.id} begins as {state.name}")
+        else:
+            self._check_step(task, old)
+        if task.desired_state > TaskState.RUNNING:
+            self.unwanted_at.setdefault(task.id, self._loop.time())
+        if state is TaskState.ASSIGNED and (old is None or old.status.state is not state):
+            self._check_assignment(task)
+        if task.desired_state == TaskState.RUNNING and (old is None or old.desired_state != TaskState.RUNNING):
+            self._check_slot(view, task)
+
+    def _check_step(self, task: Task, old: Task) -> None:
+        before, now = old.status.state, task.status.state
+        if now < before or task.desired_state < old.desired_state:
+            self.fail(
+                f"task {task.id} falls from {before.name} to {now.name}, "
+                f"desired {old.desired_state.name} to {task.desired_state.name}"
+            )
+        if now != before and not any(may_advance(actor, before, now) for actor in Actor):
+            self.fail(f"task {task.id} goes from {before.name} to {now.name}, which nobody may do")
+        fixed = (task.service_id, task.slot, task.spec_version, task.node_id)
+        if fixed != (old.service_id, old.slot, old.spec_version, old.node_id or task.node_id):
+            self.fail(f"task {task.id} is edited")
+        if task.spec is not old.spec and task.spec != old.spec:
+            self.fail(f"the spec of task {task.id} is edited")
+
+    def _check_assignment(self, task: Task) -> None:
+        drained_at = self._drained_at.get(task.node_id or "")
+        decided_at = self._seconds(task.status.timestamp_ns)
+        if drained_at is not None and decided_at > drained_at:
+            self.fail(f"task {task.id} is assigned to {task.node_id}, which was drained at {drained_at:.3f}")
+
+    def _seconds(self, time_ns: int) -> float:
+        return (time_ns - self._cluster.epoch_ns) / 1e9
+
+    def _check_slot(self, view: View, added: Task) -> None:
+        service = view.service(added.service_id)
+        key = added.slot or added.node_id
+        rivals = [
+            task
+            for task in view.tasks_of_service(added.service_id)
+            if task.id != added.id
+            and (task.slot or task.node_id) == key
+            and task.desired_state == TaskState.RUNNING
+            and not task.status.state.is_terminal
+            and not self._is_being_replaced(service, task)
+        ]
+        if rivals:
+            self.fail(f"slot {added.service_name}.{key} has {rivals[0].id} and is given {added.id} as well")
+
+    def _is_being_replaced(self, service: Service | None, task: Task) -> bool:
+        """True for the older task of an exchange that starts the new one first: an update, or a drain."""
+        if service is None or task.spec_version != service.spec_version:
+            return True
+        left_at = self._left_drain_at.get(task.node_id or "", -HINDSIGHT_S)
+        return task.node_id in self._drained_at or self._loop.time() - left_at < HINDSIGHT_S
+
+    def _note_node(self, node: Node) -> None:
+        if node.spec.availability is Availability.DRAIN:
+            self._drained_at.setdefault(node.id, self._loop.time())
+        elif self._drained_at.pop(node.id, None) is not None:
+            self._left_drain_at[node.id] = self._loop.time()
+
+    def _check_ports(self, view: View) -> None:
+        holders: dict[tuple[str, int], str] = {}
+        for service in view.services():
+            if service.pending_delete:
+                continue
+            for port in service.ports:
+                if port.publish_mode == "ingress" and port.published_port:
+                    key = (port.protocol, port.published_port)
+                    if holders.setdefault(key, service.id) != service.id:
+                        self.fail(f"port {key} is published by {holders[key]} and by {service.id}")
+
+    # -- telling a task to stop -----------------------------------------------------------------------------------------
+
+    def router(self, machine: Machine) -> Router:
+        """A router that shows what sessions say to agents."""
+        return _ObservedRouter(partial(self._told, machine))
+
+    def _told(self, machine: Machine, node_id: str, message: dict[str, Any]) -> None:
+        """``machine`` is about to send ``message`` to the agent of ``node_id``."""
+        manager = machine.manager
+        assert manager is not None
+        if session_id := message.get("session_id"):
+            agent = self._cluster.machines[node_id]
+            self._sessions[machine.name, node_id] = _Told(session_id, self._loop.time(), agent.host.life)
+        assignments = message.get("assignments")
+        if not assignments:
+            return
+        view = manager.store.view()
+        for plain in assignments.get("tasks", ()):
+            if plain.get("desired_state", TaskState.RUNNING) > TaskState.RUNNING:
+                task = view.task(plain["id"])
+                if task is not None and task.status.state is TaskState.RUNNING:
+                    self._check_stop(machine, manager, task)
+
+    def _check_stop(self, machine: Machine, manager: Manager, task: Task) -> None:
+        dispatcher = manager._dispatcher
+        assert dispatcher is not None
+        if _routes(dispatcher._table.ports.values(), task.id):
+            self.fail(f"task {task.id} is told to stop, and {machine.name}'s endpoint table has it")
+        unwanted_at = self.unwanted_at[task.id]
+        away = self._stopped.setdefault(task.id, {})
+        for agent in self._cluster.machines.values():
+            session_id = self._open_session(machine, agent, since=unwanted_at)
+            if session_id is None or agent.plane is None:
+                continue
+            if not agent.plane.routes_to(task.id):
+                away[machine.name, agent.name] = session_id
+            elif self._loop.time() - unwanted_at < STOP_WAIT_S - 1e-6:
+                self.fail(
+                    f"task {task.id} is told to stop {self._loop.time() - unwanted_at:.3f} s after it was decided, "
+                    f"and {agent.name} routes to it"
+                )
+
+    def _open_session(self, machine: Machine, agent: Machine, since: float) -> str | None:
+        """The id of the session of ``agent`` with ``machine``, if both ends have had it since then."""
+        told = self._sessions.get((machine.name, agent.name))
+        dispatcher = machine.manager._dispatcher if machine.manager and machine.host.is_up else None
+        if told is None or dispatcher is None or told.opened_at > since or told.life is not agent.host.life:
+            return None
+        session = dispatcher._sessions.get(NodeId(agent.name))
+        if not agent.host.is_up or session is None or session.id != told.session_id or session.closed:
+            return None
+        return told.session_id
+
+    def routed(self, agent: Machine, ports: Iterable[tuple[Endpoint, ...]]) -> None:
+        """The data plane of ``agent`` has a new table in force."""
+        for endpoints in ports:
+            for endpoint in endpoints:
+                for (manager, name), session_id in self._stopped.get(endpoint.task_id, {}).items():
+                    machine = self._cluster.machines[manager]
+                    if name == agent.name and self._open_session(machine, agent, self._loop.time()) == session_id:
+                        self.fail(f"{name} routes to task {endpoint.task_id} again, which was told to stop")
+
+    def stopped(self, machine: Machine, task_id: TaskId) -> None:
+        """The runtime of ``machine`` is asked to stop or remove a task that runs."""
+        if task_id not in self.unwanted_at:
+            self.fail(f"{machine.name} stops task {task_id}, which nobody asked to stop")
+
+
+def _told(event: Event) -> str:
+    match event.object:
+        case Task() as task:
+            status = f"{task.status.state.name}/{task.desired_state.name} {task.status.message} {task.status.err}"
+            return f"{event.action} task {task.name} on {task.node_id}: {status}"
+        case Service() as service:
+            return f"{event.action} service {service.spec.name}: {service.update_status}"
+        case Node() as node:
+            return f"{event.action} node {node.id}: {node.status} {node.spec.availability}"
+        case _:
+            return f"{event.action} {event.kind} {event.id}"
+
+
+def _routes(ports: Iterable[tuple[Endpoint, ...]], task_id: TaskId) -> bool:
+    return any(endpoint.task_id == task_id for endpoints in ports for endpoint in endpoints)
+
+
+class _ObservedRouter(Router):
+    """Tells ``told`` of every message that a session sends."""
+
+    def __init__(self, told: Any) -> None:
+        super().__init__()
+        self._told = told
+
+    def dispatch_stream(self, peer: Peer, method: str, payload: Any) -> AsyncIterator[Any]:
+        """See ``Router``."""
+        items = super().dispatch_stream(peer, method, payload)
+        return self._observed(peer, items) if method == "dispatcher.session" else items
+
+    async def _observed(self, peer: Peer, items: Any) -> AsyncIterator[Any]:
+        async with aclosing(items):
+            async for item in items:
+                self._told(peer.node_id, item)
+                yield item
