@@ -91,6 +91,8 @@ class Agent:
         self._stale = asyncio.Event()
         self._engine_problem = ""
         self._manager = ""
+        self.connected = asyncio.Event()
+        """Set when the first session is open."""
         self._opened_at = 0.0
         self._silence_told = False
 

@@ -96,6 +96,10 @@ def _replace_ended(draft: Draft, key: SlotKey) -> None:
         elif draft.standing(task) is Standing.DRAINED:
             draft.retire(task)
             draft.start(key)
+        elif task.not_before_ns > draft.now_ns:
+            # It was rejected while it waited for its delay, which is not shortened by that: else a command that does
+            # not exist would be tried as fast as nodes can say so.
+            draft.wake_at(task.not_before_ns)
         else:
             not_before_ns = next_start_ns(draft, task)
             if not_before_ns is not None:
