@@ -96,9 +96,10 @@ def node_status(node: NodeBackend) -> dict[str, Any]:
     problems = [*([node.error] if node.error else []), *node.problems()]
     if manager is not None:
         view = manager.store.view()
-        services = [_service(view, service) for service in live_services(view)]
+        services = [_service(view, service) for service in sorted(live_services(view), key=lambda s: s.spec.name)]
         out.update(_consensus(manager))
-        out["nodes"] = [_node(other, manager.leader()) for other in view.nodes()]
+        nodes = sorted(view.nodes(), key=lambda other: (other.description.hostname, other.id))
+        out["nodes"] = [_node(other, manager.leader()) for other in nodes]
         out["services"] = services
         problems += _cluster_problems(view, quorum_of(manager), manager.reachable_managers(), services)
     out["problems"] = problems
@@ -170,7 +171,7 @@ def _cluster_problems(
         elif node.status.message:
             found.append(f"node {name}: {node.status.message}")
     for service in services:
-        if service["running"] < service["desired"]:
+        if service["running"] < service["desired"] or service["reason"]:
             reason = f": {service['reason']}" if service["reason"] else ""
             found.append(
                 f"service {service['name']}: {service['running']} of {service['desired']} tasks running{reason}"

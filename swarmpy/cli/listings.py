@@ -186,7 +186,7 @@ def node_hostname(node: Json) -> str:
 
 
 def nodes_listing(nodes: Iterable[Json], *, own_id: str, truncate: bool = False) -> Listing:
-    """Nodes sorted by hostname; the one that answered is marked with ``*``."""
+    """Nodes sorted by hostname; the one with ``own_id``, which answered, is marked with ``*``."""
     rows = []
     for node in sorted(nodes, key=lambda node: (node_hostname(node), node.get("ID", ""))):
         node_id = str(node.get("ID", ""))

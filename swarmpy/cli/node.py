@@ -12,7 +12,7 @@ from swarmpy.cli import listings
 from swarmpy.cli.client import ApiClient
 from swarmpy.cli.deploy import change
 from swarmpy.cli.lazy import LazyGroup
-from swarmpy.cli.render import format_option, quiet_option, show, show_json
+from swarmpy.cli.render import TABLE, format_option, quiet_option, show, show_json
 from swarmpy.cli.settings import Settings, pass_settings
 from swarmpy.errors import InvalidArgument
 from swarmpy.model.states import Availability, Role
@@ -42,7 +42,7 @@ def ls(settings: Settings, output_format: str, quiet: bool) -> None:
                 click.echo("".join(f"{item['ID']}\n" for item in nodes), nl=False)
                 return
             own_id = str((await client.info()).get("Swarm", {}).get("NodeID", ""))
-            show(listings.nodes_listing(nodes, own_id=own_id), output_format)
+            show(listings.nodes_listing(nodes, own_id=own_id if output_format == TABLE else ""), output_format)
 
     asyncio.run(work())
 

@@ -41,8 +41,9 @@ def status(settings: Settings, output_format: str) -> None:
         if listing.rows:
             click.echo()
             show(listing)
-    for problem in answer.get("problems") or ():
-        click.echo(f"problem: {problem}")
+    problems = answer.get("problems") or ()
+    if problems:
+        click.echo("\n" + "\n".join(f"problem: {problem}" for problem in problems))
 
 
 def summary(answer: Json) -> list[str]:
@@ -101,16 +102,15 @@ def nodes_listing(answer: Json) -> Listing:
 
 
 def services_listing(answer: Json) -> Listing:
-    """The services of a status, with the reason where one is not as it should be."""
+    """The services of a status; why one is not as it should be is among the problems."""
     return Listing(
-        headings=("NAME", "MODE", "REPLICAS", "PORTS", "REASON"),
+        headings=("NAME", "MODE", "REPLICAS", "PORTS"),
         rows=tuple(
             (
                 str(service.get("name", "")),
                 str(service.get("mode", "")),
                 f"{service.get('running', 0)}/{service.get('desired', 0)}",
                 ", ".join(str(port) for port in service.get("ports") or ()),
-                str(service.get("reason") or ""),
             )
             for service in answer.get("services") or ()
         ),

@@ -136,7 +136,10 @@ class Node:
         return state, identity
 
     async def _resume(self, state: NodeState, identity: NodeIdentity) -> None:
-        runtime = await self._runtime(state.node_id, state.advertise_address, self._config.runtime or state.runtime)
+        asked = self._config.runtime
+        kind = state.runtime if asked in (None, "auto") else asked
+        # A node whose engine is not there yet, or no more, is a member all the same; a manager may be needed.
+        runtime = await self._runtime(state.node_id, state.advertise_address, kind, may_be_away=True)
         self._start_member(self._new_member(state, identity, runtime))
         log.info("node_resumed", node=state.node_id, cluster=state.cluster_id, role=identity.role.value)
 
@@ -175,13 +178,14 @@ class Node:
     def _serve_peers(self, router: Router) -> None:
         router.call("api.request", self._api.on_forwarded, MANAGERS)
 
-    async def _runtime(self, node_id: NodeId, advertise: str, kind: str) -> Runtime:
+    async def _runtime(self, node_id: NodeId, advertise: str, kind: str, *, may_be_away: bool = False) -> Runtime:
         runtime, reason = await choose_runtime(
             kind,
             node_id=node_id,
             node_address=addresses.parse(advertise, what="advertise address")[0],
             hostname=self._config.hostname,
             directory=self._data.tasks,
+            may_be_away=may_be_away,
         )
         log.info("runtime_chosen", runtime=runtime.name, reason=reason)
         return runtime

@@ -23,11 +23,13 @@ async def choose_runtime(
     hostname: str,
     directory: Path,
     url: str | None = None,
+    may_be_away: bool = False,
 ) -> tuple[Runtime, str]:
     """The runtime of a kind, not yet opened, and one line on why it is this one.
 
     ``directory`` is the process runtime's own; ``url`` the engine's address, by default ``DOCKER_HOST`` or the usual
-    socket. Raises RuntimeUnavailable when an engine is asked for and none answers, InvalidArgument for another kind.
+    socket. Raises RuntimeUnavailable when an engine is asked for and none answers, unless it ``may_be_away`` for now,
+    InvalidArgument for another kind.
     """
     if kind not in KINDS:
         raise InvalidArgument(f"runtime {kind!r} is unknown: choose one of {', '.join(KINDS)}")
@@ -37,13 +39,15 @@ async def choose_runtime(
         from swarmpy.runtime.docker import DockerRuntime
         from swarmpy.runtime.docker_engine import probe_engine
 
+        docker = DockerRuntime(node_id=node_id, node_address=node_address, hostname=hostname, url=url)
         try:
             address, version = await probe_engine(url, PROBE_TIMEOUT)
-            docker = DockerRuntime(node_id=node_id, node_address=node_address, hostname=hostname, url=url)
             return docker, f"Docker Engine {version} answers at {address}"
         except RuntimeUnavailable as error:
-            if kind == "docker":
-                raise RuntimeUnavailable(f"{error}: start it, or use --runtime process") from error
             reason = str(error)
+            if kind == "docker" and may_be_away:
+                return docker, f"asked for, but {reason}"
+            if kind == "docker":
+                raise RuntimeUnavailable(f"{reason}: start it, or use --runtime process") from error
     process = ProcessRuntime(node_id=node_id, node_address=node_address, hostname=hostname, directory=directory)
     return process, reason

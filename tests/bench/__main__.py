@@ -102,31 +102,27 @@ async def running_on(node: LocalNode, service: str) -> dict[str, str]:
 
 
 async def worker(cluster: LocalCluster, runs: int) -> None:
-    """Kill a worker that runs tasks; wait until as many run elsewhere; bring it back; again."""
+    """Kill a worker that runs tasks; wait until as many run elsewhere; bring it back; again with a new service."""
     manager = cluster.managers[0]
     replicas = 2 * len(cluster.nodes)
-    body = {**SLEEPER, "Name": "sleeper", "Mode": {"Replicated": {"Replicas": replicas}}}
-    await manager.client.post("/services/create", body)
     seconds = []
     for number in range(runs):
-        await until(lambda: _all_run(manager, replicas), 60)
+        name = f"sleeper-{number}"
+        body = {**SLEEPER, "Name": name, "Mode": {"Replicated": {"Replicas": replicas}}}
+        await manager.client.post("/services/create", body)
+        await until(functools.partial(_all_run, manager, name, replicas), 60)
         victim = cluster.workers[number % len(cluster.workers)]
         victim_id = (await victim.client.info())["Swarm"]["NodeID"]
-        lost = [t for t, n in (await running_on(manager, "sleeper")).items() if n == victim_id]
+        lost = [t for t, n in (await running_on(manager, name)).items() if n == victim_id]
         began = time.monotonic()
         await victim.kill()
-
-        await until(functools.partial(_all_elsewhere, manager, victim_id, replicas), 60)
+        await until(functools.partial(_all_elsewhere, manager, name, victim_id, replicas), 60)
         seconds.append(time.monotonic() - began)
         emit(bench="worker", run=number + 1, tasks_lost=len(lost), seconds=round(seconds[-1], 3))
         await victim.start()
-        # Nothing moves back by itself: give the next victim something to lose.
-        service = await manager.client.service("sleeper")
-        spec = service["Spec"]
-        spec["TaskTemplate"]["ForceUpdate"] = number + 1
-        spec["UpdateConfig"] = {"Parallelism": 0, "Order": "stop-first"}
         await until(functools.partial(_state_ready, manager, victim_id), 30)
-        await manager.client.update_service(service["ID"], service["Version"]["Index"], spec)
+        await manager.client.remove_service(name)
+        await until(functools.partial(_no_tasks, manager), 60)
     summary("worker", seconds)
 
 
@@ -134,13 +130,17 @@ async def _state_ready(manager: LocalNode, node_id: str) -> bool:
     return (await manager.client.node(node_id))["Status"]["State"] == "ready"
 
 
-async def _all_elsewhere(manager: LocalNode, victim_id: str, replicas: int) -> bool:
-    tasks = await running_on(manager, "sleeper")
+async def _all_elsewhere(manager: LocalNode, service: str, victim_id: str, replicas: int) -> bool:
+    tasks = await running_on(manager, service)
     return sum(1 for n in tasks.values() if n != victim_id) >= replicas
 
 
-async def _all_run(manager: LocalNode, replicas: int) -> bool:
-    return len(await running_on(manager, "sleeper")) == replicas
+async def _all_run(manager: LocalNode, service: str, replicas: int) -> bool:
+    return len(await running_on(manager, service)) == replicas
+
+
+async def _no_tasks(manager: LocalNode) -> bool:
+    return not await manager.client.tasks()
 
 
 async def until(condition: Callable[[], Awaitable[bool]], timeout: float) -> None:

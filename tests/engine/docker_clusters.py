@@ -28,7 +28,7 @@ Json = dict[str, Any]
 
 
 async def until(condition: Callable[[], Awaitable[Any]], what: str, timeout: float = 40) -> Any:
-    """Wait for a condition that has no event for an outsider; what it returned. None, False and errors are 'not yet'."""
+    """Wait for a condition that has no event for an outsider; its answer. None, False and errors are 'not yet'."""
     deadline = time.monotonic() + timeout
     last: Any = None
     while True:
@@ -186,6 +186,7 @@ class DockerCluster:
     async def destroy(self) -> None:
         """End the daemons at once and remove whatever they have left on the engine."""
         await asyncio.gather(*(node.kill() for node in self.nodes))
+        await self.local.stop()
         await remove_containers(self.engine, {*self.ids.values(), *node_ids(self.local.directory)})
 
 

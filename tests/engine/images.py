@@ -99,7 +99,9 @@ async def ensure_images(socket: str = SOCKET) -> list[str]:
         missing = [tag for tag in (PRIVATE_TAG, COMMON_TAG) if await _labels(session, tag) is None]
         if missing:
             headers = {"Content-Type": "application/x-tar"}
-            async with session.post(f"{API}/images/load", data=docker_archive(missing), headers=headers) as response:
+            async with session.post(
+                f"{API}/images/load", data=io.BytesIO(docker_archive(missing)), headers=headers
+            ) as response:
                 response.raise_for_status()
                 text = await response.text()
                 assert "errorDetail" not in text, text

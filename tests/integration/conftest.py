@@ -8,11 +8,12 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hosts import Hosts
 
 from swarmpy.cli.local_cluster import LocalCluster, LocalNode
 from swarmpy.errors import SwarmpyError
@@ -86,6 +87,14 @@ async def leader_of(cluster: LocalCluster) -> LocalNode:
 async def node_id(node: LocalNode) -> str:
     """The id of a node in its cluster."""
     return str((await node.client.info())["Swarm"]["NodeID"])
+
+
+@pytest.fixture
+def hosts(tmp_path: Path) -> Iterator[Hosts]:
+    """Machines for a test."""
+    made = Hosts(tmp_path)
+    yield made
+    made.close()
 
 
 ClusterMaker = Callable[..., Awaitable[LocalCluster]]

@@ -77,6 +77,7 @@ class World:
         self.store = Store(self.clock)
         self.limit = limit
         self.crashing: Callable[[Task], bool] = lambda task: False
+        self.rejecting: Callable[[Task], bool] = lambda task: False
         self.wake_at_ns: int | None = None
         self._index = 0
         self._ids = itertools.count(1)
@@ -197,7 +198,8 @@ class World:
             if task.desired_state > TaskState.RUNNING:
                 self.report(task, TaskState.SHUTDOWN)
             elif task.desired_state > state and state < TaskState.READY:
-                self.report(task, TaskState.READY)
+                rejects = self.rejecting(task)
+                self.report(task, TaskState.REJECTED if rejects else TaskState.READY, "no" if rejects else "")
             elif task.desired_state > state:
                 crashes = self.crashing(task)
                 self.report(task, TaskState.FAILED if crashes else TaskState.RUNNING, "boom" if crashes else "")

@@ -37,10 +37,11 @@ def test_failed_task_is_replaced_after_its_delay() -> None:
     assert old.desired_state == TaskState.SHUTDOWN
 
 
-def test_rejected_task_is_not_retried_in_a_tight_loop() -> None:
-    """A task that cannot start keeps to the delay as well: a minute of it is a dozen tries, not thousands."""
+@pytest.mark.parametrize("how", ["crashing", "rejecting"])
+def test_hopeless_task_is_not_retried_in_a_tight_loop(how: str) -> None:
+    """A task that cannot start, or not be prepared, keeps to the delay: a minute is a dozen tries, not thousands."""
     world, web = one_task()
-    world.crashing = lambda task: True
+    setattr(world, how, lambda task: True)
     world.report(world.running(web)[0], TaskState.FAILED)
     tries = world._ids
     before = next(tries)
