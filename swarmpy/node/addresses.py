@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 
-from swarmpy.errors import InvalidArgument
+from swarmpy.errors import FailedPrecondition, InvalidArgument
 
 DEFAULT_PORT = 2377
 """Docker Swarm's cluster port."""
@@ -64,3 +64,26 @@ def own_address(toward: str = "192.0.2.1") -> str:
             raise InvalidArgument(
                 "could not choose an IP address to advertise: give one of this machine with --advertise-addr"
             ) from None
+
+
+def choose(listen: str, advertise: str, manager: str) -> tuple[str, str]:
+    """Where to listen and what to be called by, from what the user gave; ``manager`` is who is to be reached, or "".
+
+    Asks the resolver: not to be called on the event loop.
+    """
+    listen_host, port = parse(listen or "0.0.0.0", what="--listen-addr")  # noqa: S104
+    listen_host = resolve(listen_host, what="--listen-addr")
+    if advertise:
+        host, advertise_port = parse(advertise, what="--advertise-addr", default_port=port)
+        host = resolve(host, what="--advertise-addr")
+    elif listen_host not in ANY:
+        host, advertise_port = listen_host, port
+    elif manager:
+        what = "manager address"
+        host = own_address(resolve(parse(manager, what=what)[0], what=what))
+        advertise_port = port
+    else:
+        host, advertise_port = own_address(), port
+    if host in ANY:
+        raise FailedPrecondition(f"other nodes cannot reach this one at {host}: give its address with --advertise-addr")
+    return join(listen_host, port), join(host, advertise_port)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+from collections.abc import AsyncIterator
 
 import attrs
 import structlog
@@ -20,7 +21,6 @@ from swarmpy.errors import (
     AlreadyInCluster,
     DataDirMismatch,
     DeadlineExceeded,
-    FailedPrecondition,
     InvalidArgument,
     NotInCluster,
     SwarmpyError,
@@ -256,7 +256,9 @@ class Node:
     async def init(self, request: InitRequest) -> str:
         """Found a cluster; returns this node's id."""
         async with self._change():
-            listen, advertise = self._addresses(request.listen_addr, request.advertise_addr, toward="")
+            listen, advertise = await asyncio.to_thread(
+                addresses.choose, request.listen_addr, request.advertise_addr, ""
+            )
             raft_id = new_raft_id(self._random)
             founding = found(
                 raft_id=raft_id,
@@ -291,8 +293,9 @@ class Node:
         """Join a cluster."""
         async with self._change():
             remote = [addresses.join(*addresses.parse(a, what="manager address")) for a in request.remote_addrs]
-            toward = addresses.resolve(addresses.parse(remote[0], what="manager address")[0], what="manager address")
-            listen, advertise = self._addresses(request.listen_addr, request.advertise_addr, toward=toward)
+            listen, advertise = await asyncio.to_thread(
+                addresses.choose, request.listen_addr, request.advertise_addr, remote[0]
+            )
             # An engine that does not answer must be known before the cluster counts on this node.
             probe = await self._runtime(NodeId(""), advertise, self._config.runtime or "auto")
             identity, certified = await fetch_identity(
@@ -330,7 +333,7 @@ class Node:
             log.info("cluster_left", cluster=member.state.cluster_id, node=member.state.node_id)
 
     @contextlib.asynccontextmanager
-    async def _change(self):  # type: ignore[no-untyped-def]
+    async def _change(self) -> AsyncIterator[None]:
         if self._changing.locked() or self._member is not None:
             raise AlreadyInCluster(
                 'This node is already part of a swarm: leave it first ("swarm leave"), then create or join another one.'
@@ -351,7 +354,9 @@ class Node:
         self._start_member(member)
         try:
             await self._until_ready(member)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, SwarmpyError) and not is_founding:
+                await member.withdraw()
             await self._end_member()
             await asyncio.to_thread(self._data.forget_cluster)
             self._error = ""
@@ -376,22 +381,6 @@ class Node:
         finally:
             ready.cancel()
             await asyncio.wait([ready])
-
-    def _addresses(self, listen: str, advertise: str, *, toward: str) -> tuple[str, str]:
-        listen_host, port = addresses.parse(listen or "0.0.0.0", what="--listen-addr")  # noqa: S104
-        listen_host = addresses.resolve(listen_host, what="--listen-addr")
-        if advertise:
-            host, advertise_port = addresses.parse(advertise, what="--advertise-addr", default_port=port)
-            host = addresses.resolve(host, what="--advertise-addr")
-        elif listen_host not in addresses.ANY:
-            host, advertise_port = listen_host, port
-        else:
-            host, advertise_port = addresses.own_address(toward) if toward else addresses.own_address(), port
-        if host in addresses.ANY:
-            raise FailedPrecondition(
-                f"other nodes cannot reach this one at {host}: give its address with --advertise-addr"
-            )
-        return addresses.join(listen_host, port), addresses.join(host, advertise_port)
 
 
 def _first_cause(error: BaseException) -> BaseException:

@@ -40,6 +40,7 @@ CALL_TIMEOUT_S = 10.0
 LEADER_TIMEOUT_S = 15.0
 JOIN_TIMEOUT_S = 20.0
 SESSION_TIMEOUT_S = 10.0
+WITHDRAW_TIMEOUT_S = 3.0
 RETIRE_TIMEOUT_S = 20.0
 RENEW_RETRY_FIRST_S = 5.0
 RENEW_RETRY_MOST_S = 3600.0
@@ -144,6 +145,13 @@ class Member:
         except SwarmpyError as error:
             # Leaving must be possible when nobody is left to be told; the others will see this node as down.
             log.warning("cluster_not_told", reason=str(error))
+
+    async def withdraw(self) -> None:
+        """Tell the cluster that this node, which was let in a moment ago, will not come after all."""
+        try:
+            await self._leader.call("raft.leave", None, timeout=WITHDRAW_TIMEOUT_S)
+        except SwarmpyError as error:
+            log.debug("cluster_not_told", reason=str(error))
 
     # -- the manager half ---------------------------------------------------------------------------------------------
 

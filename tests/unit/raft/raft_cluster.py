@@ -90,11 +90,13 @@ class Node:
         self.snapshot: Snapshot | None = None
         self.entries: list[Entry] = []
         self.applied: dict[int, bytes] = {}
+        self.applied_index = 0
         self.reads: dict[int, int] = {}
         self.core = self._start()
 
     def _start(self) -> RaftCore:
         self.applied = _applied_of(self.snapshot)
+        self.applied_index = 0 if self.snapshot is None else self.snapshot.index
         return RaftCore(
             self.raft_id,
             random=random.Random(f"{self.seed}/{self.raft_id}"),
@@ -120,18 +122,22 @@ class Node:
     def apply(self, ready: Ready) -> None:
         if ready.snapshot is not None:
             self.applied = _applied_of(ready.snapshot)
+            self.applied_index = ready.snapshot.index
         for entry in ready.committed:
+            assert entry.index == self.applied_index + 1, "an entry is applied out of order"
             if entry.kind is EntryKind.CONF_CHANGE:
                 self.core.apply_conf_change(decode_conf_change(entry), entry.index)
             self.applied[entry.index] = entry.data
+            self.applied_index = entry.index
         for read in ready.reads:
             self.reads[read.request] = read.index
 
     def take_snapshot(self, keep: int = 0) -> None:
         """Snapshot all that is applied and forget the log but for ``keep`` entries."""
-        index = self.core.log.applied
+        index = self.applied_index
         term = self.core.log.term_at(index)
-        assert term is not None
+        if term is None or self.core.conf_index > index:
+            return  # a leader's snapshot is about to replace this state
         data = b"\n".join(b"%d %s" % item for item in sorted(self.applied.items()))
         self.snapshot = Snapshot(index=index, term=term, conf=self.core.conf, data=data)
         self.core.compact(index - keep)

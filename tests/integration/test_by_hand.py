@@ -1,0 +1,221 @@
+"""A cluster made, changed and left by hand, one command after the other, as on real machines."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from hosts import SLEEP, Host, Hosts, last_line, refused, until
+
+from swarmpy.cli.client import ApiClient
+
+
+def deploy(host: Host, replicas: int, name: str = "st") -> None:
+    """A stack of one service ``NAME_web`` that sleeps."""
+    host.data_dir.mkdir(exist_ok=True)
+    file = host.data_dir / "stack.yml"
+    file.write_text(SLEEP.format(replicas=replicas, version=1))
+    host.does("stack", "deploy", "-c", file, name)
+
+
+def is_quiet(host: Host) -> bool:
+    """Checks that a daemon has said nothing of a defect."""
+    for word in ("Traceback", "never retrieved", "never awaited", "request_failed", "handler_failed"):
+        assert word not in host.log, host.log
+    return True
+
+
+def test_two_commands_make_a_cluster(hosts: Hosts) -> None:
+    """``swarm init`` prints the command that makes another machine a worker, and that command works as printed."""
+    first, second = hosts.new(), hosts.new()
+    said = first.init()
+    commands = [line.split() for line in said.splitlines() if line.startswith("    swarmpy node join --token ")]
+    assert [command[1:4] for command in commands] == [["node", "join", "--token"]] * 2
+    assert commands[0][4:] == [first.token("worker"), first.cluster_address]
+    assert commands[1][4:] == [first.token("manager"), first.cluster_address]
+    own = ["--detach", "--listen-addr", second.cluster_address, *second.own]
+    assert second.does(*commands[0][1:], *own).startswith("This node joined a swarm as a worker.\n")
+    nodes = first.nodes()
+    assert [(n["Status"], n["ManagerStatus"]) for n in nodes.values()] == [("Ready", "Leader"), ("Ready", "")]
+    assert list(nodes) == [first.name, second.name]
+    refused(first.swarmpy("swarm", "init"), 1, "This node is already part of a swarm", '"swarm leave"')
+    assert is_quiet(first)
+    assert is_quiet(second)
+
+
+def test_foreground_daemon(hosts: Hosts) -> None:
+    """``swarm init`` without --detach is the daemon; SIGTERM ends it with exit code 0, and ``node run`` goes on."""
+    host = hosts.new()
+    command = [sys.executable, "-m", "swarmpy", "--data-dir", str(host.data_dir)]
+    log = hosts.directory / "foreground.log"
+    with log.open("w") as out:
+        init = [*command, "swarm", "init", "--listen-addr", host.cluster_address, *host.own]
+        daemon = subprocess.Popen(init, stdout=out, stderr=out)
+        try:
+            until(lambda: "node join --token" in log.read_text(), "it founds a cluster")
+            before = host.status()
+            refused(host.swarmpy("node", "run"), 1, "another swarmpy daemon runs on", "--data-dir")
+        finally:
+            daemon.send_signal(signal.SIGTERM)
+        assert daemon.wait(timeout=20) == 0
+    assert "Traceback" not in log.read_text()
+    assert not (host.data_dir / "swarmpy.sock").exists()
+    host.resume()
+    until(lambda: host.status()["leader"], "it leads again")
+    after = host.status()
+    assert (after["cluster_id"], after["node_id"]) == (before["cluster_id"], before["node_id"])
+
+
+def test_killed_nodes_go_on_where_they_were(hosts: Hosts) -> None:
+    """After kill -9 of a manager and of a worker ``node run`` makes each the node it was, and the tasks run again."""
+    manager, worker = hosts.cluster(1, 1)
+    deploy(manager, 2)
+    before = {name: row["ID"] for name, row in manager.nodes().items()}
+    worker.kill()
+    manager.kill()
+    manager.resume()
+    worker.resume()
+    until(lambda: len(manager.tasks("st_web")) == 2, "both tasks run")
+    until(lambda: all(row["Status"] == "Ready" for row in manager.nodes().values()), "both nodes are ready")
+    assert {name: row["ID"] for name, row in manager.nodes().items()} == before
+    assert is_quiet(manager)
+    assert is_quiet(worker)
+
+
+def test_a_daemon_outside_of_any_cluster(hosts: Hosts) -> None:
+    """On an empty directory the API is there: inactive, with clear refusals, and it is told to found and to leave."""
+    host = hosts.new()
+    host.resume()
+    for command in (["service", "ls"], ["node", "ls"], ["swarm", "join-token", "worker"]):
+        refused(host.swarmpy(*command), 1, "This node is not a swarm manager")
+    refused(host.swarmpy("swarm", "leave"), 1, "This node is not part of a swarm")
+    assert host.does("status").startswith("This node is in no cluster")
+    assert host.get("/readyz")[0] == 503
+
+    async def use_the_api() -> None:
+        async with ApiClient(host.data_dir / "swarmpy.sock") as client:
+            ids = set()
+            for _ in range(3):
+                assert (await client.info())["Swarm"]["LocalNodeState"] == "inactive"
+                address = host.cluster_address
+                ids.add(await client.post("/swarm/init", {"ListenAddr": address, "AdvertiseAddr": address}))
+                assert (await client.info())["Swarm"]["LocalNodeState"] == "active"
+                assert [node["Status"]["State"] for node in await client.nodes()] == ["ready"]
+                await client.post("/swarm/leave", query={"force": "1"})
+            assert len(ids) == 3
+
+    asyncio.run(use_the_api())
+    assert sorted(entry.name for entry in host.data_dir.iterdir()) == ["daemon.log", "lock", "swarmpy.sock"]
+    assert is_quiet(host)
+
+
+def test_a_worker_leaves_and_joins_again(hosts: Hosts) -> None:
+    """A worker that leaves stops its tasks, is down, can be removed, and joins anew with another identity."""
+    manager, worker = hosts.cluster(1, 1)
+    manager.does("node", "update", "--availability", "drain", manager.name)
+    deploy(manager, 2)
+    assert {row["Node"] for row in manager.tasks("st_web")} == {worker.name}
+    first_id = manager.nodes()[worker.name]["ID"]
+    refused(manager.swarmpy("node", "rm", worker.name), 1, "is not down and can't be removed")
+    assert worker.does("swarm", "leave") == "Node left the swarm.\n"
+    until(lambda: manager.nodes()[worker.name]["Status"] == "Down", "the node is down")
+    assert manager.does("node", "rm", worker.name) == f"{worker.name}\n"
+    assert set(manager.nodes()) == {manager.name}
+    problems = "\n".join(manager.status()["problems"])
+    assert "service st_web: 0 of 2 tasks running" in problems
+    assert worker.join(manager) == "This node joined a swarm as a worker.\n"
+    until(lambda: len(manager.tasks("st_web")) == 2, "the tasks run on the node that has come back")
+    assert manager.nodes()[worker.name]["ID"] != first_id
+    refused(manager.swarmpy("swarm", "leave"), 1, "participating as a manager", "--force")
+    assert is_quiet(manager)
+    assert is_quiet(worker)
+
+
+def test_roles_change_live(hosts: Hosts) -> None:
+    """A worker becomes a manager and a worker again without a restart; a leader that is demoted hands over first."""
+    first, second = hosts.cluster(1, 1)
+    deploy(first, 2)
+    tasks = {row["ID"] for row in first.tasks("st_web")}
+    pids = first.pid, second.pid
+    first.does("node", "promote", second.name)
+    until(lambda: first.nodes()[second.name]["ManagerStatus"] == "Reachable", "the second is a manager")
+    until(lambda: second.swarmpy("service", "ls").returncode == 0, "the second answers as a manager")
+    first.does("node", "demote", first.name)
+    until(lambda: second.nodes()[second.name]["ManagerStatus"] == "Leader", "the second leads")
+    until(lambda: second.nodes()[first.name]["ManagerStatus"] == "", "the first is a worker")
+    until(lambda: "Worker nodes can't" in first.swarmpy("service", "ls").stderr, "the first knows that it is a worker")
+    refused(second.swarmpy("node", "demote", second.name), 1, "the last manager")
+    second.does("node", "promote", first.name)
+    until(lambda: first.swarmpy("service", "ls").returncode == 0, "the first is a manager again")
+    until(lambda: second.nodes()[first.name]["ManagerStatus"] == "Reachable", "with a vote")
+    refused(second.swarmpy("node", "rm", "--force", first.name), 1, "must be demoted to worker before removal")
+    assert (first.pid, second.pid) == pids
+    assert {row["ID"] for row in second.tasks("st_web")} == tasks
+    assert is_quiet(first)
+    assert is_quiet(second)
+
+
+def test_availability_and_labels(hosts: Hosts) -> None:
+    """Drain moves tasks away, pause keeps new ones out, and a label attracts those with a constraint."""
+    manager, worker = hosts.cluster(1, 1)
+    manager.does("node", "update", "--availability", "drain", manager.name)
+    deploy(manager, 2)
+    assert {row["Node"] for row in manager.tasks("st_web")} == {worker.name}
+    manager.does("node", "update", "--availability", "active", manager.name)
+    manager.does("node", "update", "--availability", "drain", worker.name)
+    until(lambda: [row["Node"] for row in manager.tasks("st_web")] == [manager.name] * 2, "the tasks have moved")
+    manager.does("node", "update", "--availability", "active", worker.name)
+    manager.does("node", "update", "--availability", "pause", manager.name)
+    manager.does("service", "scale", "st_web=4")
+    where = sorted(row["Node"] for row in manager.tasks("st_web"))
+    assert where == [manager.name] * 2 + [worker.name] * 2
+    file = hosts.directory / "zone.yml"
+    file.write_text(
+        "services: {web: {image: none, command: sleep 1000, stop_grace_period: 1s, "
+        "deploy: {placement: {constraints: [node.labels.zone == a]}}}}\n"
+    )
+    manager.does("stack", "deploy", "--detach", "-c", file, "zone")
+    until(lambda: any("zone_web" in p and "no suitable node" in p for p in manager.status()["problems"]), "it waits")
+    manager.does("node", "update", "--label-add", "zone=a", worker.name)
+    until(lambda: [row["Node"] for row in manager.tasks("zone_web")] == [worker.name], "it runs where the label is")
+    assert is_quiet(manager)
+    assert is_quiet(worker)
+
+
+def test_a_manager_without_its_log_comes_back(hosts: Hosts) -> None:
+    """A manager whose log was lost gets all from the others; it votes as somebody new, never again as who it was."""
+    first, second, third = hosts.cluster(3, 0)
+    third.kill()
+    for file in (third.data_dir / "raft").iterdir():
+        file.unlink()
+    (third.data_dir / "raft").rmdir()
+    third.resume()
+    until(lambda: third.status()["quorum"]["managers"] == 3, "three managers", timeout=40)
+    until(lambda: third.nodes().keys() == first.nodes().keys(), "it knows all nodes")
+    until(lambda: third.nodes()[third.name]["ManagerStatus"] == "Reachable", "it has a vote")
+    second.kill(signal.SIGTERM)
+    until(lambda: len(third.nodes()) == 3, "first and third are a quorum")
+    assert is_quiet(third)
+
+
+def test_files_of_another_node(hosts: Hosts, tmp_path: Path) -> None:
+    """A daemon does not start on a mixture of two nodes' files, and loses nothing of either."""
+    first, second = hosts.new(), hosts.new()
+    for host in (first, second):
+        host.init()
+        host.kill(signal.SIGTERM)
+    for name, word in (("certificates", "the certificate in"), ("raft", "is not the log of node")):
+        mixed = second.data_dir / name
+        mixed.rename(tmp_path / "aside")
+        os.symlink(first.data_dir / name, mixed)
+        refused(second.swarmpy("node", "run", *second.own), 78, word, "mixed up")
+        mixed.unlink()
+        (tmp_path / "aside").rename(mixed)
+    for host in (first, second):
+        host.resume()
+        until(lambda host=host: host.status()["leader"], "it leads")  # type: ignore[misc]
+        assert last_line(host.swarmpy("node", "ls")) == ""
