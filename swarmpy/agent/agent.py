@@ -42,8 +42,8 @@ SEARCH_MOST_S = 2.0
 """Seconds between attempts while no manager answers: an election takes about one."""
 ENGINE_RETRY_FIRST_S = 0.25
 ENGINE_RETRY_MOST_S = 10.0
-DESCRIBE_PERIOD_S = 30.0
-"""How often the engine is asked for the node's description (swarmkit: 20 s)."""
+DESCRIBE_PERIOD_S = 10.0
+"""How often the engine is asked for the node's description (swarmkit: 20 s). Also how soon its silence is known."""
 _SILENCE = (ConnectionFailed, DeadlineExceeded, OutcomeUnknown)
 """What says that a manager does not answer, rather than that it wants a new session."""
 
@@ -173,14 +173,16 @@ class Agent:
                 return
 
     async def _watch_engine(self) -> None:
+        backoff = Backoff(self._random, first=ENGINE_RETRY_FIRST_S, most=ENGINE_RETRY_MOST_S)
         while True:
-            await asyncio.sleep(DESCRIBE_PERIOD_S)
+            await asyncio.sleep(backoff.next() if self._engine_problem else DESCRIBE_PERIOD_S)
             try:
                 description = await self._runtime.describe()
             except RuntimeUnavailable as error:
                 self._engine_away(error)
                 continue
             self._engine_back()
+            backoff.reset()
             if description != self._description:
                 self._description = description
                 self._stale.set()

@@ -67,9 +67,7 @@ class SwarmApi:
             raise InvalidArgument("at least 1 RemoteAddr is required to join: the host:port of a manager")
         token = fields.string("JoinToken")
         if not token:
-            raise InvalidArgument(
-                'join token is necessary to join; "swarm join-token worker" on a manager shows it'
-            )
+            raise InvalidArgument('join token is necessary to join; "swarm join-token worker" on a manager shows it')
         await self._node.join(
             JoinRequest(
                 listen_addr=_listen_addr(fields),

@@ -232,7 +232,7 @@ class Dispatcher:
             events = drain(watch)
             if any(_touches_routing(event) for event in events):
                 self._table.replace(ingress_table(self._store.view()))
-            for node_id in self._affected(events):
+            for node_id in sorted(self._affected(events)):
                 if (session := self._sessions.get(node_id)) is not None:
                     session.wake.set()
             for session in self._sessions.values():

@@ -39,6 +39,9 @@ from swarmpy.wire.router import MANAGERS, MEMBERS, Router
 log = structlog.get_logger(__name__)
 
 OFFICE_RETRY_S = 1.0
+"""Seconds between a term of office that failed and the next try."""
+WRITE_RETRY_S = 0.1
+"""The same where a leader could not write for the moment: it is handing over, or too much is in flight."""
 
 
 class _RaftTransport:
@@ -216,7 +219,10 @@ class Manager:
         return _has_cluster(self.store) and node_id in self.store.view().cluster().removed_nodes
 
     def reachable_managers(self) -> dict[str, bool | None]:
-        """By node id: whether the manager answers. Only the leader knows; others go by the state of its node."""
+        """By node id: whether the manager answers. Only the leader knows; others go by the state of its node.
+
+        Without a leader nobody keeps those states up to date: None.
+        """
         status = self.raft.status()
         view = self.store.view()
         reachable: dict[str, bool | None] = {}
@@ -226,7 +232,7 @@ class Manager:
             elif status.is_leader and (progress := status.progress.get(member.raft_id)) is not None:
                 reachable[member.node_id] = progress.active
             else:
-                node = view.node(member.node_id)
+                node = view.node(member.node_id) if status.leader is not None else None
                 reachable[member.node_id] = None if node is None else node.status.state is NodeState.READY
         return reachable
 
@@ -296,6 +302,8 @@ class Manager:
         if office.cancelled() or (error := office.exception()) is None:
             return
         if _only_lost_leadership(error):
+            if self.raft.is_leader_ready:
+                await asyncio.sleep(WRITE_RETRY_S)
             return
         log.error("leadership_failed", node=self.node_id, exc_info=error)
         if self.is_leader:
@@ -318,10 +326,10 @@ class Manager:
                 self.raft.report_unreachable(member.raft_id)
 
     def _on_raft_messages(self, peer: Peer, payload: Any) -> None:
-        senders = {m.raft_id for m in self.raft.status().members if m.node_id == peer.node_id}
         for message in decode_messages(payload):
-            # Before this node has heard of the members it cannot tell; its leader's first messages bring them.
-            if senders and message.source not in senders:
+            # An id that is not known yet may be anybody's: a manager that is behind learns the new members, the leader
+            # perhaps among them, from these very messages.
+            if self.raft.node_of(message.source) not in (None, peer.node_id):
                 log.warning("raft_message_forged", peer=peer.node_id, claimed=message.source)
                 continue
             self.raft.receive(message)

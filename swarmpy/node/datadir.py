@@ -29,6 +29,7 @@ from swarmpy.model import codec
 from swarmpy.model.assignments import ManagerAddress
 from swarmpy.model.ids import ClusterId, NodeId
 from swarmpy.model.specs import RaftConfig
+from swarmpy.wire.log import DATABASE, SNAPSHOT_SUFFIX
 
 FORMAT_VERSION = 1
 CLUSTER_DIRECTORIES = ("certificates", "raft", "agent", "tasks")
@@ -165,8 +166,18 @@ class DataDir:
 
     @property
     def has_raft_log(self) -> bool:
-        """True when there is the log of a manager."""
-        return self._raft_owner.exists()
+        """True when there is the log of a manager; what only says whose log it was is none.
+
+        Raises DataDirMismatch when there are snapshots without the log they belong to.
+        """
+        if (self.raft / DATABASE).exists():
+            return self._raft_owner.exists()
+        if any(self.raft.glob(f"*{SNAPSHOT_SUFFIX}")):
+            raise DataDirMismatch(
+                f"{self.raft} has snapshots, but {DATABASE} is missing: restore it, or remove the directory to join "
+                "the other managers anew"
+            )
+        return False
 
     @property
     def _raft_owner(self) -> Path:
@@ -180,13 +191,13 @@ class DataDir:
         owner = f"{state.cluster_id} {state.node_id} {state.raft_id}\n"
         try:
             found = self._raft_owner.read_text() if self._raft_owner.exists() else ""
-            if found and found != owner:
+            if found != owner and self.has_raft_log:
                 raise DataDirMismatch(
                     f"{self.raft} is not the log of node {state.node_id} of cluster {state.cluster_id}: files of two "
                     "nodes are mixed up; restore it, or empty the data directory and join again"
                 )
             self.raft.mkdir(mode=0o700, exist_ok=True)
-            if not found:
+            if found != owner:
                 _write(self._raft_owner, owner)
         except OSError as error:
             raise StorageError(f"cannot use {self.raft}: {error.strerror}") from error

@@ -117,10 +117,12 @@ class Member:
             manager = await self._start_manager(group) if self.role is Role.MANAGER else None
             if manager is not None and self._founding is not None:
                 await self._write_founding(manager, self._founding)
+                # Only once: should this node be demoted and promoted later, it enters the group of the others.
+                self._founding = None
             group.create_task(self.agent.run(), name="agent")
             group.create_task(self._keep_certificate(), name="certificate")
             group.create_task(self._follow_role(group), name="role")
-            if manager is not None and self._founding is None:
+            if manager is not None:
                 await self._enter_group(manager)
             await self._wait_session()
             self.ready.set()
@@ -185,15 +187,19 @@ class Member:
             await storage.close()
             raise
         self.manager = manager
-        self._manager_task = group.create_task(self._run_manager(manager, server), name="manager")
+        self._manager_task = group.create_task(self._run_manager(manager, server, storage), name="manager")
         return manager
 
-    async def _run_manager(self, manager: Manager, server: RpcServer) -> None:
+    async def _run_manager(self, manager: Manager, server: RpcServer, storage: SqliteLog) -> None:
         try:
             await manager.run()
         finally:
             self.manager = None
-            await server.stop()
+            try:
+                await server.stop()
+            finally:
+                # Its threads may be writing still; the directory may be removed or opened anew after this.
+                await storage.close()
 
     async def _stop_manager(self) -> None:
         task, self._manager_task = self._manager_task, None

@@ -274,6 +274,8 @@ class RaftCore(RaftState):
         committed: tuple[Entry, ...] = ()
         if log.applied < log.committed:
             committed = log.slice(log.applied + 1, log.committed, MAX_APPLY_BYTES, MAX_APPLY_ENTRIES)
+        # A member that forgot a membership it had applied could wait for ever for the vote of one who is gone.
+        changes_conf = any(entry.kind is EntryKind.CONF_CHANGE for entry in committed)
         reads_done, self.read_states = tuple(self.read_states), []
         snapshot, self.pending_snapshot = self.pending_snapshot, None
         if not (messages or snapshot or new_term_or_vote or entries or after or committed or reads_done):
@@ -281,7 +283,7 @@ class RaftCore(RaftState):
         return Ready(
             messages=messages,
             snapshot=snapshot,
-            hard_state=self.hard_state if new_term_or_vote or entries else None,
+            hard_state=self.hard_state if new_term_or_vote or entries or changes_conf else None,
             entries=entries,
             messages_after_persist=after,
             committed=committed,

@@ -1,8 +1,8 @@
 """The host of a :class:`RaftCore` in asyncio: feeds it, and does what it asks in the order it asks for.
 
 Three tasks. One steps messages into the core as they come and sends what need not wait; so heartbeats and answers go
-out while the disk works or entries are applied. One does the duties of each Ready: persist, send, apply, advance;
-whatever was proposed while it persisted is the next Ready: one append, one fsync, however many proposals. One ticks.
+out while the disk works or entries are applied. One does the duties of each Ready (:mod:`swarmpy.raft.duties`). One
+ticks.
 
 It never decides anything about consensus, and never goes on after a storage error.
 """
@@ -19,14 +19,15 @@ from swarmpy.errors import DeadlineExceeded, InvalidArgument, NotLeader, Outcome
 from swarmpy.model.specs import RaftConfig
 from swarmpy.ports import Random
 from swarmpy.raft.core import RaftCore
-from swarmpy.raft.encoding import decode_conf_change
-from swarmpy.raft.messages import NO_ONE, ConfChange, Entry, EntryKind, Member, Message, MessageType, Ready
+from swarmpy.raft.duties import Duties
+from swarmpy.raft.frames import frames
+from swarmpy.raft.messages import NO_ONE, ConfChange, ConfState, Member, Message, MessageType
 from swarmpy.raft.ports import RaftTransport, StateMachine
 from swarmpy.raft.proposals import Proposal, Proposals, Reads
 from swarmpy.raft.snapshots import Snapshots
 from swarmpy.raft.state import Timing
 from swarmpy.raft.status import RaftStatus, status_of
-from swarmpy.raft.storage import BOOTSTRAP_INDEX, LogStorage
+from swarmpy.raft.storage import LogStorage
 
 log = structlog.get_logger(__name__)
 
@@ -35,9 +36,9 @@ TICKS_PER_TICK = 4
 timeouts two followers would too often draw the same one and split the vote."""
 MAX_PROPOSAL_BYTES = 1536 * 1024
 MAX_INBOX = 10_000
-MAX_FRAME_BYTES = 2 * 1024 * 1024
-APPLY_SLICE = 64
-"""Entries applied before others get their turn on the loop."""
+DISK_PATIENCE = 10
+"""A leader hands over when one write takes so many election timeouts: followers commit without its disk, but nobody
+hears of it, for it applies nothing."""
 
 
 class RaftDriver:
@@ -61,13 +62,19 @@ class RaftDriver:
         self._config = config
         self._core: RaftCore | None = None
         self._snapshots: Snapshots | None = None
-        self._applied = 0
         self._inbox: deque[Message] = deque()
         self._stirred = asyncio.Event()
-        self._work = asyncio.Event()
         self._proposals = Proposals()
         # A random start: an answer to a read of this member's last life must not fit one of this life.
         self._reads = Reads(random.randrange(1 << 48))
+        self._duties = Duties(
+            storage=storage,
+            state_machine=state_machine,
+            proposals=self._proposals,
+            reads=self._reads,
+            send=self._send,
+            changed=self._changed,
+        )
         self._conf_lock = asyncio.Lock()
         self._subscribers: list[Callable[[RaftStatus], None]] = []
         self._seen: tuple[object, ...] = ()
@@ -90,9 +97,7 @@ class RaftDriver:
             snapshot=stored.snapshot,
             entries=stored.entries,
         )
-        if stored.snapshot is not None and stored.snapshot.index > BOOTSTRAP_INDEX:
-            self._state_machine.restore(stored.snapshot.data)
-        self._applied = core.log.applied
+        self._duties.begin(stored)
         if core.voters == (core.raft_id,) and core.may_campaign:
             core.campaign()  # nobody else could lead
         try:
@@ -105,22 +110,27 @@ class RaftDriver:
                     group=group,
                     send=lambda message: self._send(core, (message,)),
                     stir=self._stir,
-                    last_index=self._applied,
+                    last_index=self._duties.applied,
                 )
                 self._core = core
                 self._stir()
                 group.create_task(self._step_loop(core, self._snapshots), name="raft-step")
-                group.create_task(self._work_loop(core, self._snapshots), name="raft-work")
+                group.create_task(self._duties.run(core, self._snapshots), name="raft-work")
                 group.create_task(self._tick_loop(core), name="raft-tick")
         except BaseExceptionGroup as failed:
             raise _cause(failed) from failed
         finally:
             self._core = None
+            self._change.set()
             self._notify()
             self._proposals.fail_unless(lambda _: False)
             self._reads.close(Unavailable("this manager stops: ask another one"))
 
     def _stir(self) -> None:
+        self._stirred.set()
+
+    def _changed(self, core: RaftCore) -> None:
+        self._look(core)
         self._stirred.set()
 
     async def _step_loop(self, core: RaftCore, snapshots: Snapshots) -> None:
@@ -134,7 +144,7 @@ class RaftDriver:
                 self._ask(core, number)
             self._send(core, core.take_messages())
             self._look(core)
-            self._work.set()
+            self._duties.wanted.set()
 
     def _step(self, core: RaftCore, snapshots: Snapshots, message: Message) -> None:
         if message.type is MessageType.SNAPSHOT:
@@ -144,54 +154,6 @@ class RaftDriver:
         else:
             core.step(message)
         self._look(core)
-
-    async def _work_loop(self, core: RaftCore, snapshots: Snapshots) -> None:
-        while True:
-            await self._work.wait()
-            self._work.clear()
-            while (ready := core.ready()) is not None:
-                self._send(core, ready.messages)
-                await self._persist(ready)
-                core.persisted(ready)
-                self._send(core, ready.messages_after_persist)
-                if ready.snapshot is not None:
-                    self._restore(snapshots, ready)
-                self._stir()  # this disk may have been the one that makes a majority
-                for read in ready.reads:
-                    self._reads.answered(read.request, read.index)
-                await self._apply(core, snapshots, ready.committed)
-                core.advance(ready)
-                self._reads.applied(self._applied)
-                self._look(core)
-                await snapshots.take_if_due(self._applied)
-
-    async def _persist(self, ready: Ready) -> None:
-        if ready.snapshot is not None:
-            await self._storage.save_snapshot(ready.snapshot, ready.snapshot.index + 1)
-        if ready.hard_state is not None or ready.entries:
-            await self._storage.append(ready.hard_state, ready.entries)
-
-    def _restore(self, snapshots: Snapshots, ready: Ready) -> None:
-        assert ready.snapshot is not None
-        index = ready.snapshot.index
-        if index > BOOTSTRAP_INDEX:
-            self._state_machine.restore(ready.snapshot.data)
-        self._applied = index
-        snapshots.installed(index)
-        self._proposals.fail_unless(lambda proposal: proposal.index > index)
-        log.info("raft_snapshot_installed", index=index, size_bytes=len(ready.snapshot.data))
-
-    async def _apply(self, core: RaftCore, snapshots: Snapshots, entries: Sequence[Entry]) -> None:
-        for count, entry in enumerate(entries, 1):
-            if entry.kind is EntryKind.CONF_CHANGE:
-                core.apply_conf_change(decode_conf_change(entry), entry.index)
-            elif entry.data:
-                self._state_machine.apply(entry.index, entry.data)
-                snapshots.applied(len(entry.data))
-            self._applied = entry.index
-            self._proposals.applied(entry.index, entry.term)
-            if count % APPLY_SLICE == 0:
-                await asyncio.sleep(0)
 
     async def _tick_loop(self, core: RaftCore) -> None:
         loop = asyncio.get_running_loop()
@@ -210,8 +172,19 @@ class RaftDriver:
             ticks += 1
             if ticks % (core.timing.election // 2 or 1) == 0:
                 self._ask_again(core)
-            self._look(core)
-            self._stir()
+                self._mind_the_disk(core, now)
+            self._changed(core)
+
+    def _mind_the_disk(self, core: RaftCore, now: float) -> None:
+        since = self._duties.writing_since
+        patience = DISK_PATIENCE * self._config.election_tick * self._config.tick_ns / 1e9
+        if since is None or now - since < patience or not core.is_leader or core.transferee != NO_ONE:
+            return
+        log.warning("raft_disk_hangs", seconds=round(now - since, 3), consequence="handing the leadership over")
+        try:
+            core.transfer_leadership(NO_ONE)
+        except Unavailable as error:
+            log.debug("raft_not_handed_over", reason=str(error))
 
     # ---- messages
 
@@ -228,18 +201,17 @@ class RaftDriver:
             self._stir()
 
     def _send(self, core: RaftCore, messages: Sequence[Message]) -> None:
-        batches: dict[int, list[Message]] = {}
+        ready: list[Message] = []
         for message in messages:
             if message.type is MessageType.SNAPSHOT and message.snapshot is None:
                 assert self._snapshots is not None
                 self._snapshots.send_to(message)
             else:
-                batches.setdefault(message.to, []).append(message)
-        for raft_id, batch in batches.items():
+                ready.append(message)
+        for raft_id, frame in frames(ready):
             member = core.member(raft_id)
             if member is not None:
-                for frame in _frames(batch):
-                    self._transport.send(member, frame)
+                self._transport.send(member, frame)
 
     # ---- writes
 
@@ -291,6 +263,8 @@ class RaftDriver:
         try:
             async with asyncio.timeout(timeout):
                 while core.is_leader or core.leader == NO_ONE:
+                    if self._core is not core:
+                        raise Unavailable("this manager stops: whether another one leads is not known")
                     if core.is_leader and core.transferee != target:
                         raise Unavailable(f"raft member {target} did not take the leadership over: it stays here")
                     self._change.clear()
@@ -343,7 +317,17 @@ class RaftDriver:
     def is_leader_ready(self) -> bool:
         """True when this member leads and has applied all that was committed before its term."""
         core = self._core
-        return core is not None and core.is_leader and self._applied >= core.term_start
+        return core is not None and core.is_leader and self._duties.applied >= core.term_start
+
+    @property
+    def conf(self) -> ConfState:
+        """The membership as this member has applied it."""
+        return ConfState() if self._core is None else self._core.conf
+
+    def node_of(self, raft_id: int) -> str | None:
+        """The node that the member ``raft_id`` runs on; None when this member knows no such member."""
+        member = None if self._core is None else self._core.members.get(raft_id)
+        return None if member is None else member.node_id
 
     @property
     def is_loaded(self) -> bool:
@@ -353,8 +337,8 @@ class RaftDriver:
     def status(self) -> RaftStatus:
         """How things are now."""
         if self._core is None:
-            return RaftStatus(raft_id=self._raft_id, applied=self._applied)
-        return status_of(self._core, applied=self._applied)
+            return RaftStatus(raft_id=self._raft_id, applied=self._duties.applied)
+        return status_of(self._core, applied=self._duties.applied)
 
     def subscribe(self, callback: Callable[[RaftStatus], None]) -> Callable[[], None]:
         """Call ``callback`` when role, term, leader, readiness or members change. Returns how to unsubscribe."""
@@ -363,7 +347,7 @@ class RaftDriver:
 
     def _look(self, core: RaftCore) -> None:
         """Notice changes, and tell those who wait for them."""
-        ready = core.is_leader and self._applied >= core.term_start
+        ready = core.is_leader and self._duties.applied >= core.term_start
         seen = (core.role, core.term, core.leader, ready, core.conf, core.is_removed, core.transferee)
         if seen == self._seen:
             return
@@ -392,22 +376,6 @@ class RaftDriver:
         log.debug("raft_status", role=status.role.value, term=status.term, leader=status.leader_id)
         for callback in tuple(self._subscribers):
             callback(status)
-
-
-def _frames(batch: list[Message]) -> list[list[Message]]:
-    """``batch`` in parts that fit a frame."""
-    if len(batch) == 1:
-        return [batch]
-    frames: list[list[Message]] = [[]]
-    size = 0
-    for message in batch:
-        more = sum([len(entry.data) for entry in message.entries])
-        if size + more > MAX_FRAME_BYTES and frames[-1]:
-            frames.append([])
-            size = 0
-        frames[-1].append(message)
-        size += more
-    return frames
 
 
 def _cause(failed: BaseExceptionGroup[BaseException]) -> BaseException:

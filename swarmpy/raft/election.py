@@ -88,7 +88,7 @@ def handle_vote_request(state: RaftState, message: Message) -> None:
     """VOTE or PRE_VOTE of this term or (PRE_VOTE) a later one."""
     pre = message.type is MessageType.PRE_VOTE
     free = state.vote == message.source or (state.vote == NO_ONE and state.leader == NO_ONE)
-    granted = (free or (pre and message.term > state.term)) and state.log.is_up_to_date(message.index, message.log_term)
+    granted = (free or (pre and message.term > state.term)) and _may_lead(state, message)
     if granted and not pre:
         state.vote = message.source
         state.reset_election_timeout()
@@ -102,6 +102,16 @@ def handle_vote_request(state: RaftState, message: Message) -> None:
             reject=not granted,
         )
     )
+
+
+def _may_lead(state: RaftState, candidate: Message) -> bool:
+    if not state.voters:
+        return False  # who is taken for a voter and knows no members has lost its disk, and with it what it promised
+    if state.raft_id in state.removed_members and state.voters == (candidate.source,):
+        # It decides alone since this member was removed, and has yet to learn it. It has all that is committed; what
+        # this log has beyond that binds nobody.
+        return True
+    return state.log.is_up_to_date(candidate.index, candidate.log_term)
 
 
 def handle_vote_response(state: RaftState, message: Message) -> None:

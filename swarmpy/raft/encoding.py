@@ -24,6 +24,8 @@ from swarmpy.raft.messages import (
 )
 
 _KINDS = {int(kind): kind for kind in EntryKind}
+_MOST = (1 << 63) - 1
+"""What a log can store."""
 _TYPES = {int(kind): kind for kind in MessageType}
 
 
@@ -91,7 +93,7 @@ def _message(row: Any) -> Message:
 
 
 def _natural(number: Any) -> None:
-    if type(number) is not int or number < 0:
+    if type(number) is not int or not 0 <= number <= _MOST:
         raise ValueError(f"{number!r} is no number of ours")
 
 

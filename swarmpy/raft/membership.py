@@ -94,6 +94,9 @@ def _check_removal(state: RaftState, raft_id: int) -> None:
     left = [voter for voter in state.voters if voter != raft_id]
     if not left:
         raise FailedPrecondition("the last manager cannot be removed: nobody would be left to decide")
+    if raft_id == state.raft_id and len(left) == 1:
+        # The one left may not learn that it decides alone now, and would wait for this one's vote for ever.
+        raise FailedPrecondition("the leader of two managers cannot remove itself: hand the leadership over first")
     reachable = sum(1 for v in left if v == state.raft_id or state.is_active(state.progress[v]))
     if reachable < majority(len(left)):
         raise FailedPrecondition(
@@ -109,6 +112,8 @@ def apply(state: RaftState, change: ConfChange, index: int) -> None:
     state.set_conf(changed(state.conf, change), index)
     if not state.is_leader:
         return
+    if index == state.pending_conf_index:
+        state.pending_conf_index = 0  # now, and not with the rest of what is applied together: the next may follow
     if state.raft_id not in state.voters:
         state.become_follower(state.term, NO_ONE)
         return

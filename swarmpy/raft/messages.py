@@ -164,7 +164,7 @@ class Ready:
     snapshot: Snapshot | None = None
     """Save it and restore the state machine from it, before the entries."""
     hard_state: HardState | None = None
-    """None: unchanged, or only ``commit`` moved, which alone is not worth an fsync."""
+    """None: unchanged, or only ``commit`` moved, which alone is not worth an fsync (but over a membership change)."""
     entries: tuple[Entry, ...] = ()
     """Append durably; they replace everything stored from the first one's index on."""
     messages_after_persist: tuple[Message, ...] = ()

@@ -103,6 +103,7 @@ def broadcast_heartbeat(state: RaftState) -> None:
                 sender=state.me if progress.match == 0 else None,
             )
         )
+    reads.confirm(state)  # a leader that is its own quorum gets no answers to wait for
 
 
 def handle_append(state: RaftState, message: Message) -> None:

@@ -81,15 +81,17 @@ class Snapshots:
             # No await lies between these two: the state is fixed in the very step in which the driver is let go.
             fixed.set()
             data = await self._state_machine.snapshot()
-            keep_from = snapshot.index - self._config.log_entries_for_slow_followers + 1
-            # A follower that is being sent a snapshot needs the entries after it next.
-            keep_from = max(1, min([keep_from, *[out.index + 1 for out, _ in self._outgoing.values()]]))
-            await self._storage.save_snapshot(attrs.evolve(snapshot, data=data), keep_from)
+            await self._storage.save_snapshot(attrs.evolve(snapshot, data=data), self._keep_from(snapshot.index))
             self._last_index = max(self._last_index, snapshot.index)
-            self._core.compact(keep_from - 1)
+            self._core.compact(self._keep_from(snapshot.index) - 1)
             log.debug("raft_snapshot_taken", index=snapshot.index, size_bytes=len(data))
         finally:
             self._taking = None
+
+    def _keep_from(self, index: int) -> int:
+        keep_from = index - self._config.log_entries_for_slow_followers + 1
+        # A follower that is being sent a snapshot needs the entries after it next.
+        return max(1, min([keep_from, *[out.index + 1 for out, _ in self._outgoing.values()]]))
 
     def send_to(self, request: Message) -> None:
         """The core found that a follower needs a snapshot."""

@@ -16,7 +16,7 @@ import sqlite3
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -62,7 +62,7 @@ class SqliteLog:
         self._db: sqlite3.Connection | None = None
         self._last_index = 0
         self._snapshot_index = 0
-        self._closed = False
+        self._closing: asyncio.Future[None] | None = None
         self._failure = ""
 
     # ---- the protocol: every call is one job of a thread
@@ -91,18 +91,17 @@ class SqliteLog:
         return await self._run(self._sql, self._read_snapshot)
 
     async def close(self) -> None:
-        """Close the database and end the threads. Idempotent."""
-        if self._closed:
-            return
-        self._closed = True
-        try:
-            await asyncio.get_running_loop().run_in_executor(self._sql, self._close)
-        finally:
+        """Finish what is under way, close the database and end the threads. Idempotent.
+
+        On return nothing is written any more, so the directory may be removed or opened again.
+        """
+        if self._closing is None:
+            self._closing = asyncio.get_running_loop().run_in_executor(self._sql, self._close)
             self._sql.shutdown(wait=False)
-            self._files.shutdown(wait=False)
+        await asyncio.shield(self._closing)
 
     async def _run(self, thread: ThreadPoolExecutor, job: Callable[[], T]) -> T:
-        if self._closed:
+        if self._closing is not None:
             raise StorageError(f"{self._directory}: the raft log is closed")
         # Shielded: a cancelled caller must not leave a half-known write behind for the next one to overtake.
         return await asyncio.shield(asyncio.get_running_loop().run_in_executor(thread, self._guarded, job))
@@ -113,9 +112,11 @@ class SqliteLog:
         try:
             return job()
         except (sqlite3.Error, OSError) as error:
-            if type(error) is sqlite3.DatabaseError:  # its subclasses are other matters: a full disk, a lock
-                raise self._corrupted(f"{DATABASE} is damaged or no raft log: {error}") from error
             # Whether the last write is on the disk is no longer known (after a failed fsync least of all).
+            if type(error) is sqlite3.DatabaseError:  # its subclasses are other matters: a full disk, a lock
+                damaged = self._corrupted(f"{DATABASE} is damaged or no raft log: {error}")
+                self._failure = str(damaged)
+                raise damaged from error
             self._failure = f"{self._directory}: the raft log cannot be used: {error}; check the disk"
             raise StorageError(self._failure) from error
 
@@ -126,8 +127,10 @@ class SqliteLog:
             return self._db
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self._directory / DATABASE
-        # Made here, for SQLite would make it with the umask; its WAL takes the mode over.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        # Made here, for SQLite would make it with the umask; its WAL takes the mode over. One that is there is not
+        # touched: closing a file drops all locks that this process holds on it.
+        with suppress(FileExistsError):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         db = sqlite3.connect(path, isolation_level=None, timeout=1.0)
         try:
             for pragma in _PRAGMAS:
@@ -250,6 +253,7 @@ class SqliteLog:
                 path.unlink(missing_ok=True)
 
     def _close(self) -> None:
+        self._files.shutdown(wait=True)
         if self._db is not None:
             self._db.close()
             self._db = None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
+import io
 import json
 import os
-import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,10 +17,12 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import attrs
 
 from swarmpy.cli.local_cluster import reserve_prefix
+from swarmpy.cli.main import main
 
 MAX_HOSTS = 9
 DOCKER = "/usr/local/bin/docker"
@@ -63,6 +67,14 @@ def swarmpy(*arguments: str | Path, timeout: float = 60, env: dict[str, str] | N
     )
 
 
+def in_process(*arguments: str | Path) -> Finished:
+    """The command line without a process of its own, which takes most of a short command's time."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(list(map(str, arguments)))
+    return Finished(arguments, code, out.getvalue(), err.getvalue())
+
+
 def last_line(done: Finished) -> str:
     """The last line of standard error. There never is a traceback."""
     assert "Traceback" not in done.stderr, done.stderr
@@ -92,6 +104,20 @@ def processes_with(text: str) -> list[int]:
     return found
 
 
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP on a unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("swarmpy", timeout=30)
+        self._path = path
+
+    def connect(self) -> None:
+        """To the socket, whatever the host."""
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
 @attrs.frozen(kw_only=True)
 class Host:
     """One machine."""
@@ -99,6 +125,7 @@ class Host:
     name: str
     address: str
     data_dir: Path
+    _started: list[subprocess.Popen[bytes]] = attrs.field(factory=list, init=False)
 
     @property
     def cluster_address(self) -> str:
@@ -116,8 +143,10 @@ class Host:
         return (self.data_dir / "daemon.log").read_text()
 
     def swarmpy(self, *arguments: str | Path, timeout: float = 60) -> Finished:
-        """A command on this machine."""
-        return swarmpy("--data-dir", self.data_dir, *arguments, timeout=timeout)
+        """A command on this machine; those that become or start a daemon have a process of their own."""
+        if "run" in arguments or "--detach" in arguments or ({"init", "join"} & set(arguments) and not self.is_up):
+            return swarmpy("--data-dir", self.data_dir, *arguments, timeout=timeout)
+        return in_process("--data-dir", self.data_dir, *arguments)
 
     def does(self, *arguments: str | Path, timeout: float = 60) -> str:
         """What a command that works says."""
@@ -129,10 +158,31 @@ class Host:
         """The rows of a listing."""
         return [json.loads(line) for line in self.does(*arguments, "--format", "json").splitlines()]
 
+    def api(self, path: str, **filters: str) -> Any:
+        """What the daemon's API answers to a GET; an error is an AssertionError."""
+        query = f"?filters={quote(json.dumps({name: [value] for name, value in filters.items()}))}" if filters else ""
+        connection = _UnixConnection(self.data_dir / "swarmpy.sock")
+        try:
+            connection.request("GET", path + query)
+            response = connection.getresponse()
+            body = json.loads(response.read())
+        except OSError as error:
+            raise AssertionError(f"{self.name}: GET {path}: {error}") from None
+        finally:
+            connection.close()
+        assert response.status == 200, f"{self.name}: GET {path}: {body}"
+        return body
+
     def status(self) -> dict[str, Any]:
-        """What ``status`` says."""
-        answer: dict[str, Any] = json.loads(self.does("status", "--format", "json"))
+        """What the daemon says of the cluster."""
+        answer: dict[str, Any] = self.api("/status")
         return answer
+
+    @property
+    def is_manager(self) -> bool:
+        """True when it answers as a manager."""
+        self.api("/services")
+        return True
 
     def docker(self, *arguments: str, timeout: float = 60) -> str:
         """What the docker CLI says that speaks to this machine's daemon."""
@@ -143,11 +193,11 @@ class Host:
 
     def get(self, path: str, *, method: str = "GET", host: str | None = None, port: int = 2378) -> tuple[int, Any]:
         """Status and JSON of a page of this machine's status server."""
-        request = urllib.request.Request(f"http://{self.address}:{port}{path}", method=method)  # noqa: S310
+        request = urllib.request.Request(f"http://{self.address}:{port}{path}", method=method)
         if host is not None:
             request.add_header("Host", host)
         try:
-            with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310
+            with urllib.request.urlopen(request, timeout=10) as response:
                 return response.status, json.loads(response.read() or b"null")
         except urllib.error.HTTPError as error:
             with error:
@@ -156,47 +206,68 @@ class Host:
     # -- clusters -----------------------------------------------------------------------------------------------------
 
     def init(self) -> str:
-        """Found a cluster with a daemon in the background."""
-        return self.does("swarm", "init", "--detach", "--listen-addr", self.cluster_address, *self.own)
+        """Found a cluster; returns what the daemon said until then."""
+        self._start("swarm", "init", "--listen-addr", self.cluster_address, *self.own)
+        until(lambda: self.log.count("swarmpy node join --token") == 2, f"{self.name} founds a cluster")
+        return self.log
 
     def token(self, role: str) -> str:
         """The cluster's join token, of a manager."""
         return self.does("swarm", "join-token", "-q", role).strip()
 
-    def join(self, manager: Host, role: str = "worker") -> str:
-        """Join the manager's cluster with a daemon in the background."""
-        arguments = ["--token", manager.token(role), "--listen-addr", self.cluster_address, *self.own]
-        return self.does("node", "join", "--detach", *arguments, manager.cluster_address)
+    def join(self, manager: Host, role: str = "worker") -> None:
+        """Join the manager's cluster, with the daemon that runs or a new one."""
+        join = ["node", "join", "--token", manager.token(role), "--listen-addr", self.cluster_address]
+        if self.is_up:
+            assert self.does(*join, manager.cluster_address) == f"This node joined a swarm as a {role}.\n"
+        else:
+            self._start(*join, *self.own, manager.cluster_address)
+            until(lambda: f"joined a swarm as a {role}" in self.log, f"{self.name} joins")
 
-    def resume(self) -> str:
-        """Start the daemon in the background."""
-        return self.does("node", "run", "--detach", *self.own)
+    def resume(self) -> None:
+        """Start the daemon."""
+        self._start("node", "run", *self.own)
+        until(lambda: self.api("/info"), f"{self.name} answers")
+
+    def _start(self, *arguments: str) -> None:
+        self.data_dir.mkdir(mode=0o700, exist_ok=True)
+        with (self.data_dir / "daemon.log").open("w") as log:
+            command = [sys.executable, "-m", "swarmpy", "--data-dir", str(self.data_dir), *arguments]
+            self._started.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
+
+    @property
+    def is_up(self) -> bool:
+        """True while its daemon runs."""
+        return bool(self._started) and self._started[-1].poll() is None
 
     @property
     def pid(self) -> int:
         """The daemon's process."""
-        marker = f"--data-dir\0{self.data_dir}\0--log-level"
-        (found,) = [
-            pid for pid in processes_with(marker) if b"node\0run" in Path(f"/proc/{pid}/cmdline").read_bytes()
-        ]
+        return self._started[-1].pid
+
+    def kill(self, number: signal.Signals = signal.SIGKILL) -> int:
+        """End the daemon; returns its exit code."""
+        self._started[-1].send_signal(number)
+        return self._started[-1].wait(timeout=30)
+
+    def tasks(self, service: str) -> dict[str, str]:
+        """The tasks of a service that run and are meant to: the node's name by the task's id."""
+        names = {node["id"]: node["hostname"] for node in self.status()["nodes"]}
+        tasks = self.api("/tasks", service=service, **{"desired-state": "running"})
+        return {task["ID"]: names[task["NodeID"]] for task in tasks if task["Status"]["State"] == "running"}
+
+    def nodes(self) -> dict[str, tuple[str, str]]:
+        """Each node's state and what it is as a manager: ``leader``, ``reachable``, ``unreachable`` or ""."""
+        found = {}
+        for node in self.api("/nodes"):
+            manager = node.get("ManagerStatus") or {}
+            standing = "leader" if manager.get("Leader") else manager.get("Reachability", "")
+            found[node["Description"]["Hostname"]] = (node["Status"]["State"], standing)
         return found
 
-    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
-        """End the daemon."""
-        pid = self.pid
-        os.kill(pid, number)
-        until(lambda: not Path(f"/proc/{pid}").exists(), f"{self.name}'s daemon ends")
-
-    def tasks(self, service: str, state: str = "Running") -> list[dict[str, str]]:
-        """The tasks of a service that are meant to run and are in that state."""
-        rows = self.rows("service", "ps", service)
-        return [
-            row for row in rows if row["DesiredState"] == "Running" and re.match(rf"{state}\b", row["CurrentState"])
-        ]
-
-    def nodes(self) -> dict[str, dict[str, str]]:
-        """The nodes by name."""
-        return {row["Hostname"]: row for row in self.rows("node", "ls")}
+    def ids(self) -> dict[str, str]:
+        """Each node's id."""
+        return {node["Description"]["Hostname"]: node["ID"] for node in self.api("/nodes")}
 
 
 class Hosts:
@@ -205,14 +276,15 @@ class Hosts:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._prefix, self._reservation = reserve_prefix(MAX_HOSTS)
-        self._count = 0
+        self._hosts: list[Host] = []
 
     def new(self) -> Host:
         """Another machine, with no daemon."""
-        self._count += 1
-        name = f"host-{self._count}"
-        assert self._count <= MAX_HOSTS
-        return Host(name=name, address=f"{self._prefix}.{self._count}", data_dir=self.directory / name)
+        number = len(self._hosts) + 1
+        assert number <= MAX_HOSTS, "no more addresses are reserved"
+        name = f"host-{number}"
+        self._hosts.append(Host(name=name, address=f"{self._prefix}.{number}", data_dir=self.directory / name))
+        return self._hosts[-1]
 
     def cluster(self, managers: int, workers: int) -> list[Host]:
         """A cluster; managers first."""
@@ -221,12 +293,15 @@ class Hosts:
         others = [self.new() for _ in range(managers + workers - 1)]
         for number, host in enumerate(others, start=1):
             host.join(first, "manager" if number < managers else "worker")
-        until(lambda: all(row["Status"] == "Ready" for row in first.rows("node", "ls")), "all nodes are ready")
+        until(lambda: all(state == "ready" for state, _ in first.nodes().values()), "all nodes are ready")
         return [first, *others]
 
     def close(self) -> None:
         """kill -9 of every daemon; their tasks end with them."""
         try:
+            for host in self._hosts:
+                if host.is_up:
+                    host.kill()
             for pid in processes_with(f"{self.directory}/"):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)

@@ -80,14 +80,18 @@ def sleeper(tmp_path: Path) -> Path:
 def test_check_asks_every_node(tmp_path: Path) -> None:
     """The quick start: five nodes, each asked for the published port, a table of answers, and nothing left behind."""
     directory = tmp_path / "cluster"
-    done = swarmpy("dev", EXAMPLES / "hello.yml", "--check", "--runtime", "process", "--data-dir", directory, timeout=90)
+    done = swarmpy(
+        "dev", EXAMPLES / "hello.yml", "--check", "--runtime", "process", "--data-dir", directory, timeout=90
+    )
     assert (done.returncode, done.stderr) == (0, "")
     rows = [line.split() for line in done.stdout.splitlines() if line.startswith("node-")]
     assert [(row[0], row[1], row[-1]) for row in rows] == [
         *((f"node-{number}", "manager", "ok") for number in (1, 2, 3)),
         *((f"node-{number}", "worker", "ok") for number in (4, 5)),
     ]
-    assert all(re.search(r"200 Hello from task hello_web\.[123]\.\w+ on node node-[1-5]\b", " ".join(row)) for row in rows)
+    assert all(
+        re.search(r"200 Hello from task hello_web\.[123]\.\w+ on node node-[1-5]\b", " ".join(row)) for row in rows
+    )
     assert "all 5 requests were answered" in done.stdout
     assert not directory.exists()
     assert processes_with(f"{directory}/") == []
@@ -171,7 +175,7 @@ def test_stack_that_cannot_run(tmp_path: Path) -> None:
 def test_published_port_is_taken(tmp_path: Path) -> None:
     """A port that another program holds on every address is named before anything is started."""
     with socket.socket() as other:
-        other.bind(("0.0.0.0", 0))  # noqa: S104 - the point: on every address
+        other.bind(("0.0.0.0", 0))
         other.listen()
         port = other.getsockname()[1]
         file = tmp_path / "web.yml"

@@ -18,7 +18,7 @@ from loop import SimLoop
 from net import Host, SimNetwork
 
 from swarmpy.agent.agent import Agent
-from swarmpy.agent.local import MemoryLocalState
+from swarmpy.agent.local import MemoryLocalState, Remembered
 from swarmpy.manager.manager import Manager
 from swarmpy.model.assignments import Endpoint, PublishedPort
 from swarmpy.model.ids import ClusterId, NodeId, TaskId
@@ -34,6 +34,8 @@ from swarmpy.store.transaction import Tx
 from swarmpy.store.view import View
 
 CALM = Behaviour(prepare_seconds=(0.0, 0.2), start_seconds=(0.0, 0.3), stop_seconds=(0.0, 0.3))
+FORGETS = 0.2
+"""How likely an agent's local state does not survive a crash: it is a memory aid only."""
 Ports = Mapping[PublishedPort, tuple[Endpoint, ...]]
 
 
@@ -132,6 +134,8 @@ class Machine:
         self.manager = self.agent = self.plane = None
         if self.random.random() < self.loses_power:
             self.runtime.power_off()
+        if self.random.random() < FORGETS:
+            self.local.remembered = Remembered()
 
     async def stop(self) -> None:
         """End the daemon as an operator would, and wait for it."""

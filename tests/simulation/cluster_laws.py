@@ -21,7 +21,7 @@ from swarmpy.manager.manager import Manager
 from swarmpy.model.assignments import Endpoint
 from swarmpy.model.ids import NodeId, TaskId
 from swarmpy.model.objects import Node, Service, Task
-from swarmpy.model.states import Actor, Availability, TaskState, may_advance
+from swarmpy.model.states import Actor, Availability, NodeState, TaskState, may_advance
 from swarmpy.ports import Peer
 from swarmpy.store.view import View
 from swarmpy.store.watch import Event, Resync
@@ -59,6 +59,8 @@ class ClusterLaws(Ledger):
         self._cluster = cluster
         self._drained_at: dict[str, float] = {}
         self._left_drain_at: dict[str, float] = {}
+        self._came_back_at: dict[str, float] = {}
+        """When a node that was down was last seen to be back."""
         self._sessions: dict[tuple[str, str], _Told] = {}
         """By manager and node."""
         self._stopped: dict[TaskId, dict[tuple[str, str], str]] = {}
@@ -102,7 +104,7 @@ class ClusterLaws(Ledger):
             if isinstance(new, Task):
                 self._check_task(view, new, old if isinstance(old, Task) else None)
             elif isinstance(new, Node):
-                self._note_node(new)
+                self._note_node(new, old if isinstance(old, Node) else None)
             elif isinstance(new, Service):
                 services_changed = True
         if services_changed:
@@ -151,17 +153,13 @@ class ClusterLaws(Ledger):
     def _check_slot(self, view: View, added: Task) -> None:
         service = view.service(added.service_id)
         key = added.slot or added.node_id
-        rivals = [
-            task
-            for task in view.tasks_of_service(added.service_id)
-            if task.id != added.id
-            and (task.slot or task.node_id) == key
-            and task.desired_state == TaskState.RUNNING
-            and not task.status.state.is_terminal
-            and not self._is_being_replaced(service, task)
-        ]
-        if rivals:
-            self.fail(f"slot {added.service_name}.{key} has {rivals[0].id} and is given {added.id} as well")
+        for task in view.tasks_of_service(added.service_id):
+            if task.id == added.id or (task.slot or task.node_id) != key or task.status.state.is_terminal:
+                continue
+            if task.desired_state == TaskState.RUNNING and not self._is_being_replaced(service, task):
+                self.fail(f"slot {added.service_name}.{key} has {task.id} and is given {added.id} as well")
+            if task.desired_state > TaskState.RUNNING and self._is_stopping(view, task):
+                self.fail(f"slot {added.service_name}.{key} is given {added.id} before {task.id} has stopped")
 
     def _is_being_replaced(self, service: Service | None, task: Task) -> bool:
         """True for the older task of an exchange that starts the new one first: an update, or a drain."""
@@ -170,7 +168,16 @@ class ClusterLaws(Ledger):
         left_at = self._left_drain_at.get(task.node_id or "", -HINDSIGHT_S)
         return task.node_id in self._drained_at or self._loop.time() - left_at < HINDSIGHT_S
 
-    def _note_node(self, node: Node) -> None:
+    def _is_stopping(self, view: View, task: Task) -> bool:
+        """True while a node that can be waited for has not said that the task has ended."""
+        node = view.node(task.node_id or "")
+        if task.status.state < TaskState.ASSIGNED or node is None or node.status.state is NodeState.DOWN:
+            return False
+        return self._loop.time() - self._came_back_at.get(node.id, -HINDSIGHT_S) >= HINDSIGHT_S
+
+    def _note_node(self, node: Node, old: Node | None) -> None:
+        if old is not None and old.status.state is NodeState.DOWN:
+            self._came_back_at[node.id] = self._loop.time()
         if node.spec.availability is Availability.DRAIN:
             self._drained_at.setdefault(node.id, self._loop.time())
         elif self._drained_at.pop(node.id, None) is not None:

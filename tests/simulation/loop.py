@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-MAX_STEPS_AT_ONE_TIME = 1_000_000
+MAX_STEPS_AT_ONE_TIME = 200_000
 """Callbacks without the clock moving; more is a loop that waits for nothing."""
 CLEANUP_ROUNDS = 5
 
@@ -110,7 +110,7 @@ class SimLoop(base_events.BaseEventLoop):
         if not self._ready:
             return
         if self._since_move > MAX_STEPS_AT_ONE_TIME:
-            raise Livelock(f"{self._since_move} callbacks at {self._now:.3f} s and no end: {self._ready[0]!r}")
+            raise Livelock(f"{self._since_move} callbacks at {self._now:.3f} s and no end:{self._busy()}")
         handle = self._pick()
         if handle._cancelled:
             return
@@ -158,6 +158,10 @@ class SimLoop(base_events.BaseEventLoop):
     def _waiting(self) -> str:
         lines = sorted(repr(task) for task in asyncio.all_tasks(self))
         return "".join(f"\n  {line[:300]}" for line in lines[:20])
+
+    def _busy(self) -> str:
+        callbacks = [getattr(handle, "_callback", None) for handle in self._ready[:20]]
+        return "".join(f"\n  {getattr(callback, '__self__', callback)!r}"[:400] for callback in callbacks)
 
     def _new_task(self, coro: Coroutine[Any, Any, Any], **options: Any) -> SimTask:
         self._tasks += 1

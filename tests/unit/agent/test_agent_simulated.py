@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import attrs
-from agent_world import Engine, Host, Manager, eventually, make_task, whole
+from agent_world import Container, Engine, Host, Manager, eventually, make_task, whole
 
 from swarmpy.model.assignments import AssignmentUpdate, SessionMessage
 from swarmpy.model.ids import NodeId, TaskId
@@ -65,6 +65,21 @@ async def test_a_node_that_leaves_takes_its_tasks_away() -> None:
         manager.end_session()
         await eventually(lambda: len(manager.requests) == 2)
         assert not agent.statuses
+
+
+async def test_a_node_that_leaves_takes_strangers_away() -> None:
+    """A retiring agent that no manager has spoken to yet removes what its last life has left, assigned or not."""
+    manager = Manager("m1:2377")
+    manager.first = SessionMessage(assignments=whole(make_task("a")))
+    host = Host(manager)
+    assert isinstance(host.engine, Engine)
+    async with host.run() as agent:
+        await eventually(lambda: [s.state for s in agent.statuses.values()] == [S.RUNNING])
+    host.engine.containers[TaskId("stranger")] = Container(running=True)
+    manager.alive = False
+    async with host.run() as agent:
+        await agent.retire(5.0)
+        assert not host.engine.containers
 
 
 async def test_leaving_does_not_wait_for_ever() -> None:

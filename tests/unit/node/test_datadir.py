@@ -6,6 +6,7 @@ import json
 import stat
 from pathlib import Path
 
+import attrs
 import pytest
 
 from swarmpy.errors import AlreadyExists, DataDirMismatch, StorageError
@@ -98,3 +99,24 @@ def test_forgetting_removes_what_is_the_clusters(tmp_path: Path) -> None:
     with pytest.raises(AlreadyExists):
         DataDir(tmp_path).open()
     data.close()
+
+
+def test_a_log_without_its_database_is_none(tmp_path: Path) -> None:
+    """Without the database nobody knows what was voted for: the directory is free for a new raft id."""
+    data = DataDir(tmp_path)
+    data.claim_raft(STATE)
+    assert not data.has_raft_log
+    data.claim_raft(attrs.evolve(STATE, raft_id=8))
+    (data.raft / "raft.db").write_bytes(b"")
+    assert data.has_raft_log
+    with pytest.raises(DataDirMismatch, match="mixed up"):
+        data.claim_raft(STATE)
+
+
+def test_snapshots_without_their_log_are_not_thrown_away(tmp_path: Path) -> None:
+    """Where only the database is gone, somebody may want to restore it: nothing is done."""
+    data = DataDir(tmp_path)
+    data.claim_raft(STATE)
+    (data.raft / "1-5.snap").write_bytes(b"state")
+    with pytest.raises(DataDirMismatch, match="restore it"):
+        assert data.has_raft_log

@@ -59,12 +59,8 @@ class Chaos:
             self.read(raft_id)
         elif event < 0.88:
             self.propose()
-        elif event < 0.90:
-            self.crash(raft_id)
-            cluster.crash(raft_id)
         elif event < 0.94:
-            for node in sorted(cluster.down):
-                cluster.restart(node)
+            self.power(raft_id, fails=event < 0.90)
         elif event < 0.95:
             cluster.isolate(raft_id)
         elif event < 0.97:
@@ -74,6 +70,15 @@ class Chaos:
         else:
             self.change()
         self.check()
+
+    def power(self, raft_id: int, *, fails: bool) -> None:
+        """One goes down, or all that are down come back."""
+        if fails:
+            self.crash(raft_id)
+            self.cluster.crash(raft_id)
+        else:
+            for node in sorted(self.cluster.down):
+                self.cluster.restart(node)
 
     # ---- what a driver does
 
@@ -197,7 +202,8 @@ class Chaos:
         """Election safety, leader completeness and state machine safety, after every event."""
         for raft_id, node in self.cluster.nodes.items():
             core = node.core
-            if core.role is RaftRole.LEADER:
+            # A lone voter takes office before its vote is durable, but nobody hears of it until then.
+            if core.role is RaftRole.LEADER and core.durable[0] == core.term:
                 assert self.leader_of.setdefault(core.term, raft_id) == raft_id, f"two leaders in term {core.term}"
             for index in range(max(core.log.offset, core.log.committed - 20) + 1, core.log.committed + 1):
                 entry = core.log.entry(index)

@@ -19,7 +19,8 @@ from swarmpy.errors import (
     StorageError,
     Unavailable,
 )
-from swarmpy.raft.driver import MAX_FRAME_BYTES, MAX_PROPOSAL_BYTES
+from swarmpy.raft.driver import MAX_PROPOSAL_BYTES
+from swarmpy.raft.frames import MAX_FRAME_BYTES
 from swarmpy.raft.messages import ConfChange, ConfChangeKind, MessageType
 from swarmpy.raft.state import RaftRole
 from swarmpy.raft.storage import MemoryStorage, bootstrap
@@ -50,9 +51,11 @@ class BrokenDisk(MemoryStorage):
     """Fails when it is told to."""
 
     broken = False
+    failures = 0
 
     async def append(self, hard_state, entries) -> None:
         if self.broken:
+            self.failures += 1
             raise StorageError("/data/raft: the disk is on fire")
         await super().append(hard_state, entries)
 
@@ -317,6 +320,47 @@ class TestMembership:
             await leader.propose_conf_change(change(ConfChangeKind.REMOVE, 1), DEADLINE)
             assert [m.raft_id for m in leader.status().conf.voters] == [2, 3]
 
+    async def test_first_member_comes_back_to_the_others(self) -> None:
+        """The founder, whose first membership was itself alone, restarts as one of three and leads nobody alone."""
+        storage = MemoryStorage()
+        await bootstrap(storage, member(1))
+        group = Group(joiners=(1, 2, 3))
+        group.storages[1] = storage
+        async with group:
+            driver = await group.leader()
+            for joiner in (2, 3):
+                await driver.propose_conf_change(change(ConfChangeKind.ADD_LEARNER, joiner), DEADLINE)
+                await group.until(lambda joiner=joiner: driver.status().progress[joiner].caught_up)
+                await driver.propose_conf_change(change(ConfChangeKind.PROMOTE, joiner), DEADLINE)
+            await group.write(b"a")
+            await group.kill(1, reset=True)
+            await group.write(b"b")
+            founder = group.start(1)
+            await group.until(lambda: group.machines[1].words == [b"a", b"b"])
+            assert [m.raft_id for m in founder.status().conf.voters] == [1, 2, 3]
+            assert len([i for i in group.ids if group.drivers[i].status().is_leader]) == 1
+            await group.write(b"c")
+
+    async def test_founder_alone_after_a_restart_leads_nobody(self) -> None:
+        """The founder of what are three members now, restarted while the others are away, does not lead alone."""
+        storage = MemoryStorage()
+        await bootstrap(storage, member(1))
+        group = Group(joiners=(1, 2, 3))
+        group.storages[1] = storage
+        async with group:
+            driver = await group.leader()
+            for joiner in (2, 3):
+                await driver.propose_conf_change(change(ConfChangeKind.ADD_LEARNER, joiner), DEADLINE)
+                await group.until(lambda joiner=joiner: driver.status().progress[joiner].caught_up)
+                await driver.propose_conf_change(change(ConfChangeKind.PROMOTE, joiner), DEADLINE)
+            await group.kill(1)
+            group.network.isolate(1, group.ids)
+            seen = []
+            founder = group.start(1)
+            founder.subscribe(seen.append)
+            await group.until(lambda: founder.status().role is RaftRole.PRE_CANDIDATE)
+            assert not any(status.is_leader for status in seen)
+
     async def test_removal_that_would_break_the_quorum_is_refused(self) -> None:
         """With one of three away, the other follower cannot be removed, and the cluster goes on."""
         async with Group(1, 2, 3) as group:
@@ -445,6 +489,50 @@ class TestSnapshots:
 
 
 class TestFailures:
+    async def test_leader_with_a_hanging_disk_hands_over(self) -> None:
+        """A leader whose disk does not answer any more applies nothing: another one takes over, and writes go on."""
+        group = Group(1, 2, 3)
+        disks = {i: SlowDisk() for i in group.ids}
+        group.storages.update(disks)
+        async with group:
+            driver = await group.leader()
+            leader = driver.status().raft_id
+            disks[leader].gate.clear()
+            driver.propose(b"x")
+            await group.leader(other_than=leader)
+            await group.write(b"y")
+            disks[leader].gate.set()
+            await group.until(lambda: all(m.words == [b"x", b"y"] for m in group.machines.values()))
+
+    async def test_disk_that_fails_while_being_stopped(self) -> None:
+        """When the disk fails in the moment the member is cancelled, its error is told, and nobody is left waiting."""
+        group = Group(1)
+        disk = BrokenDisk()
+        group.storages[1] = disk
+        async with group:
+            driver = await group.leader()
+            disk.broken = True
+            proposal = driver.propose(b"x")
+            task = group.tasks.pop(1)
+            while not disk.failures:
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task], timeout=DEADLINE)
+            assert isinstance(task.exception(), StorageError)
+            with pytest.raises(OutcomeUnknown):
+                await proposal.done
+
+    async def test_transfer_ends_with_the_member(self) -> None:
+        """Who waits for a hand-over hears at once that the member stops."""
+        async with Group(1, 2, 3) as group:
+            driver = await group.leader()
+            group.network.drop = lambda m: m.type is MessageType.TIMEOUT_NOW
+            handing = asyncio.create_task(driver.transfer_leadership(None, DEADLINE))
+            await group.until(lambda: driver._leading().transferee != 0)
+            await group.kill(driver.status().raft_id)
+            with pytest.raises(Unavailable, match="stops"):
+                await asyncio.wait_for(handing, DEADLINE / 2)
+
     async def test_storage_error_ends_the_driver(self) -> None:
         """A disk that fails stops the member with that error, and the others go on."""
         group = Group(1, 2, 3)

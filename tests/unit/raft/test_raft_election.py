@@ -160,6 +160,15 @@ class TestVotes:
         core.tick()
         assert [m.to for m in sent(core, MessageType.PRE_VOTE)] == [3, 4, 5]
 
+    @pytest.mark.parametrize("kind", [MessageType.VOTE, MessageType.PRE_VOTE])
+    def test_lost_disk_has_no_vote(self, kind) -> None:
+        """A member that is asked for its vote and knows of no members may have voted, or acknowledged, before."""
+        core = core_of(1, commit=0)
+        core.step(vote_request(core, term=2, kind=kind))
+        (answer,) = sent(core)
+        assert answer.reject
+        assert core.vote == NO_ONE
+
     def test_votes_of_strangers_do_not_count(self) -> None:
         """Answers of learners and unknown ids elect nobody."""
         core = core_of(1, 1, 2, 3, learners=(4,))

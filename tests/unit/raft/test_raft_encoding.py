@@ -92,6 +92,13 @@ def test_entries_with_a_gap_are_refused() -> None:
         decode_messages(encode_messages([bad]))
 
 
+def test_numbers_that_no_log_can_hold_are_refused() -> None:
+    """A term that would not fit the disk does not get as far as the disk."""
+    plain = encode_messages([Message(type=MessageType.HEARTBEAT, to=1, source=2, term=1 << 63)])
+    with pytest.raises(ProtocolViolation):
+        decode_messages(plain)
+
+
 def test_newer_peers_are_understood() -> None:
     """Unknown message types are left out and fields added at the end are ignored."""
     row = encode_messages([Message(type=MessageType.HEARTBEAT, to=1, term=3)])[0]

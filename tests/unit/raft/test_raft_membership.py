@@ -7,7 +7,7 @@ from raft_cluster import TIMING, Cluster, conf_of, core_of, drain, elect, member
 
 from swarmpy.errors import FailedPrecondition, NotLeader, Unavailable
 from swarmpy.raft import membership
-from swarmpy.raft.messages import ConfChange, ConfChangeKind, EntryKind, Member, Message, MessageType
+from swarmpy.raft.messages import ConfChange, ConfChangeKind, Entry, EntryKind, HardState, Member, Message, MessageType
 from swarmpy.raft.progress import ProgressState
 
 ADD, PROMOTE = ConfChangeKind.ADD_LEARNER, ConfChangeKind.PROMOTE
@@ -95,6 +95,22 @@ class TestOneAtATime:
         assert core.log.last_index == last
         cluster.settle()
         core.propose_conf_change(change(ADD, 5))
+
+    def test_next_change_may_follow_as_soon_as_one_is_applied(self) -> None:
+        """A change waits for the one before, not for the rest of what is applied together with that."""
+        core = core_of(1, 1)
+        elect(core)
+        drain(core)
+        index = core.propose_conf_change(change(ADD, 4))
+        core.propose(b"x")
+        written = core.ready()
+        assert written is not None
+        core.advance(written)
+        ready = core.ready()
+        assert ready is not None
+        assert [entry.index for entry in ready.committed] == [index, index + 1]
+        core.apply_conf_change(change(ADD, 4), index)
+        assert core.propose_conf_change(change(ADD, 5)) == index + 2
 
     def test_none_before_an_entry_of_the_own_term_is_committed(self) -> None:
         """A new leader first commits its no-op: the open change of its predecessor may be in its log."""
@@ -186,6 +202,54 @@ class TestRemoving:
         assert cluster[1].is_removed
         assert cluster.wait_leader() in (2, 3)
         assert all(cluster[i].voters == (2, 3) for i in (2, 3))
+
+    def test_leader_of_two_cannot_remove_itself(self) -> None:
+        """The one left might never hear that it decides alone; the other way round it is fine."""
+        cluster = Cluster(1, 2)
+        cluster.elect(1)
+        with pytest.raises(FailedPrecondition, match="hand the leadership over"):
+            cluster[1].propose_conf_change(change(REMOVE, 1))
+        do(cluster, 1, REMOVE, 2)
+        assert cluster[1].voters == (1,)
+
+    def test_an_applied_change_is_not_forgotten(self) -> None:
+        """The last one left decides alone after a crash too, though it has written nothing since the removal."""
+        cluster = Cluster(1, 2)
+        cluster.elect(1)
+        do(cluster, 1, REMOVE, 2)
+        cluster.crash(2)
+        cluster.restart(1)
+        assert cluster.wait_leader() == 1
+        cluster.propose(1, b"x")
+        assert cluster.values(1) == [b"x"]
+
+    def test_the_removed_helps_the_one_left(self) -> None:
+        """The leader of two forgot in a crash that it decides alone; the removed, whose log is longer, knows it."""
+        cluster = Cluster(1, 2)
+        core = cluster.elect(1)
+        core.propose_conf_change(change(REMOVE, 2))
+        cluster.settle()
+        node = cluster.nodes[2]
+        assert node.core.is_removed
+        cluster.nodes[1].hard_state = HardState(term=core.term, vote=1, commit=1)
+        last = node.core.log.last_index
+        node.core.log.append(Entry(term=core.term, index=last + 1, data=b"sent, but not written by the leader"))
+        cluster.restart(1)
+        assert cluster[1].voters == (1, 2)
+        assert cluster.wait_leader() == 1
+        cluster.propose(1, b"x")
+        assert cluster[1].voters == (1,)
+        assert cluster.values(1) == [b"x"]
+
+    def test_the_removed_helps_nobody_else(self) -> None:
+        """Where more than one is left, a removed member refuses a log shorter than its own, as everybody does."""
+        cluster = Cluster(1, 2, 3)
+        cluster.elect(1)
+        do(cluster, 1, REMOVE, 3)
+        core = cluster[3]
+        core.step(Message(type=MessageType.VOTE, to=3, source=2, term=core.term + 1, index=1, log_term=1, force=True))
+        (answer,) = sent(core, MessageType.VOTE_RESPONSE)
+        assert answer.reject
 
     def test_quorum_shrinks_with_a_removal(self) -> None:
         """An entry that waited for a member that is removed is committed by those left."""
@@ -308,6 +372,15 @@ class TestReads:
         cluster[1].read_index(3)
         cluster.settle()
         assert cluster.nodes[1].reads == {3: cluster[1].log.committed}
+
+    def test_single_voter_answers_though_its_heartbeat_was_first(self) -> None:
+        """A lone leader confirms a read itself, also when the round went out with a regular heartbeat."""
+        cluster = Cluster(1)
+        core = cluster.elect(1)
+        core.read_index(3)
+        core.tick()
+        cluster.settle()
+        assert cluster.nodes[1].reads == {3: core.log.committed}
 
     def test_without_a_leader_it_is_refused(self) -> None:
         """A member that knows no leader cannot ask one."""

@@ -44,6 +44,16 @@ async def test_docker_without_an_engine_is_an_error(tmp_path: Path) -> None:
         await choose("docker", tmp_path, f"unix://{tmp_path}/none.sock")
 
 
+async def test_a_known_engine_may_be_away(tmp_path: Path) -> None:
+    """A node that knows its runtime to be docker gets it also while the engine is away; the reason tells."""
+    runtime, reason = await choose_runtime(
+        "docker", node_id=NodeId("n"), node_address="127.0.0.1", hostname="h", directory=tmp_path,
+        url=f"unix://{tmp_path}/none.sock", may_be_away=True,
+    )  # fmt: skip
+    assert runtime.name == "docker"
+    assert reason.startswith("asked for, but no Docker Engine answers at ")
+
+
 async def test_process_asks_no_engine(tmp_path: Path) -> None:
     """The process runtime is taken as asked for."""
     runtime, reason = await choose("process", tmp_path, "not even an address")

@@ -6,6 +6,9 @@ import asyncio
 import os
 import sqlite3
 import stat
+import subprocess
+import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
@@ -281,6 +284,37 @@ class TestDisk:
         assert (await log.load()).entries == tuple(entries(4, 10))
         await log.close()
 
+    @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk takes root")
+    async def test_full_file_system(self, tmp_path) -> None:
+        """On a file system that is really full writing fails for good, and what was acknowledged is there later."""
+        small = tmp_path / "small"
+        small.mkdir()
+        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", small], check=False)  # noqa: ASYNC221
+        if mounted.returncode:
+            pytest.skip("mounting is not allowed here")
+        try:
+            log = SqliteLog(small / "raft")
+            await log.load()
+            written: list[Entry] = []
+
+            async def fill() -> None:
+                for index in range(1, 100):
+                    await log.append(HardState(term=1, vote=1), [entry(index, data=bytes(50_000))])
+                    written.append(entry(index, data=bytes(50_000)))
+
+            with pytest.raises(StorageError, match="check the disk"):
+                await fill()
+            with pytest.raises(StorageError, match="check the disk"):
+                await log.append(HardState(term=2, vote=2), [])
+            await log.close()
+            log = SqliteLog(small / "raft")
+            state = await log.load()
+            assert state.hard_state == HardState(term=1, vote=1)
+            assert state.entries == tuple(written)
+            await log.close()
+        finally:
+            subprocess.run(["umount", small], check=True)  # noqa: ASYNC221
+
     async def test_directory_that_cannot_be_made(self, tmp_path) -> None:
         """A path that is no directory is a StorageError, not a traceback of the system's."""
         (tmp_path / "file").write_text("")
@@ -322,6 +356,47 @@ class TestDisk:
             await asyncio.sleep(0)
         assert turns > 3
         await log.close()
+
+    async def test_close_waits_for_what_is_under_way(self, full, monkeypatch) -> None:
+        """After close nothing is written any more, though the writer was cancelled, and closing was tried before."""
+        going, go = threading.Event(), threading.Event()
+        fsync = os.fsync
+
+        def slow(fd: int) -> None:
+            going.set()
+            go.wait(10)
+            fsync(fd)
+
+        log = SqliteLog(full)
+        await log.load()
+        monkeypatch.setattr(os, "fsync", slow)
+        saving = asyncio.create_task(log.save_snapshot(snapshot(8, term=2), 7))
+        appending = asyncio.create_task(log.append(None, [entry(11, 2)]))
+        await asyncio.to_thread(going.wait, 10)
+        for task in (saving, appending):
+            task.cancel()
+        await asyncio.wait([saving, appending])
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(log.close(), 0.05)
+        go.set()
+        await log.close()
+        found = sorted(path.name for path in full.iterdir())
+        assert DATABASE in found
+        assert not [name for name in found if name.endswith(("-wal", ".tmp"))]
+        log = SqliteLog(full)
+        assert (await log.load()).entries[-1] == entry(11, 2)
+        await log.close()
+
+    async def test_opening_again_keeps_the_lock(self, full) -> None:
+        """An attempt to open it twice in one process does not let other processes in."""
+        first = SqliteLog(full)
+        await first.load()
+        await load_fails(full, StorageError, "locked")
+        code = f"import sqlite3; sqlite3.connect({str(full / DATABASE)!r}, timeout=0).execute('SELECT * FROM meta')"
+        other = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stderr=asyncio.subprocess.PIPE)
+        _, complaint = await other.communicate()
+        assert b"locked" in complaint
+        await first.close()
 
     async def test_closed_log_refuses(self, full) -> None:
         """A closed log writes nothing."""

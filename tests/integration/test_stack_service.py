@@ -1,0 +1,154 @@
+"""Stacks and services from the command line, by swarmpy's own and by the unchanged docker CLI."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hosts import DOCKER, SLEEP, Host, Hosts, refused, until
+
+needs_docker_cli = pytest.mark.skipif(not os.access(DOCKER, os.X_OK), reason="needs the docker CLI")
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Host]]:
+    """A manager and a worker for all tests of this file."""
+    made = Hosts(tmp_path_factory.mktemp("network"))
+    yield made.cluster(1, 1)
+    made.close()
+
+
+@pytest.fixture
+def manager(nodes: list[Host]) -> Iterator[Host]:
+    """The manager, with no service; it has said nothing of a defect in the end."""
+    yield nodes[0]
+    for host in nodes:
+        assert "Traceback" not in host.log
+        assert "never retrieved" not in host.log
+    for service in nodes[0].api("/services"):
+        nodes[0].does("service", "rm", service["Spec"]["Name"])
+    until(lambda: not nodes[0].api("/tasks"), "all tasks are gone")
+
+
+def deploy(manager: Host, directory: Path, replicas: int, version: int, *more: str) -> str:
+    """Deploys the stack ``st`` with the service ``st_web``."""
+    file = directory / "st.yml"
+    file.write_text(SLEEP.format(replicas=replicas, version=version))
+    return manager.does("stack", "deploy", *more, "-c", file, "st")
+
+
+def test_a_stack_from_its_first_to_its_last_day(manager: Host, tmp_path: Path) -> None:
+    """Create, deploy unchanged, update task by task, look at it, prune, remove."""
+    assert deploy(manager, tmp_path, 2, 1).splitlines()[0] == "Creating service st_web"
+    before = manager.tasks("st_web")
+    assert len(before) == 2
+    assert "Service st_web is up to date" in deploy(manager, tmp_path, 2, 1)
+    assert manager.tasks("st_web") == before
+    assert "Updating service st_web" in deploy(manager, tmp_path, 2, 2)
+    after = manager.tasks("st_web")
+    assert len(after) == 2
+    assert not before.keys() & after.keys()
+    (service,) = manager.api("/services")
+    assert service["UpdateStatus"]["State"] == "completed"
+    assert manager.rows("stack", "ls") == [{"Name": "st", "Services": "1"}]
+    (row,) = manager.rows("stack", "services", "st")
+    assert (row["Name"], row["Mode"], row["Replicas"], row["Image"]) == ("st_web", "replicated", "2/2", "none:latest")
+    rows = manager.rows("stack", "ps", "st")
+    assert [(r["Name"], r["DesiredState"]) for r in rows] == [
+        ("st_web.1", "Running"),
+        (r" \_ st_web.1", "Shutdown"),
+        ("st_web.2", "Running"),
+        (r" \_ st_web.2", "Shutdown"),
+    ]
+    other = tmp_path / "other.yml"
+    other.write_text("services: {db: {image: none, command: sleep 1000, stop_grace_period: 1s}}\n")
+    manager.does("stack", "deploy", "--prune", "--detach", "-c", other, "st")
+    assert [s["Spec"]["Name"] for s in manager.api("/services")] == ["st_db"]
+    assert manager.does("stack", "rm", "st") == "Removing service st_db\n"
+    assert manager.rows("stack", "ls") == []
+
+
+def test_a_service_is_listed_scaled_and_removed(manager: Host, tmp_path: Path) -> None:
+    """The commands on one service, as tables and as JSON."""
+    deploy(manager, tmp_path, 1, 1, "--detach")
+    said = manager.does("service", "scale", "st_web=3")
+    assert said.splitlines()[0] == "st_web scaled to 3"
+    assert said.splitlines()[-1] == "st_web  3/3 running"
+    assert sorted(manager.tasks("st_web").values()).count("host-2") in (1, 2)
+    lines = manager.does("service", "ls").splitlines()
+    assert lines[0].split() == ["ID", "NAME", "MODE", "REPLICAS", "IMAGE", "PORTS"]
+    assert lines[1].split()[1:] == ["st_web", "replicated", "3/3", "none:latest"]
+    names = [row["Name"] for row in manager.rows("service", "ps", "st_web") if row["DesiredState"] == "Running"]
+    assert names == ["st_web.1", "st_web.2", "st_web.3"]
+    (spec,) = json.loads(manager.does("service", "inspect", "st_web"))
+    assert spec["Spec"]["TaskTemplate"]["ContainerSpec"]["Args"] == ["sleep", "100000"]
+    manager.does("service", "scale", "st_web=0")
+    until(lambda: not manager.tasks("st_web"), "scaled to nothing")
+    assert manager.does("service", "rm", "st_web") == "st_web\n"
+    refused(manager.swarmpy("service", "ps", "st_web"), 1, "service st_web not found")
+
+
+def test_nodes_and_status(manager: Host, nodes: list[Host]) -> None:
+    """Nodes as a table, as JSON and in full; the status of a cluster where nothing is wrong names no problem."""
+    lines = manager.does("node", "ls").splitlines()
+    assert lines[0].split()[:3] == ["ID", "HOSTNAME", "STATUS"]
+    assert [line.split()[1:3] for line in lines[1:]] == [["*", "host-1"], ["host-2", "Ready"]]
+    rows = manager.rows("node", "ls")
+    assert [(r["ID"], r["Hostname"], r["ManagerStatus"]) for r in rows] == [
+        (manager.ids()["host-1"], "host-1", "Leader"),
+        (manager.ids()["host-2"], "host-2", ""),
+    ]
+    (node,) = json.loads(manager.does("node", "inspect", "host-2"))
+    assert (node["Spec"]["Role"], node["Status"]["Addr"]) == ("worker", nodes[1].address)
+    (own,) = json.loads(manager.does("node", "inspect"))
+    assert own["Description"]["Hostname"] == "host-1"
+    said = manager.does("status")
+    assert "quorum   healthy: 1 of 1 managers reachable, 1 needed" in said
+    assert "problem" not in said
+    assert "This node is a worker" in nodes[1].does("status")
+
+
+def test_a_quiet_cluster_is_quiet(manager: Host, nodes: list[Host]) -> None:
+    """Looking at a cluster, and heartbeats, leave no line in the daemons' logs."""
+    before = [host.log for host in nodes]
+    applied = manager.status()["raft"]["applied"]
+    beats = until(lambda: manager.get("/status")[1]["raft"]["applied"] == applied, "nothing is written")
+    assert beats
+    for command in (["node", "ls"], ["service", "ls"], ["stack", "ls"], ["status"]):
+        manager.does(*command)
+    assert [host.log for host in nodes] == before
+
+
+@needs_docker_cli
+def test_docker_cli_looks(manager: Host, tmp_path: Path) -> None:
+    """The docker CLI lists and shows what swarmpy runs."""
+    deploy(manager, tmp_path, 2, 1)
+    template = "{{.Name}} {{.Mode}} {{.Replicas}}"
+    assert manager.docker("service", "ls", "--format", template) == "st_web replicated 2/2\n"
+    assert manager.docker("stack", "services", "--format", template, "st") == "st_web replicated 2/2\n"
+    assert manager.docker("stack", "ps", "--format", "{{.Name}} {{.DesiredState}}", "st").splitlines() == [
+        "st_web.1 Running",
+        "st_web.2 Running",
+    ]
+    assert set(manager.docker("service", "ps", "--format", "{{.Node}}", "st_web").split()) == {"host-1", "host-2"}
+    assert manager.docker("node", "ls", "--format", "{{.Hostname}} {{.Status}} {{.ManagerStatus}}").splitlines() == [
+        "host-1 Ready Leader",
+        "host-2 Ready ",
+    ]
+    assert "Replicas:\t2" in manager.docker("service", "inspect", "--pretty", "st_web")
+
+
+@needs_docker_cli
+def test_docker_cli_changes(manager: Host) -> None:
+    """The docker CLI creates (and waits until it has converged), scales and removes a service."""
+    create = ["service", "create", "--name", "dk", "--replicas", "2", "--stop-grace-period", "1s"]
+    said = manager.docker(*create, "none", "sleep", "100000")
+    assert "converged" in said
+    assert len(manager.tasks("dk")) == 2
+    manager.docker("service", "scale", "--detach", "dk=3")
+    until(lambda: len(manager.tasks("dk")) == 3, "three tasks run")
+    assert manager.docker("service", "rm", "dk") == "dk\n"
+    assert manager.docker("service", "ls", "--quiet") == ""
