@@ -23,6 +23,8 @@ log = structlog.get_logger(__name__)
 RETRY_FIRST_S = 0.1
 RETRY_MOST_S = 10.0
 """Seconds between attempts while the data plane refuses a table."""
+PROBLEM_RETRY_S = 5.0
+"""Seconds until a table with problems is applied again: a port that another program holds is let go without a word."""
 
 
 class Routing:
@@ -70,11 +72,11 @@ class Routing:
     async def run(self) -> None:
         """Apply tables until cancelled."""
         while True:
-            await self._changed.wait()
+            await self._wait(PROBLEM_RETRY_S if self._data_plane.problems() else None)
             self._changed.clear()
             table, origin = self._table, self._origin
             if not await self._apply(table.ports):
-                await self._pause()
+                await self._wait(self._backoff.next())
                 self._changed.set()
                 continue
             if origin == self._origin:
@@ -99,9 +101,9 @@ class Routing:
         self._backoff.reset()
         return True
 
-    async def _pause(self) -> None:
+    async def _wait(self, timeout: float | None) -> None:
         try:
-            async with asyncio.timeout(self._backoff.next()):
+            async with asyncio.timeout(timeout):
                 await self._changed.wait()
         except TimeoutError:
             return

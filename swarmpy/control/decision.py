@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import attrs
 
@@ -25,16 +25,6 @@ class Decision:
     def is_empty(self) -> bool:
         """True when there is nothing to write."""
         return not self.changes
-
-
-def combine(decisions: Iterable[Decision]) -> Decision:
-    """All the changes in order, and the earliest wake-up. The decisions must not touch the same object."""
-    changes: list[Change] = []
-    wake: int | None = None
-    for decision in decisions:
-        changes.extend(decision.changes)
-        wake = earlier(wake, decision.wake_at_ns)
-    return Decision(changes=tuple(changes), wake_at_ns=wake)
 
 
 def earlier(a: int | None, b: int | None) -> int | None:

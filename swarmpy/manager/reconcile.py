@@ -15,7 +15,7 @@ from swarmpy.control import allocator, nodes, orchestrator, reaper, scheduler
 from swarmpy.control.decision import Decision
 from swarmpy.errors import AlreadyExists, NotFound, VersionConflict
 from swarmpy.manager.events import drain
-from swarmpy.model.ids import ServiceId, encode_id
+from swarmpy.model.ids import NodeId, ServiceId, encode_id
 from swarmpy.model.objects import Kind, Node, Task
 from swarmpy.ports import Clock, Random
 from swarmpy.store.memory import Store
@@ -64,8 +64,11 @@ class Reconciler:
 
     def _mark(self, events: Sequence[Event | Resync]) -> None:
         for event in events:
-            if isinstance(event, Resync) or _concerns_all(event):
+            if isinstance(event, Resync):
                 self._dirty.update(service.id for service in self._store.view().services())
+            elif event.kind == Kind.NODE:
+                if _moves_tasks(event):
+                    self._dirty.update(nodes.affected_services(self._store.view(), NodeId(event.id)))
             elif event.kind == Kind.SERVICE:
                 self._dirty.add(ServiceId(event.id))
             elif isinstance(task := event.object or event.old, Task):
@@ -126,12 +129,8 @@ class Reconciler:
         return written
 
 
-def _concerns_all(event: Event) -> bool:
-    """True for a change of a node that may move tasks of any service."""
-    if event.kind == Kind.CLUSTER:
-        return False
-    if event.kind != Kind.NODE:
-        return False
+def _moves_tasks(event: Event) -> bool:
+    """True for a change of a node that may move tasks to it or away."""
     new, old = event.object, event.old
     if not isinstance(new, Node) or not isinstance(old, Node):
         return True

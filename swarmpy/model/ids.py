@@ -29,8 +29,3 @@ def base36(raw: bytes, width: int) -> str:
         number, digit = divmod(number, 36)
         out.append(_DIGITS[digit])
     return "".join(reversed(out)).rjust(width, "0")
-
-
-def is_id(text: str) -> bool:
-    """True when ``text`` has the form of an identifier."""
-    return len(text) == ID_LENGTH and all(c in _DIGITS for c in text)

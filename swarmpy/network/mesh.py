@@ -64,7 +64,10 @@ class UserspaceMesh:
         return self._clients
 
     async def apply(self, ports: Mapping[PublishedPort, tuple[Endpoint, ...]]) -> None:
-        """Make the whole table current. See ``ports.DataPlane``; open connections go on in any case."""
+        """Make the whole table current. See ``ports.DataPlane``; open connections go on in any case.
+
+        Applied again, it tries again to listen on the ports of :meth:`problems`.
+        """
         async with self._lock:
             for port in [port for port in self._balancers if port not in ports]:
                 self._balancers.pop(port).replace(())
@@ -76,11 +79,6 @@ class UserspaceMesh:
                     self._balancers[port] = Balancer(self._random, endpoints)
                 else:
                     balancer.replace(endpoints)
-            await self._listen_on_all()
-
-    async def retry(self) -> None:
-        """Try again to listen on the ports of :meth:`problems`."""
-        async with self._lock:
             await self._listen_on_all()
 
     def problems(self) -> tuple[str, ...]:

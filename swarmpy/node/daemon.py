@@ -138,6 +138,13 @@ class Node:
     async def _resume(self, state: NodeState, identity: NodeIdentity) -> None:
         asked = self._config.runtime
         kind = state.runtime if asked in (None, "auto") else asked
+        if identity.is_expired(self._clock.time_ns()):
+            log.error(
+                "certificate_expired",
+                node=state.node_id,
+                consequence="the other nodes refuse this one",
+                remedy="swarm leave --force, then join again",
+            )
         # A node whose engine is not there yet, or no more, is a member all the same; a manager may be needed.
         runtime = await self._runtime(state.node_id, state.advertise_address, kind, may_be_away=True)
         self._start_member(self._new_member(state, identity, runtime))

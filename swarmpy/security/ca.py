@@ -144,7 +144,7 @@ def _public_key_of(csr_pem: bytes) -> ec.EllipticCurvePublicKey:
         request = x509.load_pem_x509_csr(csr_pem)
         signed = request.is_signature_valid
         public = request.public_key()
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except (ValueError, x509.InvalidVersion, UnsupportedAlgorithm) as error:
         raise InvalidArgument("malformed certificate request: send a PEM-encoded PKCS#10 request") from error
     if not signed:
         raise InvalidArgument("the certificate request is not signed with its own key")

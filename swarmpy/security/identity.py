@@ -119,18 +119,6 @@ def load_identity(data_dir: Path) -> NodeIdentity | None:
     raise DataDirMismatch(f"no key in {directory} belongs to {CERT_FILE}: restore it, or leave and join again")
 
 
-def delete_identity(data_dir: Path) -> None:
-    """Forget the identity (the node has left). The certificate goes first: without it the rest means nothing."""
-    directory = data_dir / DIRECTORY
-    try:
-        for name in (CERT_FILE, KEY_FILE, NEW_KEY_FILE, CA_FILE):
-            (directory / name).unlink(missing_ok=True)
-        if directory.exists():
-            _sync_directory(directory)
-    except OSError as error:
-        raise StorageError(f"cannot delete the node's certificate in {directory}: {error.strerror or error}") from error
-
-
 def _is_pair(certificate: x509.Certificate, key_pem: bytes) -> bool:
     try:
         certified = certificate.public_key()

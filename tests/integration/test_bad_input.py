@@ -1,9 +1,8 @@
-"""What is wrong is said in one line that names it and what to do, with the documented exit code, and nothing is lost."""
+"""What is wrong is said in one line that names it and what to do, with the documented exit code; nothing is lost."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import socket
@@ -147,7 +146,7 @@ def test_files_of_two_nodes(stopped: Host, manager: Host, tmp_path: Path) -> Non
     for name, words in (("certificates", "the certificate in"), ("raft", "is not the log of node")):
         mixed = stopped.data_dir / name
         mixed.rename(tmp_path / "aside")
-        os.symlink(manager.data_dir / name, mixed)
+        mixed.symlink_to(manager.data_dir / name)
         refused(stopped.swarmpy("node", "run", *stopped.own), 78, words, "mixed up")
         mixed.unlink()
         (tmp_path / "aside").rename(mixed)
@@ -196,7 +195,7 @@ def test_published_port_of_another_program(manager: Host, tmp_path: Path) -> Non
 
 
 def test_command_that_does_not_exist(manager: Host, tmp_path: Path) -> None:
-    """The reason is in ``service ps``, in ``status`` and in what waiting for the service says; nothing is in a hurry."""
+    """The reason is in ``service ps``, in ``status`` and in what waiting says; it is not tried at full speed."""
     file = tmp_path / "lost.yml"
     file.write_text(STACK.format(command="/no/such", port=18703))
     done = manager.swarmpy("stack", "deploy", "--timeout", "3", "-c", file, "lost")

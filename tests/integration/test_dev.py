@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import signal
 import socket
@@ -145,7 +144,7 @@ def test_kill_leaves_no_processes(sleeper: Path, tmp_path: Path) -> None:
 
 
 def test_smallest_cluster_is_kept(sleeper: Path, tmp_path: Path) -> None:
-    """One manager and no worker are a cluster; with --keep its state and log stay, and the node can go on from there."""
+    """One manager and no worker are a cluster; with --keep its state and log stay where the node can go on."""
     directory = tmp_path / "kept"
     size = ["--managers", "1", "--workers", "0", "--keep", "--data-dir", str(directory)]
     done = swarmpy("dev", sleeper, "--check", "--runtime", "process", *size)
@@ -182,7 +181,7 @@ def test_published_port_is_taken(tmp_path: Path) -> None:
         file.write_text(f'services: {{web: {{image: none, command: sleep 9, ports: ["{port}:80"]}}}}\n')
         done = swarmpy("dev", file, "--check", "--runtime", "process")
     refused(done, 1, f"port {port} is taken on every loopback address", "publish another port")
-    assert os.listdir(tmp_path) == ["web.yml"]
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_missing_file(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from swarmpy.store.transaction import Tx
 from swarmpy.store.view import View
 
 CALM = Behaviour(prepare_seconds=(0.0, 0.2), start_seconds=(0.0, 0.3), stop_seconds=(0.0, 0.3))
-FORGETS = 0.2
+FORGETS = 0.4
 """How likely an agent's local state does not survive a crash: it is a memory aid only."""
 Ports = Mapping[PublishedPort, tuple[Endpoint, ...]]
 
@@ -115,6 +115,7 @@ class Machine:
         )
         self.runtime.machine = self
         self.routing_failure = 0.0
+        self.skew_ns = int(self.random.uniform(-1, 1) * cluster.skew_s * 1e9)
         self.manager: Manager | None = None
         self.agent: Agent | None = None
         self.plane: SimDataPlane | None = None
@@ -154,7 +155,7 @@ class Machine:
     async def main(self, host: Host) -> None:
         """One life of the daemon."""
         self._daemon = asyncio.current_task()
-        clock = SimClock(host.net.loop)
+        clock = SimClock(host.net.loop, self.skew_ns)
         async with asyncio.TaskGroup() as group:
             if self.raft_id:
                 self.manager = self._new_manager(host, clock)
@@ -209,6 +210,8 @@ class Cluster:
         self.net = SimNetwork(loop)
         random = loop.random
         self.raft = RaftConfig(snapshot_interval=random.choice((50, 10_000)), log_entries_for_slow_followers=10)
+        self.skew_s = random.choice((0.0, 1.0))
+        """The most that the wall clock of a machine is off."""
         together = random.random() < 0.5 if together is None else together
         self.machines: dict[str, Machine] = {}
         self.laws = ClusterLaws(self)

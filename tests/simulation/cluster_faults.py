@@ -46,6 +46,7 @@ BAD = (
 ODD = ("slow-start:1s", "ignores-stop")
 MAX_SERVICES = 5
 PAUSE_MEAN_S = 0.6
+CLEAN_LOOKS = 3
 
 
 class Operator:
@@ -78,8 +79,13 @@ class Operator:
 
     async def repair(self) -> None:
         """Ask for nothing that cannot be: good images, unpaused updates, and nodes that may take tasks."""
-        while not await self._try(self._repair_all):
-            await asyncio.sleep(0.2)
+        clean = 0
+        while clean < CLEAN_LOOKS:
+            asked_for = len(self.story)
+            await self._try(self._repair_all)
+            # What was in flight when the trouble ended may still come.
+            clean = clean + 1 if len(self.story) == asked_for else 0
+            await asyncio.sleep(0.5)
 
     async def _try(self, action: Callable[[Manager], Awaitable[None]]) -> bool:
         leader = await self._cluster.wait_leader(60)
@@ -196,6 +202,7 @@ class Operator:
             if node.spec.availability is Availability.PAUSE or (
                 is_first and node.spec.availability is Availability.DRAIN
             ):
+                self._tell(f"{node.id} is to be active")
                 spec = attrs.evolve(node.spec, availability=Availability.ACTIVE)
                 await update_node(leader.store, node.id, node.meta.version, spec)
 
@@ -221,6 +228,8 @@ class ClusterNemesis(Nemesis):
         self._cluster = cluster
         super().__init__(cluster.net, cluster.disks)
         self._stopping: list[asyncio.Task[None]] = []
+        # Long ones let nodes be given up, short ones only disturb.
+        self.repair_s = (REPAIR_S, (0.5, 9.0))[self._random.randrange(2)]
         loses_power = (0.0, 0.5, 1.0)[self._random.randrange(3)]
         for machine in cluster.machines.values():
             machine.loses_power = loses_power
@@ -273,7 +282,7 @@ class ClusterNemesis(Nemesis):
 
     async def _stop(self, machine: Machine) -> None:
         await machine.stop()
-        await asyncio.sleep(self._random.uniform(*REPAIR_S))
+        await asyncio.sleep(self._random.uniform(*self.repair_s))
         self._restart(machine.host)
 
     def _move_leader(self) -> None:

@@ -144,7 +144,7 @@ class ClusterLaws(Ledger):
     def _check_assignment(self, task: Task) -> None:
         drained_at = self._drained_at.get(task.node_id or "")
         decided_at = self._seconds(task.status.timestamp_ns)
-        if drained_at is not None and decided_at > drained_at:
+        if drained_at is not None and decided_at > drained_at + self._cluster.skew_s:
             self.fail(f"task {task.id} is assigned to {task.node_id}, which was drained at {drained_at:.3f}")
 
     def _seconds(self, time_ns: int) -> float:
@@ -194,7 +194,7 @@ class ClusterLaws(Ledger):
                     if holders.setdefault(key, service.id) != service.id:
                         self.fail(f"port {key} is published by {holders[key]} and by {service.id}")
 
-    # -- telling a task to stop -----------------------------------------------------------------------------------------
+    # -- telling a task to stop ---------------------------------------------------------------------------------------
 
     def router(self, machine: Machine) -> Router:
         """A router that shows what sessions say to agents."""

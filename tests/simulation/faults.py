@@ -14,6 +14,7 @@ from net import Host, SimNetwork
 
 PAUSE_MEAN_S = 0.7
 REPAIR_S = (0.05, 3.0)
+"""How long a fault lasts."""
 
 
 class Nemesis:
@@ -24,6 +25,7 @@ class Nemesis:
         self._disks = disks
         self._random = net.loop.random
         self._running = False
+        self.repair_s = REPAIR_S
         self.story: list[str] = []
         """What it did, a line each."""
         kinds = self._kinds()
@@ -67,7 +69,7 @@ class Nemesis:
         self.story.append(f"{self._net.loop.time():8.3f} {what}")
 
     def _later(self, fn: Callable[[], None]) -> None:
-        self._net.later(self._random.uniform(*REPAIR_S), fn)
+        self._net.later(self._random.uniform(*self.repair_s), fn)
 
     def _one(self) -> Host:
         hosts = list(self._net.hosts.values())

@@ -11,7 +11,11 @@ from cluster import Cluster
 from cluster_faults import ClusterNemesis, Operator
 from loop import SimLoop, run, seeds
 
-TROUBLE_S = 12.0
+from swarmpy.errors import SwarmpyError
+from swarmpy.manager.operations import create_service
+from swarmpy.model.specs import ContainerSpec, ServiceSpec, TaskSpec
+
+TROUBLE_S = 15.0
 SETTLE_S = 60.0
 """Virtual seconds after the last fault in which everything runs as it should: down nodes, restart delays, updates."""
 QUIET_S = 30.0
@@ -60,6 +64,27 @@ async def quiet(cluster: Cluster) -> None:
 def test_a_cluster_survives(seed: int) -> None:
     """In every universe the laws hold at every step; after the trouble everything runs as it should and is quiet."""
     run(seed, trouble)
+
+
+def test_a_leader_that_cannot_hand_over_leads_on() -> None:
+    """While a hand-over to a manager that is away goes on nothing is written, and nothing spins; then all goes on."""
+
+    async def main(loop: SimLoop) -> None:
+        cluster = Cluster(loop, together=False)
+        await cluster.start()
+        leader = await cluster.wait_leader()
+        other = next(machine for machine in cluster.managers if machine.manager is not leader)
+        cluster.net.isolate(other.name)
+        spec = ServiceSpec(name="web", task=TaskSpec(container=ContainerSpec(image="web")), replicas=3)
+        await create_service(leader.store, spec, leader.new_id)
+        steps = loop.steps
+        with pytest.raises(SwarmpyError):
+            await leader.raft.transfer_leadership(other.raft_id, timeout=5.0)
+        assert loop.steps - steps < 10_000
+        cluster.net.heal()
+        await cluster.settle(15)
+
+    run(0, main)
 
 
 def test_a_whole_cluster_repeats_itself() -> None:

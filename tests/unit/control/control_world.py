@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import attrs
 
 from swarmpy.control import allocator, nodes, orchestrator, reaper, scheduler
-from swarmpy.control.decision import Decision, combine
+from swarmpy.control.decision import Decision, earlier
 from swarmpy.model import changes, codec
 from swarmpy.model.changes import Action, Change, ChangeList
 from swarmpy.model.ids import NodeId, ServiceId
@@ -160,12 +161,12 @@ class World:
     def decide(self) -> int:
         """One round of all decisions; returns how many changes were written."""
         written = 0
-        wakes: list[Decision] = []
+        wakes: list[int | None] = []
 
         def take(decision: Decision) -> None:
             nonlocal written
             written += len(decision.changes)
-            wakes.append(attrs.evolve(decision, changes=()))
+            wakes.append(decision.wake_at_ns)
             self.write(*decision.changes)
 
         now = self.clock.now_ns
@@ -175,7 +176,7 @@ class World:
         take(allocator.decide(self.view))
         take(scheduler.decide(self.view, now))
         take(reaper.decide(self.view, self.limit))
-        self.wake_at_ns = combine(wakes).wake_at_ns
+        self.wake_at_ns = functools.reduce(earlier, wakes, None)
         return written
 
     def settle(self) -> None:

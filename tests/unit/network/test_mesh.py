@@ -270,19 +270,20 @@ async def test_no_request_is_lost_while_endpoints_change(mesh: UserspaceMesh) ->
 
 
 async def test_taken_port_is_a_problem_until_it_is_free(mesh: UserspaceMesh) -> None:
-    """A port that is in use is reported in one line, the other ports work, and retry opens it later."""
+    """A port that is in use is reported in one line, the other ports work, and it is opened later."""
     good = free_port()
     async with backend("x") as one:
         with socket.socket() as taken:
             taken.bind((HOST, 0))
             taken.listen()
             port = taken.getsockname()[1]
-            await mesh.apply({PublishedPort(port=p): (endpoint(1, one),) for p in (port, good)})
+            table = {PublishedPort(port=p): (endpoint(1, one),) for p in (port, good)}
+            await mesh.apply(table)
             assert mesh.problems() == (f"published port {port}: address already in use on 127.0.0.1",)
             assert await ask_once(good) == "x"
-            await mesh.retry()
+            await mesh.apply(table)
             assert len(mesh.problems()) == 1
-        await mesh.retry()
+        await mesh.apply(table)
         assert mesh.problems() == ()
         assert await ask_once(port) == "x"
 

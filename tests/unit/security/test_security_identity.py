@@ -24,7 +24,6 @@ from swarmpy.security.identity import (
     KEY_FILE,
     NEW_KEY_FILE,
     NodeIdentity,
-    delete_identity,
     load_identity,
     new_key_and_csr,
     save_identity,
@@ -96,9 +95,6 @@ def test_saved_identity_is_private_and_loads(root: RootCA, tmp_path: Path) -> No
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     assert sorted(path.name for path in directory.iterdir()) == sorted([KEY_FILE, CERT_FILE, CA_FILE])
     assert {stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()} == {0o600}
-    delete_identity(tmp_path)
-    assert load_identity(tmp_path) is None
-    delete_identity(tmp_path)
 
 
 @pytest.mark.parametrize("stop_after", range(8))
