@@ -50,7 +50,7 @@ def read_certificate(data: bytes) -> CertificateFacts:
     try:
         subject = certificate.subject
         not_before, not_after = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise BadCertificate(f"unreadable certificate: {_one_line(error)}") from error
     return CertificateFacts(
         node_id=NodeId(_single(subject, NameOID.COMMON_NAME, "common name")),

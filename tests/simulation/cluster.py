@@ -329,22 +329,18 @@ class Cluster:
         return ""
 
     def _unsettled_agent(self, view: View, machine: Machine, leader: Manager, table: Ports) -> str:
-        agent, plane = machine.agent, machine.plane
-        if agent is None or plane is None or agent.manager != leader.address:
+        agent, plane, node = machine.agent, machine.plane, view.node(machine.name)
+        if agent is None or plane is None or node is None or agent.manager != leader.address:
             return "has no session with the leader"
-        if view.node(machine.name).status.state is not NodeState.READY:  # type: ignore[union-attr]
-            return "is not ready"
-        if agent.problems() or view.node(machine.name).status.message:  # type: ignore[union-attr]
-            return "has problems"
+        if node.status.state is not NodeState.READY or node.status.message or agent.problems():
+            return f"is {node.status.state} with {agent.problems()}, its node says {node.status.message!r}"
         tasks = view.tasks_on_node(machine.name)
-        running = {task.id for task in tasks if task.status.state is TaskState.RUNNING}
-        if set(machine.runtime.running_tasks()) != running:
-            return f"runs {sorted(machine.runtime.running_tasks())} and not {sorted(running)}"
-        if strangers := machine.runtime.known_tasks() - {task.id for task in tasks}:
-            return f"has strangers: {sorted(strangers)}"
-        if plane.in_force != table:
-            return f"routes by {plane.in_force}, not by {table}"
-        return ""
+        wanted = {task.id for task in tasks if task.status.state is TaskState.RUNNING}
+        running = set(machine.runtime.running_tasks())
+        strangers = machine.runtime.known_tasks() - {task.id for task in tasks}
+        if running != wanted or strangers:
+            return f"runs {sorted(running)} and not {sorted(wanted)}, with strangers {sorted(strangers)}"
+        return "" if plane.in_force == table else f"routes by {plane.in_force}, not by {table}"
 
 
 def _unsettled_service(view: View, service: Service) -> str:

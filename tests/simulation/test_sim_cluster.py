@@ -13,7 +13,7 @@ from loop import SimLoop, run, seeds
 
 from swarmpy.errors import SwarmpyError
 from swarmpy.manager.operations import create_service
-from swarmpy.model.specs import ContainerSpec, ServiceSpec, TaskSpec
+from swarmpy.model.specs import ContainerSpec, EndpointSpec, PortConfig, ServiceSpec, TaskSpec
 
 TROUBLE_S = 15.0
 SETTLE_S = 60.0
@@ -85,6 +85,85 @@ def test_a_leader_that_cannot_hand_over_leads_on() -> None:
         await cluster.settle(15)
 
     run(0, main)
+
+
+async def with_service(loop: SimLoop, replicas: int = 6) -> Cluster:
+    """A settled cluster of six machines with one published service."""
+    cluster = Cluster(loop, together=False)
+    await cluster.start()
+    leader = await cluster.wait_leader()
+    spec = ServiceSpec(
+        name="web",
+        task=TaskSpec(container=ContainerSpec(image="web")),
+        replicas=replicas,
+        endpoint=EndpointSpec(ports=(PortConfig(target_port=80, published_port=8080),)),
+    )
+    await create_service(leader.store, spec, leader.new_id)
+    await cluster.settle(15)
+    return cluster
+
+
+def running(cluster: Cluster) -> set[str]:
+    """Every task that runs anywhere."""
+    return {task_id for machine in cluster.agents for task_id in machine.runtime.running_tasks()}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_tasks_of_a_lost_machine_run_elsewhere_within_five_seconds(seed: int) -> None:
+    """Counted from the loss of power to the last replacement in the store, however the connections broke."""
+
+    async def main(loop: SimLoop) -> None:
+        cluster = await with_service(loop)
+        lost, *others = cluster.agents
+        lost.loses_power = 1.0
+        lost.host.crash()
+        await cluster.wait_for(
+            lambda: sum(len(machine.runtime.running_tasks()) for machine in others) == 6, timeout=5.0
+        )
+        lost.host.restart()
+        await cluster.settle(15)
+
+    run(seed, main)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_losing_managers_disturbs_no_task(seed: int) -> None:
+    """The leader, and then all managers at once, lose their power: every task runs on where it was."""
+
+    async def main(loop: SimLoop) -> None:
+        cluster = await with_service(loop)
+        before = running(cluster)
+        for lost in ([m for m in cluster.managers if m.is_leader], cluster.managers):
+            for machine in lost:
+                machine.host.crash()
+            await asyncio.sleep(loop.random.uniform(1, 10))
+            assert running(cluster) == before
+            for machine in lost:
+                machine.host.restart()
+            await cluster.settle(15)
+            assert running(cluster) == before
+
+    run(seed, main)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_daemon_that_comes_back_takes_its_tasks_over(seed: int) -> None:
+    """Killed or stopped, with or without its memory: what it finds running is its own, and runs on."""
+
+    async def main(loop: SimLoop) -> None:
+        cluster = await with_service(loop)
+        before = running(cluster)
+        for machine in cluster.agents:
+            if loop.random.random() < 0.5:
+                machine.host.crash()
+            else:
+                await machine.stop()
+            await asyncio.sleep(loop.random.uniform(0.1, 1.5))
+            machine.host.restart()
+            await cluster.settle(15)
+            assert running(cluster) == before
+
+    run(seed, main)
 
 
 def test_a_whole_cluster_repeats_itself() -> None:
