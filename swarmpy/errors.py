@@ -13,6 +13,7 @@ The tree (``code`` travels over the wire, ``http_status`` over the API, ``exit_c
     │   ├── NotInCluster          503  this node is in no cluster, or is a worker
     │   ├── AlreadyInCluster      503
     │   └── PermissionDenied      403
+    │       └── NodeRemoved       403  the caller is no member any more
     ├── Unavailable               503  ask again later, or ask another manager
     │   ├── NotLeader             carries the leader's address, where known; nothing was done
     │   ├── NoQuorum              too few managers answer; nothing was done
@@ -120,6 +121,12 @@ class PermissionDenied(UserError):
 
     code = "permission_denied"
     http_status = 403
+
+
+class NodeRemoved(PermissionDenied):
+    """The calling node was removed from the cluster. Nothing it asks for will ever be granted again."""
+
+    code = "node_removed"
 
 
 class Unavailable(SwarmpyError):

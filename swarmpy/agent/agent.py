@@ -21,13 +21,14 @@ from swarmpy.agent.worker import Worker
 from swarmpy.errors import (
     ConnectionFailed,
     DeadlineExceeded,
+    NodeRemoved,
     NotLeader,
     OutcomeUnknown,
     RuntimeUnavailable,
     SwarmpyError,
     Unavailable,
 )
-from swarmpy.model.assignments import SessionMessage, SessionRequest
+from swarmpy.model.assignments import EndpointUpdate, SessionMessage, SessionRequest
 from swarmpy.model.ids import NodeId, TaskId
 from swarmpy.model.objects import NodeDescription, TaskStatus
 from swarmpy.model.states import Role
@@ -44,6 +45,10 @@ ENGINE_RETRY_FIRST_S = 0.25
 ENGINE_RETRY_MOST_S = 10.0
 DESCRIBE_PERIOD_S = 10.0
 """How often the engine is asked for the node's description (swarmkit: 20 s). Also how soon its silence is known."""
+REMOVED_STOP_S = 60.0
+"""Most seconds that stopping the tasks of a removed node may take."""
+REMOVED_RETRY_S = 60.0
+"""How often a removed node asks whether it still is."""
 _SILENCE = (ConnectionFailed, DeadlineExceeded, OutcomeUnknown)
 """What says that a manager does not answer, rather than that it wants a new session."""
 
@@ -85,12 +90,14 @@ class Agent:
         self._reporter = Reporter(random)
         self._routing = Routing(data_plane, random, self._writer)
         self._worker = Worker(runtime, clock, random, self._writer, self._reporter)
-        self._managers = KnownManagers(seeds, random)
+        self._managers = KnownManagers(seeds, random, clock)
         self._search = Backoff(random, first=SEARCH_FIRST_S, most=SEARCH_MOST_S)
         self._description = NodeDescription()
         self._stale = asyncio.Event()
         self._engine_problem = ""
         self._manager = ""
+        self.removal = ""
+        """Why this node is no member any more; "" while it is one."""
         self.connected = asyncio.Event()
         """Set when the first session is open."""
         self._opened_at = 0.0
@@ -126,7 +133,8 @@ class Agent:
 
     def problems(self) -> tuple[str, ...]:
         """What does not work on this node, one line each."""
-        return (*self._routing.problems(), *((self._engine_problem,) if self._engine_problem else ()))
+        own = (self.removal, self._engine_problem)
+        return (*self._routing.problems(), *(problem for problem in own if problem))
 
     async def run(self) -> None:
         """Run until cancelled. Tasks are left to what the runtime does with them when it is closed.
@@ -207,10 +215,22 @@ class Agent:
                 self._session_lost(error)
             if isinstance(error, NotLeader) and self._managers.redirect(error.leader):
                 continue
+            if isinstance(error, NodeRemoved):
+                await self._end_as_removed(error)
+                continue
             log.debug("no_session", manager=address, reason=str(error))
             await asyncio.sleep(self._search.wait())
             if self._managers.round_is_over:
                 self._lengthen_search(error)
+
+    async def _end_as_removed(self, error: NodeRemoved) -> None:
+        # Others run its tasks by now. It stays reachable for its operator, who has to make it leave.
+        if not self.removal:
+            log.error("node_removed", node=self._node_id, consequence="its tasks are stopped", remedy="swarm leave")
+            self.removal = str(error)
+            self._routing.receive(EndpointUpdate(version=1))
+            await self.retire(REMOVED_STOP_S)
+        await asyncio.sleep(self._random.uniform(REMOVED_RETRY_S / 2, REMOVED_RETRY_S))
 
     async def _session(self, address: str) -> SwarmpyError:
         """A session with the manager at ``address``; returns why it is over or was not to be."""

@@ -1,25 +1,31 @@
-"""Which manager to try next. Pure but for the randomness it is given."""
+"""Which manager to try next. Pure but for the randomness and the clock it is given."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from swarmpy.ports import Random
+from swarmpy.ports import Clock, Random
 
 MAX_REDIRECTS = 3
 """Redirects followed in a row: managers that send an agent in circles are electing, and need a moment."""
+
+DISBELIEF_S = 1.0
+"""How long a redirect to a manager that did not answer is ignored: others go on naming a leader that is lost until
+they have elected another, which takes about as long. After that they surely speak of one who is back."""
 
 
 class KnownManagers:
     """The managers an agent has heard of, in random rounds, each once a round."""
 
-    def __init__(self, seeds: Callable[[], Iterable[str]], random: Random) -> None:
+    def __init__(self, seeds: Callable[[], Iterable[str]], random: Random, clock: Clock) -> None:
         self._seeds = seeds
         self._random = random
+        self._clock = clock
         self._learned: tuple[str, ...] = ()
         self._round: list[str] = []
         self._leader = ""
         self._unreachable = ""
+        self._disbelieved_until = 0.0
         self._redirects = 0
 
     @property
@@ -51,12 +57,13 @@ class KnownManagers:
         return address
 
     def unreachable(self, address: str) -> None:
-        """Nobody answers at ``address``: redirects to it are out of date until its turn in a round has come."""
+        """Nobody answers at ``address``: redirects to it are out of date for a while, or until its turn in a round."""
         self._unreachable = address
+        self._disbelieved_until = self._clock.monotonic() + DISBELIEF_S
 
     def redirect(self, leader: str) -> bool:
         """A manager named the leader. True when that one is to be tried at once."""
-        if not leader or leader == self._unreachable or self._redirects >= MAX_REDIRECTS:
+        if not leader or self._is_disbelieved(leader) or self._redirects >= MAX_REDIRECTS:
             self._redirects = 0
             return False
         self._redirects += 1
@@ -66,9 +73,14 @@ class KnownManagers:
     def lost(self, address: str, *, reachable: bool) -> None:
         """A session with ``address`` is over. It comes first in the new round if it still answers, last if not."""
         self._redirects = 0
-        self._unreachable = "" if reachable else address
+        self._unreachable = ""
+        if not reachable:
+            self.unreachable(address)
         others = [other for other in self._shuffled() if other != address]
         self._round = [*others, address] if reachable else [address, *others]
+
+    def _is_disbelieved(self, address: str) -> bool:
+        return address == self._unreachable and self._clock.monotonic() < self._disbelieved_until
 
     def _shuffled(self) -> list[str]:
         # Seeds stay candidates: the learned list may be older than the address the operator gave.

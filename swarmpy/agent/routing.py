@@ -94,6 +94,8 @@ class Routing:
             if not self._refused:
                 log.warning("endpoint_table_refused", reason=str(error))
             self._refused = f"endpoint table not applied: {error}"
+            # Some of it may be in force, so that the table before it would not be there already if it came back.
+            self._in_force = None
             self.news.set()
             return False
         self._in_force = ports

@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 import structlog
 
-from swarmpy.errors import FailedPrecondition, NotFound, NotLeader, PermissionDenied, Unavailable
+from swarmpy.errors import FailedPrecondition, NodeRemoved, NotLeader, PermissionDenied, Unavailable
 from swarmpy.manager.assignments import StopGate, difference, is_routed, node_tasks
 from swarmpy.manager.events import drain
 from swarmpy.manager.statuses import StatusBuffer
@@ -160,7 +160,7 @@ class Dispatcher:
         def register(tx: Tx) -> None:
             node = tx.node(node_id)
             if node is None:
-                raise NotFound(f"node {node_id} is not a member of this cluster (any more)")
+                raise NodeRemoved(f"node {node_id} was removed from the cluster: leave it and join again")
             status = NodeStatus(state=NodeState.READY, message=node.status.message, address=request.address)
             if node.status.state != NodeState.READY:
                 status = attrs.evolve(status, message="")

@@ -206,12 +206,12 @@ class Node:
             return "pending"
         if self._member is None:
             return "inactive"
-        return "error" if self._error else "active"
+        return "error" if self.error else "active"
 
     @property
     def error(self) -> str:
         """Why the state is ``error``."""
-        return self._error
+        return self._error or (self._member.agent.removal if self._member else "")
 
     @property
     def node_id(self) -> str:

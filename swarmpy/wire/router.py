@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 
-from swarmpy.errors import NotFound, PermissionDenied
+from swarmpy.errors import NodeRemoved, NotFound, PermissionDenied
 from swarmpy.model.ids import NodeId
 from swarmpy.model.states import Role
 from swarmpy.ports import CallHandler, Peer, StreamHandler
@@ -89,9 +89,9 @@ class Router:
         self._notifies[method](peer, payload)
 
     def check_peer(self, peer: Peer) -> None:
-        """Raises PermissionDenied for a node that was removed from the cluster."""
+        """Raises NodeRemoved for a node that was removed from the cluster."""
         if self._is_blocked is not None and peer.node_id is not None and self._is_blocked(peer.node_id):
-            raise PermissionDenied(f"node {peer.node_id} was removed from the cluster: leave and join again")
+            raise NodeRemoved(f"node {peer.node_id} was removed from the cluster: leave it and join again")
 
     def _add(self, method: str, kind: MethodKind, allow: frozenset[Role] | None) -> None:
         assert method not in self._routes, f"{method} is routed twice"

@@ -186,3 +186,27 @@ def test_a_manager_without_its_log_comes_back(hosts: Hosts) -> None:
     second.kill(signal.SIGTERM)
     until(lambda: len(third.nodes()) == 3, "first and third are a quorum")
     assert is_quiet(third)
+
+
+def test_a_removed_node_stops_its_tasks_and_says_why(hosts: Hosts) -> None:
+    """A node that is removed while it runs ends its tasks, is not ready, says what to do, and can join again."""
+    manager, worker = hosts.cluster(1, 1)
+    manager.does("node", "update", "--availability", "drain", manager.name)
+    deploy(manager, 2)
+    tasks = set(manager.tasks("st_web"))
+    assert len(tasks) == 2
+
+    def left() -> set[str]:
+        return tasks & {entry.name for entry in (worker.data_dir / "tasks").iterdir()}
+
+    assert left() == tasks
+    manager.does("node", "rm", "--force", worker.name)
+    until(lambda: not left(), "no task is left on the node")
+    until(lambda: worker.get("/readyz")[0] == 503, "the node is not ready")
+    assert "was removed from the cluster: leave it and join again" in worker.get("/readyz")[1]["reason"]
+    assert worker.log.count("event=node_removed") == 1
+    worker.does("swarm", "leave")
+    worker.join(manager)
+    until(lambda: len(manager.tasks("st_web")) == 2, "the tasks run on the node that has come back")
+    assert is_quiet(manager)
+    assert is_quiet(worker)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import aiohttp
-from conftest import ClusterMaker, leader_of, node_id, running_tasks, runs, service_body, until
+from clusters import ClusterMaker, leader_of, node_id, running_tasks, runs, service_body, until
 
 from swarmpy.cli.local_cluster import LocalCluster, LocalNode
 

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import random
 
-from swarmpy.agent.known_managers import MAX_REDIRECTS, KnownManagers
+from swarmpy.agent.known_managers import DISBELIEF_S, MAX_REDIRECTS, KnownManagers
 
 
-def known(*seeds: str) -> KnownManagers:
+class StoppedClock:
+    """Time moves only when the test says so."""
+
+    def __init__(self) -> None:
+        self.seconds = 100.0
+
+    def time_ns(self) -> int:
+        return int(self.seconds * 1e9)
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
+def known(*seeds: str, clock: StoppedClock | None = None) -> KnownManagers:
     """Managers known from seeds only."""
-    return KnownManagers(lambda: seeds, random.Random(1))
+    return KnownManagers(lambda: seeds, random.Random(1), clock or StoppedClock())
 
 
 def test_a_round_asks_everybody_once() -> None:
@@ -62,6 +75,20 @@ def test_a_redirect_to_the_dead_waits_for_its_turn() -> None:
             assert not managers.redirect("a:1")
     assert order[-1] == "a:1"
     assert managers.redirect("a:1")
+
+
+def test_a_redirect_to_one_that_is_back_is_followed() -> None:
+    """Managers that still name the one that did not answer, when they have had time to elect another, are right."""
+    clock = StoppedClock()
+    managers = known("a:1", "b:1", "c:1", clock=clock)
+    managers.lost("a:1", reachable=False)
+    managers.next()
+    assert not managers.redirect("a:1")
+    clock.seconds += DISBELIEF_S
+    assert managers.redirect("a:1")
+    assert managers.next() == "a:1"
+    managers.unreachable("a:1")
+    assert not managers.redirect("a:1")
 
 
 def test_a_manager_that_only_ended_the_session_is_asked_first() -> None:

@@ -11,7 +11,7 @@ import attrs
 import pytest
 from manager_world import FakeAgent, InstantProposer, MovedClock, make_service, make_store, make_task
 
-from swarmpy.errors import FailedPrecondition, NotFound, NotLeader, PermissionDenied
+from swarmpy.errors import FailedPrecondition, NodeRemoved, NotLeader, PermissionDenied
 from swarmpy.manager.dispatcher import Dispatcher
 from swarmpy.model.ids import NodeId, TaskId
 from swarmpy.model.states import NodeState, Role, TaskState
@@ -216,7 +216,7 @@ async def test_a_new_session_ends_the_old_one() -> None:
 async def test_strangers_and_the_anonymous_have_no_session() -> None:
     """Only a node of the cluster has a session."""
     async with serving("a") as world:
-        with pytest.raises(NotFound):
+        with pytest.raises(NodeRemoved):
             await FakeAgent(world.dispatcher, "stranger").open()
         nobody = FakeAgent(world.dispatcher, "x")
         nobody.peer = Peer()

@@ -144,16 +144,18 @@ def test_garbage_is_no_certificate(data: bytes) -> None:
         read_certificate(data)
 
 
+@pytest.mark.filterwarnings("ignore")  # the parser's, about odd but readable certificates
 @given(position=st.integers(0, 10_000), value=st.integers(0, 255))
-def test_damaged_certificate_is_bad_or_not_signed(position: int, value: int) -> None:
-    """A certificate with one byte changed is unreadable, or its signature is wrong."""
+def test_damaged_certificate_says_nothing_else(position: int, value: int) -> None:
+    """A certificate with one byte changed is unreadable or not signed, unless what is signed is as it was."""
     original = DAMAGED_DER
     position %= len(original)
     damaged = original[:position] + bytes([value]) + original[position + 1 :]
-    if damaged == original:
-        return
-    with pytest.raises(BadCertificate):
+    try:
         accept(damaged)
+    except BadCertificate:
+        return
+    assert load_certificate(damaged).tbs_certificate_bytes == load_certificate(original).tbs_certificate_bytes
 
 
 def accept(der: bytes) -> None:
