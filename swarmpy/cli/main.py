@@ -70,9 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _report(error: Exception) -> int:
     if os.environ.get("SWARMPY_DEBUG") == "1":
         traceback.print_exception(error)
-    cause: BaseException = error
-    while isinstance(cause, BaseExceptionGroup) and len(cause.exceptions) == 1:
-        cause = cause.exceptions[0]
+    causes = _leaves(error)
+    cause = next((leaf for leaf in causes if isinstance(leaf, SwarmpyError)), causes[0])
     if isinstance(cause, SwarmpyError):
         click.echo(f"swarmpy: {' '.join(cause.message.split()) or cause.code}", err=True)
         return cause.exit_code
@@ -83,3 +82,10 @@ def _report(error: Exception) -> int:
         err=True,
     )
     return EXIT_INTERNAL
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    """What went wrong in work that was done side by side."""
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for part in error.exceptions for leaf in _leaves(part)]
+    return [error]

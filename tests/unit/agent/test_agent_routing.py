@@ -50,3 +50,48 @@ async def test_a_taken_port_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> N
     assert plane.tries == tries
     running.cancel()
     await asyncio.wait([running])
+
+
+class RefusedOnce:
+    """A data plane that refuses every table with a port in it, and keeps the others."""
+
+    def __init__(self) -> None:
+        self.refused = asyncio.Event()
+        self.emptied = 0
+
+    async def apply(self, ports: Mapping[PublishedPort, tuple[Endpoint, ...]]) -> None:
+        if ports:
+            self.refused.set()
+            raise OSError("no such device")
+        self.emptied += 1
+
+    def problems(self) -> tuple[str, ...]:
+        return ()
+
+    async def close(self) -> None:
+        return
+
+
+async def test_a_refused_table_is_no_problem_once_it_is_taken_back() -> None:
+    """When the table before a refused one comes back it is applied anew, and nothing is wrong any more."""
+    plane = RefusedOnce()
+    seed = random.Random(1)
+    kept = Routing(plane, seed, LocalWriter(MemoryLocalState(), seed))
+    running = asyncio.create_task(kept.run())
+    async with asyncio.timeout(5):
+        kept.receive(EndpointUpdate(version=1))
+        while kept.applied_version != 1:
+            await kept.news.wait()
+            kept.news.clear()
+        kept.receive(EndpointUpdate(version=2, base_version=1, ports=((PublishedPort(port=80), ()),)))
+        await plane.refused.wait()
+        while not kept.problems():
+            await asyncio.sleep(0)
+        kept.receive(EndpointUpdate(version=3, base_version=2, removed=(PublishedPort(port=80),)))
+        while kept.applied_version != 3:
+            kept.news.clear()
+            await kept.news.wait()
+    assert kept.problems() == ()
+    assert plane.emptied == 2
+    running.cancel()
+    await asyncio.wait([running])

@@ -11,6 +11,7 @@ import pytest
 
 from swarmpy.cli.main import main
 from swarmpy.cli.settings import default_data_dir
+from swarmpy.errors import RuntimeUnavailable
 
 STACK = "services:\n  web: {image: busybox, deploy: {replicas: 2}}\n  db: {image: busybox}\n"
 
@@ -223,6 +224,19 @@ def test_defects_are_one_line_too(
     assert "unexpected RuntimeError: oh no" in outcome.err
     monkeypatch.setenv("SWARMPY_DEBUG", "1")
     assert "Traceback" in swarmpy("status").err
+
+
+def test_work_side_by_side_fails_in_one_line(swarmpy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When several things fail at once the user hears the first one that says something, with its exit code."""
+    import swarmpy.cli.status as module
+
+    def broken(_: object) -> object:
+        told = [RuntimeUnavailable("no engine"), RuntimeUnavailable("no engine either")]
+        raise ExceptionGroup("several", [ExceptionGroup("inner", [RuntimeError("oh no"), *told])])
+
+    monkeypatch.setattr(module, "ApiClient", broken)
+    outcome = swarmpy("status")
+    assert (outcome.code, outcome.err) == (69, "swarmpy: no engine\n")
 
 
 def test_where_the_data_directory_is() -> None:
