@@ -7,6 +7,7 @@ import http.client
 import io
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -25,7 +26,7 @@ from swarmpy.cli.local_cluster import reserve_prefix
 from swarmpy.cli.main import main
 
 MAX_HOSTS = 9
-DOCKER = "/usr/local/bin/docker"
+DOCKER = shutil.which("docker") or "docker"
 Finished = subprocess.CompletedProcess[str]
 
 SLEEP = """
