@@ -21,7 +21,7 @@ from typing import Any
 import click
 
 from swarmpy.cli.client import ApiClient
-from swarmpy.cli.settings import Settings, pass_settings
+from swarmpy.cli.settings import Settings, data_dir_option, pass_settings
 from swarmpy.errors import (
     ConnectionFailed,
     DataDirMismatch,
@@ -89,6 +89,7 @@ def swarm() -> None:
 @_status_option
 @_hostname_option
 @_detach_option
+@data_dir_option
 @pass_settings
 def swarm_init(settings: Settings, listen_addr: str, advertise_addr: str, availability: str, **daemon: Any) -> None:
     """Make this machine the first manager of a new cluster."""
@@ -105,6 +106,7 @@ def swarm_init(settings: Settings, listen_addr: str, advertise_addr: str, availa
 
 @swarm.command("leave")
 @click.option("-f", "--force", is_flag=True, help="Leave even as a manager.")
+@data_dir_option
 @pass_settings
 def swarm_leave(settings: Settings, force: bool) -> None:
     """Leave the cluster: this node's tasks are stopped, and it forgets the cluster."""
@@ -120,6 +122,7 @@ def swarm_leave(settings: Settings, force: bool) -> None:
 @swarm.command("join-token")
 @click.argument("role", type=click.Choice(("worker", "manager")))
 @click.option("-q", "--quiet", is_flag=True, help="Only the token.")
+@data_dir_option
 @pass_settings
 def swarm_join_token(settings: Settings, role: str, quiet: bool) -> None:
     """Show how a machine joins as a worker or manager."""
@@ -144,6 +147,7 @@ def swarm_join_token(settings: Settings, role: str, quiet: bool) -> None:
 @_status_option
 @_hostname_option
 @_detach_option
+@data_dir_option
 @pass_settings
 def node_join(
     settings: Settings,
@@ -177,6 +181,7 @@ def node_join(
 @_hostname_option
 @_detach_option
 @click.option("--exit-with-parent", is_flag=True, hidden=True)
+@data_dir_option
 @pass_settings
 def node_run(settings: Settings, exit_with_parent: bool, detach: bool, **daemon: Any) -> None:
     """Run this node's daemon; it goes on in its cluster, or waits to be told to found or join one."""

@@ -55,3 +55,20 @@ def socket_path(host: str | None, data_dir: Path) -> Path:
     if scheme != "unix" or not rest:
         raise InvalidArgument(f"{host!r} is not a unix socket: give a path, or unix:// and a path")
     return Path(rest)
+
+
+def _use_data_dir(ctx: click.Context, _parameter: click.Parameter, value: str | None) -> None:
+    if value:
+        outer = ctx.find_object(Settings)
+        assert outer is not None, "the top group makes the settings"
+        ctx.obj = make_settings(value, None, outer.log_level)
+
+
+data_dir_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
+    "--data-dir",
+    metavar="DIR",
+    expose_value=False,
+    callback=_use_data_dir,
+    help="As the global option of this name, which it overrides.",
+)
+"""For the commands that are about this machine's daemon, where people look for it."""

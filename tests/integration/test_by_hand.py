@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 
-from hosts import SLEEP, Host, Hosts, refused, until
+from hosts import SLEEP, Host, Hosts, refused, swarmpy, until
 
 from swarmpy.cli.client import ApiClient
 
@@ -54,6 +54,16 @@ def test_a_daemon_ends_and_goes_on(hosts: Hosts) -> None:
     until(lambda: host.status()["leader"], "it leads again")
     after = host.status()
     assert (after["cluster_id"], after["node_id"]) == (before["cluster_id"], before["node_id"])
+
+
+def test_the_data_directory_may_be_named_last(hosts: Hosts) -> None:
+    """``--data-dir`` is an option of the daemon's commands too, and overrides the global one."""
+    host = hosts.new()
+    own = ["--detach", "--listen-addr", host.cluster_address, *host.own]
+    swarmpy("--data-dir", "/nonexistent/x", "swarm", "init", *own, "--data-dir", host.data_dir).check_returncode()
+    assert host.status()["state"] == "active"
+    done = swarmpy("swarm", "leave", "--force", "--data-dir", host.data_dir)
+    assert done.stdout == "Node left the swarm.\n"
 
 
 def test_killed_nodes_go_on_where_they_were(hosts: Hosts) -> None:
