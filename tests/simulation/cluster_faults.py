@@ -47,6 +47,8 @@ ODD = ("slow-start:1s", "ignores-stop")
 MAX_SERVICES = 5
 PAUSE_MEAN_S = 0.6
 CLEAN_LOOKS = 3
+CRASH_S = 4.0
+"""A task that is to crash by chance does so within this time."""
 
 
 class Operator:
@@ -307,7 +309,7 @@ class ClusterNemesis(Nemesis):
             prepare_failure=self._random.uniform(0, 0.5),
             start_failure=self._random.uniform(0, 0.5),
             crash=self._random.uniform(0, 0.8),
-            crash_seconds=(0.0, 4.0),
+            crash_seconds=(0.0, CRASH_S),
         )
         self._later(lambda: calm(machine))
 

@@ -8,7 +8,7 @@ import logging
 import pytest
 import structlog
 from cluster import Cluster
-from cluster_faults import ClusterNemesis, Operator
+from cluster_faults import CRASH_S, ClusterNemesis, Operator
 from loop import SimLoop, run, seeds
 
 from swarmpy.errors import SwarmpyError
@@ -40,6 +40,8 @@ async def trouble(loop: SimLoop) -> tuple[int, int, int]:
         await asyncio.wait([working])
         if not working.cancelled():
             working.result()
+        # Tasks that were started in the trouble may still crash.
+        await asyncio.sleep(CRASH_S)
         await operator.repair()
         await cluster.settle(SETTLE_S)
         await quiet(cluster)
@@ -52,6 +54,8 @@ async def trouble(loop: SimLoop) -> tuple[int, int, int]:
 
 async def quiet(cluster: Cluster) -> None:
     """A cluster in which nothing happens writes nothing."""
+    # The last of the history may still be on its way out.
+    await asyncio.sleep(1)
     leader = await cluster.wait_leader()
     before = leader.raft_status()
     await asyncio.sleep(QUIET_S)
