@@ -65,8 +65,12 @@ def release_early(state: RaftState) -> None:
 
 def send_round(state: RaftState) -> None:
     """Begin the round of heartbeats for the reads that came since the last one."""
-    if state.read_round == state.read_round_sent:
-        return
+    if state.read_round != state.read_round_sent:
+        send_heartbeats(state)
+
+
+def send_heartbeats(state: RaftState) -> None:
+    """Tell everybody that this leader is there, what is committed, and which reads wait for them."""
     state.read_round_sent = state.read_round
     for progress in state.progress.values():
         state.send(
@@ -75,11 +79,13 @@ def send_round(state: RaftState) -> None:
                 to=progress.raft_id,
                 source=state.raft_id,
                 term=state.term,
+                # Only what is known to match: the follower may still have entries of a lost leader.
                 commit=min(progress.match, state.log.committed),
                 context=state.read_round,
+                sender=state.me if progress.match == 0 else None,
             )
         )
-    confirm(state)
+    confirm(state)  # a leader that is its own quorum gets no answers to wait for
 
 
 def confirm(state: RaftState) -> None:

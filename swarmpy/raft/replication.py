@@ -87,23 +87,9 @@ def _send_snapshot(state: RaftState, progress: Progress) -> None:
 
 
 def broadcast_heartbeat(state: RaftState) -> None:
-    """Tell everybody that this leader is there, what is committed, and which reads wait for them."""
+    """The heartbeat that is due; it does for the reads that wait, too."""
     state.heartbeat_elapsed = 0
-    state.read_round_sent = state.read_round
-    for progress in state.progress.values():
-        state.send(
-            Message(
-                type=MessageType.HEARTBEAT,
-                to=progress.raft_id,
-                source=state.raft_id,
-                term=state.term,
-                # Only what is known to match: the follower may still have entries of a lost leader.
-                commit=min(progress.match, state.log.committed),
-                context=state.read_round,
-                sender=state.me if progress.match == 0 else None,
-            )
-        )
-    reads.confirm(state)  # a leader that is its own quorum gets no answers to wait for
+    reads.send_heartbeats(state)
 
 
 def handle_append(state: RaftState, message: Message) -> None:

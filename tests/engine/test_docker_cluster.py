@@ -129,13 +129,13 @@ async def test_a_node_that_leaves_takes_its_containers_along(make_docker_cluster
     assert not mine & set(after)
 
 
-async def test_dev_falls_back_to_processes(tmp_path: Path) -> None:
+async def test_dev_falls_back_to_processes(tmp_path: Path, engine_images: str) -> None:
     """``dev`` with an image that is not to be had runs plain processes instead, and says why."""
     file = tmp_path / "odd.yml"
     file.write_text("services:\n  odd:\n    image: localhost:1/no/such:1\n    command: ['sleep', '1000']\n")
     code, out, err = await swarmpy(
         "dev", str(file), "--check", "--managers", "1", "--workers", "0", "--data-dir", str(tmp_path / "dev"),
-        env={"DOCKER_HOST": "unix:///var/run/docker.sock"},
+        env={"DOCKER_HOST": f"unix://{engine_images}"},
     )  # fmt: skip
     assert code == 0, out + err
     reason = next(line for line in out.splitlines() if line.startswith("runtime: "))
