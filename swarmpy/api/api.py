@@ -12,17 +12,20 @@ import attrs
 
 from swarmpy.api import forward
 from swarmpy.api.access import require_manager
-from swarmpy.api.backend import NodeBackend
+from swarmpy.api.backend import ManagerBackend, NodeBackend
 from swarmpy.api.nodes import NodesApi
 from swarmpy.api.request import ApiRequest, ApiResponse, error_response, message_response
-from swarmpy.api.router import ApiRouter, Route, Scope
+from swarmpy.api.router import ApiRouter, Handler, Route, Scope
 from swarmpy.api.services import ServicesApi
 from swarmpy.api.status import StatusApi
 from swarmpy.api.swarm import SwarmApi
 from swarmpy.api.system import SystemApi
 from swarmpy.api.tasks import TasksApi
-from swarmpy.errors import NotLeader, SwarmpyError, Unavailable
+from swarmpy.errors import InvalidArgument, NotLeader, SwarmpyError, Unavailable, UserError
 from swarmpy.ports import Peer
+
+CONFIRM_TIMEOUT_S = 2.0
+"""A leader that cannot reach a majority for an election timeout steps down; this is longer."""
 
 
 class Api:
@@ -57,7 +60,9 @@ class Api:
                 await forward.read_barrier(require_manager(self._node))
                 return await route.handler(request)
             case Scope.WRITE:
-                return await forward.write(require_manager(self._node), request, route.handler)
+                manager = require_manager(self._node)
+                keyed = request.keyed(manager.new_id())
+                return await forward.write(manager, keyed, lambda keyed: lead(manager, keyed, route.handler))
 
     async def on_forwarded(self, _peer: Peer, payload: Any) -> Any:
         """``api.request``: a write that another manager sends to the leader. Only managers may call it.
@@ -74,9 +79,30 @@ class Api:
             if manager is None or not manager.is_leader:
                 raise NotLeader
             route, params = found
-            response = await route.handler(attrs.evolve(request, params=params))
+            response = await lead(manager, attrs.evolve(request, params=params), route.handler)
         except Unavailable:
             raise
         except SwarmpyError as error:
             response = error_response(error)
         return response.to_plain()
+
+
+async def lead(manager: ManagerBackend, request: ApiRequest, handler: Handler) -> ApiResponse:
+    """The answer of ``handler`` to a write on this manager, which leads. A refusal is final.
+
+    Raises what it raises, and NotLeader when it is not sure that this manager still led when it refused: one that was
+    deposed and does not know yet would refuse by a state that is past, perhaps what the next leader did already.
+    """
+    term = manager.raft_status().term
+    try:
+        return await handler(request)
+    except (Unavailable, InvalidArgument):
+        raise
+    except UserError:
+        try:
+            await manager.read_barrier(CONFIRM_TIMEOUT_S)
+        except Unavailable as error:
+            raise NotLeader(f"this manager cannot tell whether it still leads: {error}") from error
+        if not manager.is_leader or manager.raft_status().term != term:
+            raise NotLeader from None
+        raise

@@ -8,11 +8,12 @@ from typing import Any, Protocol
 import attrs
 
 from swarmpy.model.assignments import ManagerAddress
-from swarmpy.model.objects import NodeDescription
+from swarmpy.model.objects import Node, NodeDescription
 from swarmpy.model.specs import ClusterSpec
 from swarmpy.model.states import Availability, TaskState
 from swarmpy.raft.status import RaftStatus
 from swarmpy.store.memory import Store
+from swarmpy.store.view import View
 
 
 @attrs.frozen(kw_only=True)
@@ -62,8 +63,14 @@ class ManagerBackend(Protocol):
     def raft_status(self) -> RaftStatus:
         """Role, term, commit and progress."""
 
+    async def raft_report(self) -> dict[str, Any]:
+        """This manager's log, and every member as the leader sees it; as far as it is known, without raising."""
+
     def reachable_managers(self) -> Mapping[str, bool | None]:
         """By node id: whether this manager can reach the managers of the cluster; None where it cannot tell."""
+
+    def check_demotion(self, view: View, node: Node) -> None:
+        """Leader: raises FailedPrecondition when the quorum would be lost without the manager on ``node``."""
 
     def new_id(self) -> str:
         """A fresh identifier."""

@@ -1,7 +1,8 @@
 """Brings a write to the leader, whoever that is, and waits out a change of leadership.
 
-A write is tried again only as long as surely nothing was done; when an answer was lost, the client is told so. The
-time between the death of a leader and the first write through another manager is spent here: hence the short poll.
+Every write has a key by the time it comes here, so it may be tried again whatever became of the last try: a leader that
+has done it already says what it answered then. The time between the death of a leader and the first write through
+another manager is spent here: hence the short poll.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from typing import Any
 import structlog
 
 from swarmpy.api.backend import ManagerBackend
-from swarmpy.api.request import ApiRequest, ApiResponse
+from swarmpy.api.request import KEY_HEADER, ApiRequest, ApiResponse
 from swarmpy.errors import ConnectionFailed, NoQuorum, NotLeader, OutcomeUnknown, Unavailable
+from swarmpy.raft.status import CUT_OFF
 
 log = structlog.get_logger(__name__)
 
@@ -23,27 +25,26 @@ WRITE_TIMEOUT_S = 10.0
 """How long a write may wait for a leader, and for its answer."""
 POLL_S = 0.025
 """A leader's death shows as a refused connection long before the followers elect: there is no event to wait for."""
-GRACE_S = 1.0
-"""How long the answer of a leader is waited for once another one is known."""
 
 LocalWrite = Callable[[ApiRequest], Awaitable[ApiResponse]]
 
 
-def nothing_was_done(error: Unavailable) -> bool:
-    """True when the same write may be tried again. A plain Unavailable is a leader with too much in flight."""
-    return isinstance(error, NotLeader | ConnectionFailed | NoQuorum) or type(error) is Unavailable
+def may_be_repeated(error: Unavailable) -> bool:
+    """True when another try may end otherwise. A plain Unavailable is a leader with too much in flight."""
+    return isinstance(error, NotLeader | ConnectionFailed | NoQuorum | OutcomeUnknown) or type(error) is Unavailable
 
 
 async def write(
     manager: ManagerBackend, request: ApiRequest, local: LocalWrite, timeout: float = WRITE_TIMEOUT_S
 ) -> ApiResponse:
-    """Answer ``request`` on the leader: by ``local`` when that is this manager, else by forwarding.
+    """Answer ``request``, which has a key, on the leader: by ``local`` when that is this manager, else by forwarding.
 
-    Raises OutcomeUnknown when the write may or may not have happened, NoQuorum when no leader took it in ``timeout``
-    seconds.
+    Raises NoQuorum when no leader took it in ``timeout`` seconds, and OutcomeUnknown when one did but none answered;
+    both at once where this manager is cut off.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout
+    lost: OutcomeUnknown | None = None
     while True:
         try:
             if manager.is_leader:
@@ -51,21 +52,30 @@ async def write(
             if manager.leader() is not None:
                 return await _forward(manager, request, max(deadline - loop.time(), POLL_S))
         except Unavailable as error:
-            if not nothing_was_done(error):
+            if not may_be_repeated(error):
                 raise
-            log.debug("write_retried", path=request.path, reason=str(error))
+            lost = error if isinstance(error, OutcomeUnknown) else lost
+            log.debug("write_repeated", path=request.path, reason=str(error))
+        if manager.raft_status().cut_off:
+            raise _gave_up(request, CUT_OFF, lost)
         if loop.time() >= deadline:
-            raise NoQuorum(
-                f"no leader took the write within {timeout:g} s: it was not done. "
-                "Make sure more than half of the managers are online"
-            )
+            raise _gave_up(request, f"no leader took it within {timeout:g} s", lost)
         await asyncio.sleep(POLL_S)
+
+
+def _gave_up(request: ApiRequest, why: str, lost: OutcomeUnknown | None) -> Unavailable:
+    if lost is None:
+        return NoQuorum(f"the write was not done: {why}. Make sure more than half of the managers are online")
+    return OutcomeUnknown(
+        f"the write may or may not have happened ({lost}), and now {why}: ask again with "
+        f"{KEY_HEADER} {request.headers[KEY_HEADER.lower()]}, which does it once only"
+    )
 
 
 async def read_barrier(manager: ManagerBackend, timeout: float = WRITE_TIMEOUT_S) -> None:
     """Wait until this manager's state is current, over a change of leadership if need be.
 
-    Raises NoQuorum when that takes longer than ``timeout`` seconds.
+    Raises NoQuorum when that takes longer than ``timeout`` seconds, or this manager is cut off.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout
@@ -73,6 +83,8 @@ async def read_barrier(manager: ManagerBackend, timeout: float = WRITE_TIMEOUT_S
         try:
             return await manager.read_barrier(max(deadline - loop.time(), POLL_S))
         except Unavailable as error:
+            if manager.raft_status().cut_off:
+                raise
             if loop.time() >= deadline:
                 raise NoQuorum(
                     f"no current view of the cluster within {timeout:g} s: {error}. "
@@ -82,26 +94,14 @@ async def read_barrier(manager: ManagerBackend, timeout: float = WRITE_TIMEOUT_S
 
 
 async def _forward(manager: ManagerBackend, request: ApiRequest, timeout: float) -> ApiResponse:
-    """One try. Gives up early when the leader it was sent to is no longer the leader and stays silent."""
+    """One try. Gives up as soon as there is another leader than the one it was sent to: that one knows better."""
     sent_to = manager.leader()
-    loop = asyncio.get_running_loop()
     call = asyncio.ensure_future(manager.call_leader(METHOD, request.to_plain(), timeout))
-    deposed_at: float | None = None
     try:
         while not call.done():
             await asyncio.wait({call}, timeout=POLL_S)
-            leader = manager.leader()
-            if leader is None or leader == sent_to:
-                deposed_at = None
-            elif deposed_at is None:
-                deposed_at = loop.time()
-            elif loop.time() - deposed_at > GRACE_S:
-                break
-        if not call.done():
-            raise OutcomeUnknown(
-                "the leader changed before it answered: the write may or may not have happened; "
-                "look before trying again"
-            )
+            if not call.done() and manager.leader() not in (None, sent_to):
+                raise OutcomeUnknown("the leader changed before it answered")
         return ApiResponse.from_plain(call.result())
     finally:
         await _drop(call)

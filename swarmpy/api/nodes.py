@@ -50,13 +50,22 @@ class NodesApi:
         """``POST /nodes/{id}/update?version=`` with the whole spec."""
         version = request.version("node")
         spec = node_spec_from_json(parse_json(request.body))
-        await operations.update_node(require_manager(self._node).store, request.params["id"], version, spec)
+        manager = require_manager(self._node)
+        await operations.update_node(
+            manager.store,
+            request.params["id"],
+            version,
+            spec,
+            check_demotion=manager.check_demotion,
+            request=request.request_id,
+        )
         return ApiResponse()
 
     async def remove(self, request: ApiRequest) -> ApiResponse:
         """``DELETE /nodes/{id}?force=``."""
         store = require_manager(self._node).store
-        await operations.remove_node(store, request.params["id"], force=request.boolean("force"))
+        force = request.boolean("force")
+        await operations.remove_node(store, request.params["id"], force=force, request=request.request_id)
         return ApiResponse()
 
 

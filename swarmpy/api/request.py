@@ -5,19 +5,26 @@ A manager that does not lead forwards a request whole, so both have a plain form
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from typing import Any
 
 import attrs
 
 from swarmpy.errors import InvalidArgument, SwarmpyError
-from swarmpy.model.codec import from_plain, to_plain
+from swarmpy.model.codec import from_plain, pack, to_plain
+from swarmpy.model.requests import RequestId
 
 ERROR_HEADER = "Swarmpy-Error"
 """The kind of an error (``SwarmpyError.code``), which a status alone does not tell; Docker's clients ignore it."""
+KEY_HEADER = "Idempotency-Key"
+"""Makes a write one that is done once only, as in the IETF's draft-ietf-httpapi-idempotency-key-header."""
 JSON = "application/json"
 TEXT = "text/plain; charset=utf-8"
 
+_KEY = re.compile(r"[!-~]{1,255}")
+_DIGEST_BYTES = 16
 _TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 _FALSE = frozenset({"", "0", "f", "F", "FALSE", "false", "False"})
 
@@ -43,6 +50,27 @@ class ApiRequest:
     def from_plain(data: Any) -> ApiRequest:
         """The request that a peer forwarded. Raises ProtocolViolation."""
         return from_plain(ApiRequest, data)
+
+    def keyed(self, key: str) -> ApiRequest:
+        """The same with ``key`` as its key, unless it has one. Raises InvalidArgument for one that is none."""
+        if self.request_id is not None:
+            return self
+        return attrs.evolve(self, headers={**self.headers, KEY_HEADER.lower(): key})
+
+    @property
+    def request_id(self) -> RequestId | None:
+        """What the store knows a write by: its key and a digest of all that it asks for. None without a key.
+
+        Raises InvalidArgument.
+        """
+        key = self.headers.get(KEY_HEADER.lower())
+        if key is None:
+            return None
+        if not _KEY.fullmatch(key):
+            raise InvalidArgument(f"{KEY_HEADER}: give 1 to 255 visible ASCII characters, such as a UUID")
+        asked = pack([self.method, self.path, sorted(self.query.items()), self.body])
+        digest = hashlib.blake2b(asked, digest_size=_DIGEST_BYTES).digest()
+        return RequestId(session=key, sequence=1, digest=digest)
 
     def boolean(self, name: str) -> bool:
         """A query parameter as Go's ParseBool reads it. Raises InvalidArgument."""

@@ -56,7 +56,7 @@ class ServicesApi:
         """``POST /services/create``."""
         manager = require_manager(self._node)
         spec = service_spec_from_json(parse_json(request.body))
-        service = await operations.create_service(manager.store, spec, manager.new_id)
+        service = await operations.create_service(manager.store, spec, manager.new_id, request=request.request_id)
         return json_response({"ID": service.id}, 201)
 
     async def update(self, request: ApiRequest) -> ApiResponse:
@@ -67,12 +67,15 @@ class ServicesApi:
         version = request.version("service")
         spec = None if rollback else service_spec_from_json(parse_json(request.body))
         store = require_manager(self._node).store
-        await operations.update_service(store, request.params["id"], version, spec, rollback=bool(rollback))
+        await operations.update_service(
+            store, request.params["id"], version, spec, rollback=bool(rollback), request=request.request_id
+        )
         return json_response({"Warnings": None})
 
     async def remove(self, request: ApiRequest) -> ApiResponse:
         """``DELETE /services/{id}``."""
-        await operations.remove_service(require_manager(self._node).store, request.params["id"])
+        store = require_manager(self._node).store
+        await operations.remove_service(store, request.params["id"], request=request.request_id)
         return ApiResponse()
 
 

@@ -11,11 +11,13 @@ from typing import Any
 
 import attrs
 
+from swarmpy.api.access import require_manager
 from swarmpy.api.backend import ManagerBackend, NodeBackend
 from swarmpy.api.request import ApiRequest, ApiResponse, json_response
 from swarmpy.api.router import Route, Scope
 from swarmpy.control.explain import count_replicas, why_not_running
 from swarmpy.manager.operations import live_services
+from swarmpy.manager.raft_report import advice, members_seen
 from swarmpy.model.objects import Node, Service
 from swarmpy.model.specs import PortConfig
 from swarmpy.model.states import NodeState
@@ -35,11 +37,15 @@ class StatusApi:
             Route(method=method, pattern=path, scope=Scope.LOCAL, handler=handler)
             for path, handler in pages.items()
             for method in ("GET", "HEAD")
-        ]
+        ] + [Route(method="GET", pattern="/status/raft", scope=Scope.LOCAL, handler=self.raft)]
 
     async def status(self, _request: ApiRequest) -> ApiResponse:
         """``GET /status``: the node, the cluster as it knows it, and everything that is not as it should be."""
         return json_response(node_status(self._node))
+
+    async def raft(self, _request: ApiRequest) -> ApiResponse:
+        """``GET /status/raft``: the consensus in full; only on managers, and not on the loopback page."""
+        return json_response(await require_manager(self._node).raft_report())
 
     async def health(self, _request: ApiRequest) -> ApiResponse:
         """``GET /healthz``: 200 as long as the daemon answers."""
@@ -91,6 +97,7 @@ def node_status(node: NodeBackend) -> dict[str, Any]:
         "quorum": None,
         "nodes": None,
         "services": None,
+        "advice": [],
         "manager_addresses": [{"node_id": m.node_id, "address": m.address} for m in node.manager_addresses()],
     }
     problems = [*([node.error] if node.error else []), *node.problems()]
@@ -101,6 +108,7 @@ def node_status(node: NodeBackend) -> dict[str, Any]:
         nodes = sorted(view.nodes(), key=lambda other: (other.description.hostname, other.id))
         out["nodes"] = [_node(other, manager.leader()) for other in nodes]
         out["services"] = services
+        out["advice"] = advice(members_seen(manager.raft_status(), view))
         problems += _cluster_problems(view, quorum_of(manager), manager.reachable_managers(), services)
     out["problems"] = problems
     return out

@@ -8,7 +8,7 @@ from swarmpy.api.json_fields import Fields, parse_json
 from swarmpy.api.node_json import availability_from_json
 from swarmpy.api.request import ApiRequest, ApiResponse, json_response
 from swarmpy.api.router import Route, Scope
-from swarmpy.api.swarm_json import cluster_spec_from_json, swarm_to_json, updated_cluster_spec
+from swarmpy.api.swarm_json import cluster_spec_from_json, swarm_to_json
 from swarmpy.errors import AlreadyInCluster, InvalidArgument, NotInCluster
 from swarmpy.manager import operations
 from swarmpy.model.specs import ClusterSpec
@@ -98,10 +98,11 @@ class SwarmApi:
         await operations.update_cluster(
             manager.store,
             request.version("swarm"),
-            lambda current: updated_cluster_spec(data, current),
+            lambda current: cluster_spec_from_json(data, current),
             new_join_token=manager.new_join_token,
             rotate_worker_token=request.boolean("rotateWorkerToken"),
             rotate_manager_token=request.boolean("rotateManagerToken"),
+            request=request.request_id,
         )
         return ApiResponse()
 

@@ -12,7 +12,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from swarmpy.api.json_fields import INT64_MAX, Fields
 from swarmpy.api.timestamps import meta_to_json
-from swarmpy.errors import InvalidArgument
 from swarmpy.model.objects import Cluster
 from swarmpy.model.specs import ClusterSpec
 
@@ -24,6 +23,16 @@ def cluster_spec_from_json(data: object, current: ClusterSpec, path: str = "") -
     fields.nested("EncryptionConfig").refuse("AutoLockManagers")
     fields.nested("TaskDefaults").refuse("LogDriver")
     ca.refuse("ForceRotate", "ExternalCAs", "SigningCACert", "SigningCAKey")
+    config = attrs.evolve(
+        current.raft,
+        snapshot_interval=raft.integer("SnapshotInterval") or current.raft.snapshot_interval,
+        log_entries_for_slow_followers=raft.integer("LogEntriesForSlowFollowers")
+        or current.raft.log_entries_for_slow_followers,
+        tick_ns=raft.integer("TickInterval") or current.raft.tick_ns,
+        election_tick=raft.integer("ElectionTick") or current.raft.election_tick,
+        heartbeat_tick=raft.integer("HeartbeatTick") or current.raft.heartbeat_tick,
+    )
+    config.check()
     history = fields.nested("Orchestration").maybe_integer("TaskHistoryRetentionLimit", least=-INT64_MAX)
     heartbeat_ns = fields.nested("Dispatcher").integer("HeartbeatPeriod")
     return attrs.evolve(
@@ -31,28 +40,12 @@ def cluster_spec_from_json(data: object, current: ClusterSpec, path: str = "") -
         name=fields.string("Name") or current.name,
         labels=fields.string_map("Labels") if fields.has("Labels") else current.labels,
         task_history_limit=current.task_history_limit if history is None else history,
-        raft=attrs.evolve(
-            current.raft,
-            snapshot_interval=raft.integer("SnapshotInterval") or current.raft.snapshot_interval,
-            log_entries_for_slow_followers=raft.integer("LogEntriesForSlowFollowers")
-            or current.raft.log_entries_for_slow_followers,
-            election_tick=raft.integer("ElectionTick") or current.raft.election_tick,
-            heartbeat_tick=raft.integer("HeartbeatTick") or current.raft.heartbeat_tick,
-        ),
+        raft=config,
         dispatcher=attrs.evolve(
             current.dispatcher, heartbeat_period_ns=heartbeat_ns or current.dispatcher.heartbeat_period_ns
         ),
         node_cert_expiry_ns=ca.integer("NodeCertExpiry") or current.node_cert_expiry_ns,
     )
-
-
-def updated_cluster_spec(data: object, current: ClusterSpec) -> ClusterSpec:
-    """As :func:`cluster_spec_from_json`, for a cluster that runs: its managers' ticks must stay equal."""
-    spec = cluster_spec_from_json(data, current)
-    ticks = (spec.raft.election_tick, spec.raft.heartbeat_tick)
-    if ticks != (current.raft.election_tick, current.raft.heartbeat_tick):
-        raise InvalidArgument("Raft.ElectionTick and Raft.HeartbeatTick cannot be changed in a running swarm")
-    return spec
 
 
 def cluster_spec_to_json(spec: ClusterSpec) -> dict[str, Any]:
@@ -65,6 +58,7 @@ def cluster_spec_to_json(spec: ClusterSpec) -> dict[str, Any]:
             "SnapshotInterval": spec.raft.snapshot_interval,
             "KeepOldSnapshots": 0,
             "LogEntriesForSlowFollowers": spec.raft.log_entries_for_slow_followers,
+            "TickInterval": spec.raft.tick_ns,
             "ElectionTick": spec.raft.election_tick,
             "HeartbeatTick": spec.raft.heartbeat_tick,
         },

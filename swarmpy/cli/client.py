@@ -1,9 +1,16 @@
-"""A client of the daemon's API on its unix socket. Speaks Docker's JSON; raises the typed errors of swarmpy.errors."""
+"""A client of the daemon's API on its unix socket. Speaks Docker's JSON; raises the typed errors of swarmpy.errors.
+
+Every change of the cluster is sent with a key of its own, so that it can be repeated when the connection breaks: the
+cluster makes it once only.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import itertools
 import json
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -13,7 +20,7 @@ from urllib.parse import quote, urlencode
 import aiohttp
 from yarl import URL
 
-from swarmpy.api.request import ERROR_HEADER
+from swarmpy.api.request import ERROR_HEADER, KEY_HEADER
 from swarmpy.errors import (
     AlreadyExists,
     ConnectionFailed,
@@ -21,6 +28,7 @@ from swarmpy.errors import (
     FailedPrecondition,
     InvalidArgument,
     NotFound,
+    NotInCluster,
     OutcomeUnknown,
     PeerError,
     PermissionDenied,
@@ -33,6 +41,10 @@ from swarmpy.errors import (
 
 DEFAULT_TIMEOUT = 30.0
 """Seconds for a whole request: a cluster without a leader answers within that or not at all."""
+REPEAT_PAUSES_S = (0.1, 0.2, 0.4, 0.8, 1.6)
+"""Before each repetition of a write whose connection broke: a daemon that is restarted answers within that."""
+LOCAL_WRITES = frozenset({"/swarm/init", "/swarm/join", "/swarm/leave"})
+"""These change the node that the daemon runs on, not the cluster: they have no key, and are never repeated."""
 
 Json = dict[str, Any]
 
@@ -120,6 +132,10 @@ class ApiClient:
         """The cluster at a glance."""
         return await self._object("GET", "/status")
 
+    async def raft_status(self) -> Json:
+        """The consensus in full. Raises NotInCluster on a worker."""
+        return await self._object("GET", "/status/raft")
+
     # -- requests ---------------------------------------------------------------------------------------------------
 
     async def get(self, path: str, *, query: Mapping[str, str] | None = None, timeout: float | None = None) -> Any:
@@ -157,15 +173,40 @@ class ApiClient:
         *,
         timeout: float | None = None,
     ) -> Any:
-        """The answer's data, None for an empty one; ``timeout`` in seconds is for the whole of it.
+        """The answer's data, None for an empty one; ``timeout`` in seconds is for each time it is sent.
 
         Raises the error that the status stands for; ConnectionFailed when nothing was sent, DeadlineExceeded and
         ConnectionFailed for a read and OutcomeUnknown for a write that was not answered.
         """
+        send = self._write if method != "GET" and path not in LOCAL_WRITES else self._request
         if self._session is not None:
-            return await self._request(self._session, method, path, query, body, timeout or self._timeout)
+            return await send(self._session, method, path, query, body, timeout or self._timeout)
         async with self._new_session() as session:
-            return await self._request(session, method, path, query, body, timeout or self._timeout)
+            return await send(session, method, path, query, body, timeout or self._timeout)
+
+    async def _write(
+        self,
+        session: aiohttp.ClientSession,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        body: Any,
+        timeout: float,
+    ) -> Any:
+        headers = {KEY_HEADER: str(uuid.uuid4())}
+        lost: _ConnectionLost | None = None
+        for pause in itertools.chain((0.0,), REPEAT_PAUSES_S):
+            await asyncio.sleep(pause)
+            try:
+                return await self._request(session, method, path, query, body, timeout, headers)
+            except _ConnectionLost as error:
+                lost = error
+            except (Unavailable, NotInCluster):
+                if lost is None:
+                    raise
+                # The daemon is not what it was yet; whether the first one was done is still open.
+        assert lost is not None
+        raise lost
 
     async def _request(
         self,
@@ -175,11 +216,12 @@ class ApiClient:
         query: Mapping[str, str] | None,
         body: Any,
         timeout: float,
+        headers: Mapping[str, str] | None = None,
     ) -> Any:
         url = URL(f"http://swarmpy{path}" + (f"?{urlencode(query)}" if query else ""), encoded=True)
         try:
             async with session.request(
-                method, url, json=body, timeout=aiohttp.ClientTimeout(total=timeout)
+                method, url, json=body, headers=headers, timeout=aiohttp.ClientTimeout(total=timeout)
             ) as response:
                 data = await response.read()
                 kind = response.headers.get(ERROR_HEADER, "")
@@ -196,7 +238,11 @@ class ApiClient:
             broke = f"the connection to the daemon at {self._socket} broke ({reason})"
             if method == "GET":
                 raise ConnectionFailed(f"{broke}: try again") from error
-            raise OutcomeUnknown(f"{broke}: look whether the change was made, then try again") from error
+            raise _ConnectionLost(f"{broke}: look whether the change was made, then try again") from error
+
+
+class _ConnectionLost(OutcomeUnknown):
+    """The connection broke after the request was sent, or while it was."""
 
 
 def _quoted(name: str) -> str:

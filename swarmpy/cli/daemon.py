@@ -22,6 +22,7 @@ import click
 
 from swarmpy.cli.client import ApiClient
 from swarmpy.cli.settings import Settings, data_dir_option, pass_settings
+from swarmpy.cli.swarm_spec import edited, spec_options, swarm_update
 from swarmpy.errors import (
     ConnectionFailed,
     DataDirMismatch,
@@ -78,7 +79,7 @@ _detach_option = click.option("-d", "--detach", is_flag=True, help="Run the daem
 
 @click.group()
 def swarm() -> None:
-    """Create or leave a cluster."""
+    """Create, change or leave a cluster."""
 
 
 @swarm.command("init")
@@ -89,19 +90,34 @@ def swarm() -> None:
 @_status_option
 @_hostname_option
 @_detach_option
+@spec_options
 @data_dir_option
 @pass_settings
-def swarm_init(settings: Settings, listen_addr: str, advertise_addr: str, availability: str, **daemon: Any) -> None:
+def swarm_init(
+    settings: Settings,
+    listen_addr: str,
+    advertise_addr: str,
+    availability: str,
+    runtime: str | None,
+    status_addr: str,
+    hostname: str | None,
+    detach: bool,
+    **options: int | None,
+) -> None:
     """Make this machine the first manager of a new cluster."""
+    spec = edited({}, **options)
 
     async def init(client: ApiClient) -> None:
-        body = {"ListenAddr": listen_addr, "AdvertiseAddr": advertise_addr, "Availability": availability}
+        body = {"ListenAddr": listen_addr, "AdvertiseAddr": advertise_addr, "Availability": availability, "Spec": spec}
         node_id = await client.post("/swarm/init", body, timeout=JOIN_TIMEOUT_S)
         click.echo(f"Swarm initialized: current node ({node_id}) is now a manager.\n")
         for role in ("worker", "manager"):
             await _echo_join_command(client, role)
 
-    _with_daemon(settings, init, **daemon)
+    _with_daemon(settings, init, detach=detach, runtime=runtime, status_addr=status_addr, hostname=hostname)
+
+
+swarm.add_command(swarm_update)
 
 
 @swarm.command("leave")

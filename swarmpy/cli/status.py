@@ -11,6 +11,7 @@ import click
 from swarmpy.cli.client import ApiClient
 from swarmpy.cli.render import JSON, TABLE, Listing, show, show_json
 from swarmpy.cli.settings import Settings, pass_settings
+from swarmpy.errors import SwarmpyError
 
 Json = Mapping[str, Any]
 
@@ -24,26 +25,42 @@ Json = Mapping[str, Any]
     show_default=True,
     help="Tables or JSON.",
 )
+@click.option("--raft", "in_full", is_flag=True, help="The consensus in full: log, snapshot, every manager.")
 @pass_settings
-def status(settings: Settings, output_format: str) -> None:
+def status(settings: Settings, output_format: str, *, in_full: bool) -> None:
     """Show the cluster at a glance: consensus, nodes, services."""
-
-    async def ask() -> Json:
-        async with ApiClient(settings.socket) as client:
-            return await client.status()
-
-    answer = asyncio.run(ask())
+    answer = asyncio.run(_ask(settings, in_full=in_full))
     if output_format == JSON:
         show_json(answer)
         return
-    click.echo("\n".join(summary(answer)))
-    for listing in (nodes_listing(answer), services_listing(answer)):
+    click.echo("\n".join([*summary(answer), *(log_summary(answer["raft"]) if in_full else ())]))
+    tables = (members_listing(answer["raft"]),) if in_full else (nodes_listing(answer), services_listing(answer))
+    for listing in tables:
         if listing.rows:
             click.echo()
             show(listing)
-    problems = answer.get("problems") or ()
-    if problems:
-        click.echo("\n" + "\n".join(f"problem: {problem}" for problem in problems))
+    remarks = [f"problem: {problem}" for problem in answer.get("problems") or ()]
+    remarks += [f"advice: {line}" for line in answer.get("advice") or ()]
+    if remarks:
+        click.echo("\n" + "\n".join(remarks))
+
+
+async def _ask(settings: Settings, *, in_full: bool) -> Json:
+    """The status; on a manager with what the leader advises, and ``in_full`` with its whole report under ``raft``."""
+    async with ApiClient(settings.socket) as client:
+        answer = dict(await client.status())
+        if in_full or answer.get("raft"):
+            try:
+                report = await client.raft_status()
+            except SwarmpyError:
+                if in_full:
+                    raise
+                return answer
+            # Managers that are far behind are known to the leader only.
+            answer["advice"] = list(dict.fromkeys([*answer.get("advice", ()), *report["advice"]]))
+            if in_full:
+                answer["raft"] = report
+        return answer
 
 
 def summary(answer: Json) -> list[str]:
@@ -75,6 +92,49 @@ def summary(answer: Json) -> list[str]:
             f"applied {raft.get('applied', 0)}"
         )
     return lines
+
+
+def log_summary(report: Json) -> list[str]:
+    """The lines on this manager's log, and on where the table of members comes from."""
+    log, snapshot = report["log"], report["snapshot"]
+    age = f", taken {_ago(snapshot['age_s'])} ago" if snapshot.get("age_s") is not None else ""
+    lines = [
+        f"log      {log['entries']} entries, {log['bytes']} bytes since the snapshot at {snapshot['index']}{age}",
+    ]
+    if report.get("note"):
+        lines.append(f"members  as this manager knows them; the leader was not heard: {report['note']}")
+    return lines
+
+
+def members_listing(report: Json) -> Listing:
+    """The managers, as the leader sees them."""
+    rows = []
+    for member in report["members"]:
+        state = "leader" if member["leader"] else _or_dash(member["state"])
+        contact = member["last_contact_s"]
+        rows.append(
+            (
+                str(member["hostname"] or member["node_id"]),
+                str(member["role"]),
+                f"{state}, unreachable" if member["reachable"] is False else state,
+                _or_dash(member["match"]),
+                _or_dash(member["lag"]),
+                "-" if contact is None else f"{_ago(contact)} ago",
+                str(member["address"]),
+            )
+        )
+    return Listing(headings=("MANAGER", "ROLE", "STATE", "MATCH", "LAG", "LAST CONTACT", "ADDRESS"), rows=tuple(rows))
+
+
+def _or_dash(value: Any) -> str:
+    return "-" if value is None else str(value)
+
+
+def _ago(seconds: float) -> str:
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.1f} s"
 
 
 def nodes_listing(answer: Json) -> Listing:

@@ -19,20 +19,24 @@ from swarmpy.manager.events import drain
 from swarmpy.manager.joining import Registrar
 from swarmpy.manager.leader_calls import LeaderCalls
 from swarmpy.manager.membership import Membership
+from swarmpy.manager.raft_report import METHOD as RAFT_STATUS
+from swarmpy.manager.raft_report import RaftReporter
 from swarmpy.manager.reconcile import Reconciler
 from swarmpy.model.assignments import ManagerAddress
 from swarmpy.model.ids import ClusterId, NodeId, encode_id
-from swarmpy.model.objects import Kind
+from swarmpy.model.objects import Kind, Node
 from swarmpy.model.specs import RaftConfig
 from swarmpy.model.states import NodeState, Role
 from swarmpy.ports import Clock, Dialer, Peer, Random
 from swarmpy.raft.driver import RaftDriver
 from swarmpy.raft.encoding import decode_messages, encode_messages
+from swarmpy.raft.frames import size_of
 from swarmpy.raft.messages import Member, Message
 from swarmpy.raft.status import RaftStatus
 from swarmpy.raft.storage import LogStorage
 from swarmpy.security import tokens
 from swarmpy.store.memory import Store
+from swarmpy.store.view import View
 from swarmpy.wire.channels import ChannelPool, PeerSender
 from swarmpy.wire.router import MANAGERS, MEMBERS, Router
 
@@ -51,7 +55,8 @@ class _RaftTransport:
         self._sender = sender
 
     def send(self, to: Member, messages: Sequence[Message]) -> None:
-        self._sender.send(to.address, "raft.messages", encode_messages(messages))
+        size = sum([size_of(message) for message in messages])
+        self._sender.send(to.address, "raft.messages", encode_messages(messages), size=size)
 
 
 class Manager:
@@ -71,6 +76,7 @@ class Manager:
         clock: Clock,
         random: Random,
         config: RaftConfig,
+        snapshot_time: Callable[[], int] = lambda: 0,
     ) -> None:
         self.node_id = node_id
         self.cluster_id = cluster_id
@@ -100,6 +106,9 @@ class Manager:
             managers=self.managers,
             require_leader=self.require_leader,
         )
+        self._reporter = RaftReporter(
+            raft=self.raft, store=self.store, clock=clock, ask_leader=self.call_leader, snapshot_time=snapshot_time
+        )
         self._dispatcher: Dispatcher | None = None
         self._in_office = False
         self._status_changed = asyncio.Event()
@@ -111,6 +120,7 @@ class Manager:
         router.notify("raft.messages", self._on_raft_messages, MANAGERS)
         router.call("raft.join", self._on_leader(self._membership.join), MANAGERS)
         router.call("raft.leave", self._on_leader(self._membership.leave), MEMBERS)
+        router.call(RAFT_STATUS, self._on_leader(self._reporter.on_asked), MANAGERS)
         router.call("ca.root", self._registrar.root, None)
         router.call("ca.join", self._registrar.join, None)
         router.call("ca.renew", self._registrar.renew, MEMBERS)
@@ -133,6 +143,10 @@ class Manager:
     def raft_status(self) -> RaftStatus:
         """Term, role, commit, members and progress."""
         return self.raft.status()
+
+    async def raft_report(self) -> dict[str, Any]:
+        """See :meth:`RaftReporter.report`."""
+        return await self._reporter.report()
 
     def managers(self) -> tuple[ManagerAddress, ...]:
         """Where the managers listen."""
@@ -190,8 +204,18 @@ class Manager:
                 group.create_task(self._sender.run(), name="raft-sender")
                 group.create_task(self.raft.run(), name="raft")
                 group.create_task(self._lead(), name="manager-lead")
+                group.create_task(self._follow_timing(), name="manager-timing")
         finally:
             await self._pool.close()
+
+    async def _follow_timing(self) -> None:
+        """Every manager lives by the cluster's timing from the moment it has applied a change of it."""
+        with self.store.watch({Kind.CLUSTER}) as watch:
+            while True:
+                if _has_cluster(self.store):
+                    self.raft.set_timing(self.store.view().cluster().spec.raft)
+                await watch.wait()
+                drain(watch)
 
     async def join_group(self, addresses: Callable[[], Iterable[str]], timeout: float) -> None:
         """Ask the leader, through any of ``addresses``, to make this manager a member; return when it has a vote."""
@@ -235,6 +259,10 @@ class Manager:
                 node = view.node(member.node_id) if status.leader is not None else None
                 reachable[member.node_id] = None if node is None else node.status.state is NodeState.READY
         return reachable
+
+    def check_demotion(self, view: View, node: Node) -> None:
+        """Leader: raises FailedPrecondition when the quorum would be lost without the manager on ``node``."""
+        self._membership.check_demotion(view, node)
 
     def new_join_token(self, ca_digest: str) -> str:
         """A fresh join token for the root CA of that digest."""

@@ -23,6 +23,7 @@ from swarmpy.raft.driver import RaftDriver
 from swarmpy.raft.messages import ConfChange, ConfChangeKind, Member
 from swarmpy.store.memory import Store
 from swarmpy.store.transaction import Tx
+from swarmpy.store.view import View
 
 log = structlog.get_logger(__name__)
 
@@ -81,6 +82,16 @@ class Membership:
         log.info("node_left", node=node.id)
         return None
 
+    def check_demotion(self, view: View, node: Node) -> None:
+        """Would the group keep its quorum without ``node`` and those that are to go already? Asks only.
+
+        Raises FailedPrecondition with the reason why not, NotLeader.
+        """
+        if node.manager is None:
+            return
+        leaving = {other.id for other in _leaving(view)} | {node.id}
+        self._raft.check_removals([m.raft_id for m in self._raft.status().members if m.node_id in leaving])
+
     # -- the leader's loop --------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -107,14 +118,20 @@ class Membership:
                     await self._change(ConfChangeKind.PROMOTE, learner)
                     await self._store.update(lambda tx, learner=learner: _record(tx, learner))  # type: ignore[misc]
                 log.info("manager_added", node=learner.node_id, address=learner.address)
-        view = self._store.view()
-        for node in view.nodes():
-            if node.manager is not None and node.spec.role == Role.WORKER:
+        refused: FailedPrecondition | None = None
+        for node in _leaving(self._store.view()):
+            try:
                 await self._remove(node)
+            except FailedPrecondition as error:
+                # Another one may go nevertheless, and make it possible: one that is gone for good counts as absent.
+                refused = refused or error
+        view = self._store.view()
         for member in self._raft.status().members:
             if view.node(NodeId(member.node_id)) is None:
                 async with self._changing:
                     await self._change(ConfChangeKind.REMOVE, member)
+        if refused is not None:
+            raise refused
         return CATCH_UP_POLL_S if self._raft.status().conf.learners else None
 
     async def _remove(self, node: Node) -> None:
@@ -141,6 +158,11 @@ class Membership:
 
     async def _change(self, kind: ConfChangeKind, member: Member) -> None:
         await self._raft.propose_conf_change(ConfChange(kind=kind, member=member), timeout=CONF_CHANGE_TIMEOUT_S)
+
+
+def _leaving(view: View) -> list[Node]:
+    """Managers that are to become workers."""
+    return [node for node in view.nodes() if node.manager is not None and node.spec.role is Role.WORKER]
 
 
 def _record(tx: Tx, member: Member) -> None:

@@ -2,6 +2,9 @@
 
 Each operation looks its object up, checks and writes in one transaction, so that nothing can come between. What is
 removed by its user is not found any more, though its tasks may still be stopping. Nothing here knows HTTP.
+
+Every operation takes a ``request``: with one it is done once only, however often it is asked for (see ``Store.update``,
+whose errors all may raise as well).
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from swarmpy.control.validate import validate_node_spec, validate_service_spec, 
 from swarmpy.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, VersionConflict
 from swarmpy.model.ids import ServiceId
 from swarmpy.model.objects import Cluster, JoinTokens, Node, Service, Task, UpdateStatus
+from swarmpy.model.requests import RequestId
 from swarmpy.model.specs import ClusterSpec, NodeSpec, ServiceSpec
 from swarmpy.model.states import NodeState, Role, UpdateState
 from swarmpy.store.memory import Store
@@ -77,30 +81,38 @@ def _find(word: str, reference: str, objects: Iterable[T], names_of: Callable[[T
 # -- services -------------------------------------------------------------------------------------------------------
 
 
-async def create_service(store: Store, spec: ServiceSpec, new_id: Callable[[], str]) -> Service:
+async def create_service(
+    store: Store, spec: ServiceSpec, new_id: Callable[[], str], *, request: RequestId | None = None
+) -> Service:
     """Create a service; one without a name gets one. Returns it as it is stored.
 
+    Asked for again, it is the service that was created then, by its id; whether it exists still does not matter.
     Raises InvalidArgument, AlreadyExists (name or published port).
     """
-    service_id = ServiceId(new_id())
+    new_service_id = ServiceId(new_id())
     if not spec.name:
-        spec = attrs.evolve(spec, name=f"service-{service_id[:8]}")
+        spec = attrs.evolve(spec, name=f"service-{new_service_id[:8]}")
     validate_service_spec(spec)
 
-    def create(tx: Tx) -> Service:
+    def create(tx: Tx) -> str:
         if tx.service_by_name(spec.name) is not None:
             raise AlreadyExists(f"name conflicts with an existing object: service {spec.name} already exists")
-        service = Service(id=service_id, spec=spec)
-        service = attrs.evolve(service, ports=allocate_ports(tx, service))
-        tx.create(service)
-        return service
+        service = Service(id=new_service_id, spec=spec)
+        tx.create(attrs.evolve(service, ports=allocate_ports(tx, service)))
+        return service.id
 
-    created = await store.update(create)
-    return store.view().service(service_id) or created
+    service_id = ServiceId(await store.update(create, request=request))
+    return store.view().service(service_id) or Service(id=service_id, spec=spec)
 
 
 async def update_service(
-    store: Store, reference: str, version: int, spec: ServiceSpec | None, *, rollback: bool = False
+    store: Store,
+    reference: str,
+    version: int,
+    spec: ServiceSpec | None,
+    *,
+    rollback: bool = False,
+    request: RequestId | None = None,
 ) -> None:
     """Replace a service's spec, or with ``rollback`` swap it with the one before (``spec`` is ignored then).
 
@@ -115,7 +127,7 @@ async def update_service(
         changed = _rolled_back(service, tx.now_ns) if rollback else _updated(service, spec or service.spec)
         tx.update(attrs.evolve(changed, ports=allocate_ports(tx, changed)))
 
-    await store.update(update)
+    await store.update(update, request=request)
 
 
 def _updated(service: Service, spec: ServiceSpec) -> Service:
@@ -134,22 +146,31 @@ def _rolled_back(service: Service, now_ns: int) -> Service:
     return attrs.evolve(service, spec=service.previous_spec, previous_spec=service.spec, update_status=status)
 
 
-async def remove_service(store: Store, reference: str) -> None:
+async def remove_service(store: Store, reference: str, *, request: RequestId | None = None) -> None:
     """Remove a service. Its tasks stop; its name and its published ports are free at once. Raises NotFound."""
 
     def remove(tx: Tx) -> None:
         tx.update(attrs.evolve(find_service(tx, reference), pending_delete=True))
 
-    await store.update(remove)
+    await store.update(remove, request=request)
 
 
 # -- nodes ----------------------------------------------------------------------------------------------------------
 
 
-async def update_node(store: Store, reference: str, version: int, spec: NodeSpec) -> None:
+async def update_node(
+    store: Store,
+    reference: str,
+    version: int,
+    spec: NodeSpec,
+    *,
+    check_demotion: Callable[[View, Node], None] | None = None,
+    request: RequestId | None = None,
+) -> None:
     """Replace a node's spec: labels, availability, the role it should have.
 
-    Raises NotFound, VersionConflict, InvalidArgument, FailedPrecondition (the last manager).
+    ``check_demotion`` is asked before a manager becomes a worker, and raises what speaks against it.
+    Raises NotFound, VersionConflict, InvalidArgument, FailedPrecondition (the last manager, or the quorum).
     """
     validate_node_spec(spec)
 
@@ -157,11 +178,14 @@ async def update_node(store: Store, reference: str, version: int, spec: NodeSpec
         node = find_node(tx, reference)
         if node.meta.version != version:
             raise VersionConflict
-        if node.spec.role is Role.MANAGER and spec.role is Role.WORKER and not _other_managers(tx, node):
-            raise FailedPrecondition("attempting to demote the last manager of the swarm")
+        if node.spec.role is Role.MANAGER and spec.role is Role.WORKER:
+            if not _other_managers(tx, node):
+                raise FailedPrecondition("attempting to demote the last manager of the swarm")
+            if check_demotion is not None:
+                check_demotion(tx, node)
         tx.update(attrs.evolve(node, spec=spec))
 
-    await store.update(update)
+    await store.update(update, request=request)
 
 
 def _other_managers(view: View, node: Node) -> list[Node]:
@@ -173,7 +197,7 @@ def _other_managers(view: View, node: Node) -> list[Node]:
     ]
 
 
-async def remove_node(store: Store, reference: str, *, force: bool) -> None:
+async def remove_node(store: Store, reference: str, *, force: bool, request: RequestId | None = None) -> None:
     """Remove a node from the cluster; its certificate is not accepted any more.
 
     Raises NotFound, FailedPrecondition (a manager; or, without ``force``, a node that is not down).
@@ -191,7 +215,7 @@ async def remove_node(store: Store, reference: str, *, force: bool) -> None:
         tx.delete(node)
         tx.update(_without_certificate(tx.cluster(), node, tx.now_ns))
 
-    await store.update(remove)
+    await store.update(remove, request=request)
 
 
 def _without_certificate(cluster: Cluster, node: Node, now_ns: int) -> Cluster:
@@ -212,6 +236,7 @@ async def update_cluster(
     new_join_token: Callable[[str], str],
     rotate_worker_token: bool = False,
     rotate_manager_token: bool = False,
+    request: RequestId | None = None,
 ) -> None:
     """Change the cluster's spec and, if asked for, make join tokens that were given away useless.
 
@@ -233,4 +258,4 @@ async def update_cluster(
         )
         tx.update(attrs.evolve(cluster, spec=spec, join_tokens=tokens))
 
-    await store.update(update)
+    await store.update(update, request=request)

@@ -7,6 +7,7 @@ import enum
 import attrs
 
 from swarmpy.model.objects import Cluster, Kind, Node, Service, StoreObject, Task, kind_of
+from swarmpy.model.requests import Answered
 
 
 class Action(enum.StrEnum):
@@ -43,6 +44,8 @@ class ChangeList:
     """All changes of one transaction: one entry of the log."""
 
     changes: tuple[Change, ...]
+    answered: Answered | None = None
+    """The request that asked for them, if it shall be done once only."""
 
 
 def create(obj: StoreObject) -> Change:

@@ -1,7 +1,7 @@
 """How objects look as bytes: attrs classes through cattrs to msgpack. The only file that knows.
 
-Stored bytes start with :data:`SCHEMA_VERSION`; newer ones are refused, unknown fields are ignored, and absent fields
-take their defaults (fields at their default are left out when writing).
+Stored bytes start with the schema version that their reader must know; newer ones are refused, unknown fields are
+ignored, and absent fields take their defaults (fields at their default are left out when writing).
 """
 
 from __future__ import annotations
@@ -16,7 +16,11 @@ from cattrs.preconf.msgpack import make_converter
 
 from swarmpy.errors import DataDirMismatch, ProtocolViolation
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""The newest that can be read."""
+FIRST_VERSION = 1
+REQUESTS_VERSION = 2
+"""Of an entry or a snapshot that remembers requests: who ignores them would do a repeated one again."""
 T = TypeVar("T")
 
 _converter = make_converter(omit_if_default=True, detailed_validation=False)
@@ -56,9 +60,9 @@ def unpack(data: bytes) -> Any:
         raise ProtocolViolation(f"malformed msgpack: {error!r}") from error
 
 
-def encode(obj: Any) -> bytes:
-    """``obj`` as bytes to be stored."""
-    return bytes([SCHEMA_VERSION]) + pack(to_plain(obj))
+def encode(obj: Any, version: int = FIRST_VERSION) -> bytes:
+    """``obj`` as bytes to be stored, for readers that know ``version``."""
+    return bytes([version]) + pack(to_plain(obj))
 
 
 def decode(cls: type[T], data: bytes) -> T:

@@ -8,6 +8,7 @@ Layout::
       swarmpy.sock     the API
       certificates/    the node's key and certificate, the root certificate
       raft/            the log and snapshots; managers only
+      raft.mark        how much of the log must be there (wire.log_files)
       agent/           assigned tasks, to be adopted after a restart
       tasks/           working directories of the process runtime
 """
@@ -29,7 +30,7 @@ from swarmpy.model import codec
 from swarmpy.model.assignments import ManagerAddress
 from swarmpy.model.ids import ClusterId, NodeId
 from swarmpy.model.specs import RaftConfig
-from swarmpy.wire.log import DATABASE, SNAPSHOT_SUFFIX
+from swarmpy.wire.log_files import DATABASE, SNAPSHOT_SUFFIX, WAL, forget_mark
 
 FORMAT_VERSION = 1
 CLUSTER_DIRECTORIES = ("certificates", "raft", "agent", "tasks")
@@ -159,6 +160,7 @@ class DataDir:
         _fsync_directory(self.path)
         for name in CLUSTER_DIRECTORIES:
             shutil.rmtree(self.path / name, ignore_errors=True)
+        forget_mark(self.raft)
 
     def make_agent(self) -> None:
         """Make room for the agent's local state."""
@@ -168,14 +170,14 @@ class DataDir:
     def has_raft_log(self) -> bool:
         """True when there is the log of a manager; what only says whose log it was is none.
 
-        Raises DataDirMismatch when there are snapshots without the log they belong to.
+        Raises DataDirMismatch when there are snapshots or a WAL without the log they belong to.
         """
         if (self.raft / DATABASE).exists():
             return self._raft_owner.exists()
-        if any(self.raft.glob(f"*{SNAPSHOT_SUFFIX}")):
+        if (self.raft / WAL).exists() or any(self.raft.glob(f"*{SNAPSHOT_SUFFIX}")):
             raise DataDirMismatch(
-                f"{self.raft} has snapshots, but {DATABASE} is missing: restore it, or remove the directory to join "
-                "the other managers anew"
+                f"{self.raft} is the directory of a raft log, but {DATABASE} is missing: restore it, or remove the "
+                "directory and start the node again, and it joins the other managers anew"
             )
         return False
 
@@ -198,6 +200,8 @@ class DataDir:
                 )
             self.raft.mkdir(mode=0o700, exist_ok=True)
             if found != owner:
+                # What an earlier membership promised does not bind this one: its raft id is a new one.
+                forget_mark(self.raft)
                 _write(self._raft_owner, owner)
         except OSError as error:
             raise StorageError(f"cannot use {self.raft}: {error.strerror}") from error
@@ -205,6 +209,7 @@ class DataDir:
     def forget_raft(self) -> None:
         """Drop the log of a manager that is one no more."""
         shutil.rmtree(self.raft, ignore_errors=True)
+        forget_mark(self.raft)
 
 
 def unusable(path: Path, error: OSError) -> StorageError:

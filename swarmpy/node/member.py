@@ -7,6 +7,7 @@ stops the manager half, live.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +32,7 @@ from swarmpy.raft.storage import bootstrap
 from swarmpy.security.identity import NodeIdentity, save_identity
 from swarmpy.security.tls import Credentials
 from swarmpy.wire.log import SqliteLog
+from swarmpy.wire.log_files import snapshot_time
 from swarmpy.wire.router import Router
 from swarmpy.wire.rpc import RpcDialer, RpcServer
 
@@ -178,6 +180,7 @@ class Member:
             clock=self._clock,
             random=self._random,
             config=self.state.raft,
+            snapshot_time=functools.partial(snapshot_time, self._data.raft),
         )
         self._serve_api(router)
         server = RpcServer(router, self._credentials, host=self._listen_host, port=self._listen_port)

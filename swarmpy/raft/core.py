@@ -29,6 +29,8 @@ A host, without its errors::
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from swarmpy.errors import FailedPrecondition, InvariantViolation, NotLeader, Unavailable
 from swarmpy.ports import Random
 from swarmpy.raft import election, membership, reads, replication
@@ -93,6 +95,7 @@ class RaftCore(RaftState):
             return
         if not election.has_quorum(self):
             self.become_follower(self.term, NO_ONE)
+            self.lost_quorum = True
             return
         election.tick_transfer(self)
         self.heartbeat_elapsed += 1
@@ -119,8 +122,8 @@ class RaftCore(RaftState):
         if message.source in self.removed_members:
             self._tell_removed(message.source)
             return
-        if message.sender is not None and message.source not in self.members:
-            self.strangers[message.source] = message.sender
+        if message.sender is not None and message.sender != self.members.get(message.source):
+            self.remember_stranger(message.source, message.sender)
         if message.term > self.term:
             if not self._accept_later_term(message):
                 return
@@ -200,18 +203,22 @@ class RaftCore(RaftState):
             raise NotLeader
         if self.transferee != NO_ONE:
             raise Unavailable("the leadership is being handed over: ask again in a moment")
-        waiting = self.log.last_index - self.log.committed
+        # Counted until they are applied: followers may commit far ahead of a leader whose own disk hangs.
+        waiting = self.log.last_index - self.log.applied
         if waiting >= MAX_UNCOMMITTED_ENTRIES or (
             self.uncommitted_bytes + len(data) > MAX_UNCOMMITTED_BYTES and waiting
         ):
-            raise Unavailable(
-                f"{waiting} changes ({self.uncommitted_bytes} bytes) wait for a quorum of managers: ask again later"
-            )
+            what = "a quorum of managers" if self.log.committed < self.log.last_index else "this manager's disk"
+            raise Unavailable(f"{waiting} changes ({self.uncommitted_bytes} bytes) wait for {what}: ask again later")
         return self.append_entry(EntryKind.NORMAL, data)
 
     def propose_conf_change(self, change: ConfChange) -> int:
         """See :func:`membership.propose`."""
         return membership.propose(self, change)
+
+    def check_removals(self, raft_ids: Collection[int]) -> None:
+        """See :func:`membership.check_removals`."""
+        membership.check_removals(self, raft_ids)
 
     def apply_conf_change(self, change: ConfChange, index: int) -> None:
         """See :func:`membership.apply`."""
@@ -240,6 +247,24 @@ class RaftCore(RaftState):
         if progress is not None and progress.pending_snapshot:
             progress.become_probe(progress.pending_snapshot + 1 if delivered else progress.match + 1)
             progress.probe_sent = True  # until it is heard of again
+
+    @property
+    def is_cut_off(self) -> bool:
+        """See :func:`election.is_cut_off`."""
+        return election.is_cut_off(self)
+
+    def set_timing(self, timing: Timing) -> None:
+        """Count by other timeouts from now on. Everybody gets a whole one of the new ones before being missed."""
+        if timing == self.timing:
+            return
+        active = [p for p in self.progress.values() if self.is_active(p)]
+        self.timing = timing
+        for progress in active:
+            progress.last_contact = self.now
+        self.heartbeat_elapsed = timing.heartbeat  # due at once: followers may count by a shorter timeout already
+        self.transfer_elapsed = 0
+        self.leaderless_since = self.now
+        self.reset_election_timeout()
 
     @property
     def may_campaign(self) -> bool:
@@ -304,6 +329,8 @@ class RaftCore(RaftState):
         """All duties are done for ``ready``."""
         self.persisted(ready)
         if ready.committed:
+            if self.is_leader:
+                self.uncommitted_bytes -= sum([len(entry.data) for entry in ready.committed])
             self.log.applied_to(ready.committed[-1].index)
 
     def compact(self, index: int) -> None:
@@ -313,6 +340,17 @@ class RaftCore(RaftState):
     def member(self, raft_id: int) -> Member | None:
         """Where to send to ``raft_id``, if it is known."""
         return self.members.get(raft_id) or self.strangers.get(raft_id) or self.removed_members.get(raft_id)
+
+    def reachable_at(self, raft_id: int) -> tuple[Member, ...]:
+        """Where to send to ``raft_id``: where the configuration says, and where it says itself that it is.
+
+        Either may be out of date: a leader that has moved could never tell a member that missed the change, if that
+        one answered only where the leader used to be.
+        """
+        known, stranger = self.member(raft_id), self.strangers.get(raft_id)
+        if known is None:
+            return ()
+        return (known,) if stranger in (None, known) else (known, stranger)
 
 
 def _load_log(snapshot: Snapshot | None, entries: tuple[Entry, ...]) -> RaftLog:

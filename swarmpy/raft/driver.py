@@ -2,7 +2,7 @@
 
 Three tasks. One steps messages into the core as they come and sends what need not wait; so heartbeats and answers go
 out while the disk works or entries are applied. One does the duties of each Ready (:mod:`swarmpy.raft.duties`). One
-ticks.
+ticks (:mod:`swarmpy.raft.ticker`).
 
 It never decides anything about consensus, and never goes on after a storage error.
 """
@@ -10,32 +10,37 @@ It never decides anything about consensus, and never goes on after a storage err
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import structlog
 
-from swarmpy.errors import DeadlineExceeded, InvalidArgument, NotLeader, OutcomeUnknown, StorageError, Unavailable
+from swarmpy.errors import (
+    DeadlineExceeded,
+    InvalidArgument,
+    NoQuorum,
+    NotLeader,
+    OutcomeUnknown,
+    StorageError,
+    Unavailable,
+)
 from swarmpy.model.specs import RaftConfig
 from swarmpy.ports import Random
 from swarmpy.raft.core import RaftCore
 from swarmpy.raft.duties import Duties
 from swarmpy.raft.frames import frames
+from swarmpy.raft.inbox import Inbox
 from swarmpy.raft.messages import NO_ONE, ConfChange, ConfState, Member, Message, MessageType
+from swarmpy.raft.open_reads import Reads
 from swarmpy.raft.ports import RaftTransport, StateMachine
-from swarmpy.raft.proposals import Proposal, Proposals, Reads
+from swarmpy.raft.proposals import Proposal, Proposals
 from swarmpy.raft.snapshots import Snapshots
-from swarmpy.raft.state import Timing
-from swarmpy.raft.status import RaftStatus, status_of
+from swarmpy.raft.status import CUT_OFF, RaftStatus, status_of
 from swarmpy.raft.storage import LogStorage
+from swarmpy.raft.ticker import Ticker, timing_of
 
 log = structlog.get_logger(__name__)
 
-TICKS_PER_TICK = 4
-"""The core is ticked more often than configured, and its timeouts counted accordingly: with five possible election
-timeouts two followers would too often draw the same one and split the vote."""
 MAX_PROPOSAL_BYTES = 1536 * 1024
-MAX_INBOX = 10_000
 DISK_PATIENCE = 10
 """A leader hands over when one write takes so many election timeouts: followers commit without its disk, but nobody
 hears of it, for it applies nothing."""
@@ -62,7 +67,8 @@ class RaftDriver:
         self._config = config
         self._core: RaftCore | None = None
         self._snapshots: Snapshots | None = None
-        self._inbox: deque[Message] = deque()
+        self._inbox = Inbox()
+        self._ticker = Ticker(config, ticked=self._ticked, minded=self._minded)
         self._stirred = asyncio.Event()
         self._proposals = Proposals()
         # A random start: an answer to a read of this member's last life must not fit one of this life.
@@ -89,10 +95,7 @@ class RaftDriver:
         core = RaftCore(
             self._raft_id,
             random=self._random,
-            timing=Timing(
-                heartbeat=self._config.heartbeat_tick * TICKS_PER_TICK,
-                election=self._config.election_tick * TICKS_PER_TICK,
-            ),
+            timing=timing_of(self._config),
             hard_state=stored.hard_state,
             snapshot=stored.snapshot,
             entries=stored.entries,
@@ -116,7 +119,7 @@ class RaftDriver:
                 self._stir()
                 group.create_task(self._step_loop(core, self._snapshots), name="raft-step")
                 group.create_task(self._duties.run(core, self._snapshots), name="raft-work")
-                group.create_task(self._tick_loop(core), name="raft-tick")
+                group.create_task(self._ticker.run(core), name="raft-tick")
         except BaseExceptionGroup as failed:
             raise _cause(failed) from failed
         finally:
@@ -138,10 +141,8 @@ class RaftDriver:
             await self._stirred.wait()
             self._stirred.clear()
             while self._inbox:
-                self._step(core, snapshots, self._inbox.popleft())
-            number = self._reads.next_request()
-            if number is not None:
-                self._ask(core, number)
+                self._step(core, snapshots, self._inbox.take())
+            self._reads.ask_new(core)
             self._send(core, core.take_messages())
             self._look(core)
             self._duties.wanted.set()
@@ -155,29 +156,21 @@ class RaftDriver:
             core.step(message)
         self._look(core)
 
-    async def _tick_loop(self, core: RaftCore) -> None:
-        loop = asyncio.get_running_loop()
-        interval = self._config.tick_ns / 1e9 / TICKS_PER_TICK
-        due = loop.time() + interval
-        ticks = 0
-        while True:
-            await asyncio.sleep(max(0.0, due - loop.time()))
-            now = loop.time()
-            # One tick for each time awake: a loop that was held up must not count that against a healthy leader.
-            if now - due > core.timing.election * interval:
-                log.warning("raft_stood_still", seconds=round(now - due, 3), role=core.role.value)
-                core.wake()
-            due = due + interval if due + interval > now else now + interval
-            core.tick()
-            ticks += 1
-            if ticks % (core.timing.election // 2 or 1) == 0:
-                self._ask_again(core)
-                self._mind_the_disk(core, now)
-            self._changed(core)
+    def _ticked(self) -> None:
+        if self._core is not None:
+            self._changed(self._core)
+
+    def _minded(self, now: float) -> None:
+        """Twice in an election timeout: what need not be looked at more often."""
+        if self._core is None or self._snapshots is None:
+            return
+        self._reads.ask_again(self._core)
+        self._mind_the_disk(self._core, now)
+        self._snapshots.drop_stale()
 
     def _mind_the_disk(self, core: RaftCore, now: float) -> None:
         since = self._duties.writing_since
-        patience = DISK_PATIENCE * self._config.election_tick * self._config.tick_ns / 1e9
+        patience = DISK_PATIENCE * self._config.election_ns / 1e9
         if since is None or now - since < patience or not core.is_leader or core.transferee != NO_ONE:
             return
         log.warning("raft_disk_hangs", seconds=round(now - since, 3), consequence="handing the leadership over")
@@ -190,8 +183,7 @@ class RaftDriver:
 
     def receive(self, message: Message) -> None:
         """A message of another member has come. Dropped when this member is not running or drowns in them."""
-        if self._core is not None and len(self._inbox) < MAX_INBOX:
-            self._inbox.append(message)
+        if self._core is not None and self._inbox.put(message):
             self._stirred.set()
 
     def report_unreachable(self, raft_id: int) -> None:
@@ -209,8 +201,7 @@ class RaftDriver:
             else:
                 ready.append(message)
         for raft_id, frame in frames(ready):
-            member = core.member(raft_id)
-            if member is not None:
+            for member in core.reachable_at(raft_id):
                 self._transport.send(member, frame)
 
     # ---- writes
@@ -249,6 +240,10 @@ class RaftDriver:
                 "it may still happen"
             ) from None
 
+    def check_removals(self, raft_ids: Collection[int]) -> None:
+        """Leader: would a quorum be left, and answer, without ``raft_ids``? Raises FailedPrecondition, NotLeader."""
+        self._leading().check_removals(raft_ids)
+
     async def transfer_leadership(self, to: int | None, timeout: float) -> None:
         """Hand the leadership to the voter ``to`` (None: to the best one); returns when another member leads.
 
@@ -279,6 +274,8 @@ class RaftDriver:
         return core
 
     def _not_leader(self) -> NotLeader:
+        if self._core is not None and self._core.is_cut_off:
+            return NotLeader(CUT_OFF)
         leader = self.status().leader
         if leader is None:
             return NotLeader("no manager leads at the moment: ask again later")
@@ -289,27 +286,26 @@ class RaftDriver:
     async def read_index(self, timeout: float) -> int:
         """Wait until this member has applied every write finished before the call; returns the index it has then.
 
-        Raises DeadlineExceeded when no leader could confirm in time (as in a minority), Unavailable when this stops.
+        Over an election it waits for the next leader. Raises NoQuorum at once when this member is cut off, or as soon
+        as it is; DeadlineExceeded when no leader could confirm in time; Unavailable when this stops or too many wait.
         """
         if self._core is None:
             raise Unavailable("this manager is not running yet: ask again later")
-        future = self._reads.add()
+        if self._core.is_cut_off:
+            raise NoQuorum(CUT_OFF)
         self._stir()
-        try:
-            async with asyncio.timeout(timeout):
-                return await future
-        except TimeoutError:
-            raise DeadlineExceeded(f"no quorum of managers confirmed the read within {timeout:g} s") from None
+        return await self._reads.wait(timeout)
 
-    def _ask(self, core: RaftCore, number: int) -> None:
-        try:
-            core.read_index(number)
-        except Unavailable:
-            log.debug("raft_read_waits", number=number)  # asked again with the ticks
+    # ---- settings
 
-    def _ask_again(self, core: RaftCore) -> None:
-        for number in self._reads.unanswered():
-            self._ask(core, number)
+    def set_timing(self, config: RaftConfig) -> None:
+        """Live by ``config`` from now on: the timeouts, and when snapshots are due."""
+        self._config = config
+        self._ticker.set_interval(config)
+        if self._core is not None and self._snapshots is not None:
+            self._snapshots.config = config
+            self._core.set_timing(timing_of(config))
+            self._changed(self._core)
 
     # ---- status
 
@@ -338,7 +334,8 @@ class RaftDriver:
         """How things are now."""
         if self._core is None:
             return RaftStatus(raft_id=self._raft_id, applied=self._duties.applied)
-        return status_of(self._core, applied=self._duties.applied)
+        since = None if self._snapshots is None else self._snapshots.since
+        return status_of(self._core, applied=self._duties.applied, since_snapshot=since)
 
     def subscribe(self, callback: Callable[[RaftStatus], None]) -> Callable[[], None]:
         """Call ``callback`` when role, term, leader, readiness or members change. Returns how to unsubscribe."""
@@ -348,7 +345,8 @@ class RaftDriver:
     def _look(self, core: RaftCore) -> None:
         """Notice changes, and tell those who wait for them."""
         ready = core.is_leader and self._duties.applied >= core.term_start
-        seen = (core.role, core.term, core.leader, ready, core.conf, core.is_removed, core.transferee)
+        cut_off = core.is_cut_off
+        seen = (core.role, core.term, core.leader, ready, core.conf, core.is_removed, cut_off, core.transferee)
         if seen == self._seen:
             return
         public_change = seen[:-1] != self._seen[:-1]
@@ -360,8 +358,10 @@ class RaftDriver:
         if term_led != self._seen_term_led:
             self._seen_term_led = term_led
             self._lead_changed(core, term_led)
+        if cut_off:
+            self._reads.close(NoQuorum(CUT_OFF))
         if core.leader != NO_ONE:
-            self._ask_again(core)
+            self._reads.ask_again(core)
 
     def _lead_changed(self, core: RaftCore, term_led: int) -> None:
         # What is committed with its term will be applied here; of the rest nothing can be said.

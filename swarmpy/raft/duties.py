@@ -14,8 +14,9 @@ import structlog
 from swarmpy.raft.core import RaftCore
 from swarmpy.raft.encoding import decode_conf_change
 from swarmpy.raft.messages import Entry, EntryKind, Message, Ready
+from swarmpy.raft.open_reads import Reads
 from swarmpy.raft.ports import StateMachine
-from swarmpy.raft.proposals import Proposals, Reads
+from swarmpy.raft.proposals import Proposals
 from swarmpy.raft.snapshots import Snapshots
 from swarmpy.raft.storage import BOOTSTRAP_INDEX, LogStorage, StoredState
 

@@ -30,6 +30,17 @@ def in_lease(state: RaftState) -> bool:
     return state.leader != NO_ONE and not state.leader_unreachable and state.election_elapsed < state.timing.election
 
 
+def is_cut_off(state: RaftState) -> bool:
+    """True for a member that should not let anybody wait for it: reads and writes go elsewhere, or come later.
+
+    That is a leader that lost its quorum, until it hears of a leader, and a member that has known none for as long as
+    the longest election timeout: an ordinary election is over by then.
+    """
+    if state.leader != NO_ONE:
+        return False
+    return state.lost_quorum or state.now - state.leaderless_since >= 2 * state.timing.election
+
+
 def tick_follower(state: RaftState) -> None:
     """A tick of a member that does not lead."""
     state.election_elapsed += 1
@@ -59,13 +70,14 @@ def pre_campaign(state: RaftState) -> None:
 def campaign(state: RaftState, *, force: bool = False) -> None:
     """Stand for election; ``force`` when the leader itself asked for it."""
     state.become_candidate()
+    state.campaign_forced = force
     if len(state.votes) >= majority(len(state.voters)):
         state.become_leader()
     else:
-        _ask_for_votes(state, force=force)
+        _ask_for_votes(state)
 
 
-def _ask_for_votes(state: RaftState, *, force: bool = False) -> None:
+def _ask_for_votes(state: RaftState) -> None:
     pre = state.role is RaftRole.PRE_CANDIDATE
     for voter in state.voters:
         if voter in state.votes:
@@ -78,7 +90,7 @@ def _ask_for_votes(state: RaftState, *, force: bool = False) -> None:
                 term=state.term + 1 if pre else state.term,
                 index=state.log.last_index,
                 log_term=state.log.last_term,
-                force=force,
+                force=state.campaign_forced,
                 sender=state.me,
             )
         )

@@ -50,6 +50,7 @@ def encode_messages(messages: Sequence[Message]) -> list[Any]:
             None if m.snapshot is None else _snapshot_to_plain(m.snapshot),
             m.offset,
             m.total,
+            m.digest,
         ]
         for m in messages
     ]
@@ -69,8 +70,11 @@ def decode_messages(plain: Any) -> list[Message]:
 def _message(row: Any) -> Message:
     (kind, to, source, term, index, log_term, commit, reject, hint, hint_term, context, force) = row[:12]
     entries, sender, snapshot, offset, total = row[12:17]
+    digest = row[17] if len(row) > 17 else b""
     for number in (to, source, term, index, log_term, commit, hint, hint_term, context, offset, total):
         _natural(number)
+    if type(digest) is not bytes:
+        raise ValueError("the digest is not bytes")
     return Message(
         type=_TYPES[kind],
         to=to,
@@ -89,6 +93,7 @@ def _message(row: Any) -> Message:
         snapshot=None if snapshot is None else _snapshot(snapshot),
         offset=offset,
         total=total,
+        digest=digest,
     )
 
 

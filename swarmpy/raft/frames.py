@@ -9,6 +9,12 @@ from swarmpy.raft.messages import Message
 MAX_FRAME_BYTES = 2 * 1024 * 1024
 
 
+def size_of(message: Message) -> int:
+    """What a message weighs: the bytes of its entries or its chunk. The rest of it is small."""
+    size = sum([len(entry.data) for entry in message.entries])
+    return size if message.snapshot is None else size + len(message.snapshot.data)
+
+
 def frames(messages: Iterable[Message]) -> Iterator[tuple[int, Sequence[Message]]]:
     """(receiver, messages) pairs. A message that is larger than a frame goes alone."""
     batches: dict[int, list[Message]] = {}
@@ -26,7 +32,7 @@ def _split(batch: list[Message]) -> Iterator[list[Message]]:
     frame: list[Message] = []
     size = 0
     for message in batch:
-        more = sum([len(entry.data) for entry in message.entries])
+        more = size_of(message)
         if size + more > MAX_FRAME_BYTES and frame:
             yield frame
             frame, size = [], 0

@@ -73,6 +73,17 @@ class RaftLog:
                 return tuple(found[:count])
         return tuple(found)
 
+    def tail_from(self, index: int, max_count: int, max_bytes: int) -> int:
+        """The first of the last entries up to ``index`` that both bounds allow to keep; ``index + 1`` for none."""
+        low = max(self.offset, index - max_count) + 1
+        place = index + 1
+        while place > low:
+            max_bytes -= len(self.entry(place - 1).data)
+            if max_bytes < 0:
+                break
+            place -= 1
+        return place
+
     def unstable(self) -> tuple[Entry, ...]:
         """Entries that are not on this disk yet."""
         return tuple(self._entries[self.stable - self.offset :])

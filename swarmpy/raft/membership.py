@@ -6,6 +6,8 @@ thesis), provided that a leader first commits an entry of its own term. A remove
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+
 from swarmpy.errors import FailedPrecondition, NotLeader, Unavailable
 from swarmpy.raft.encoding import encode_conf_change
 from swarmpy.raft.messages import NO_ONE, ConfChange, ConfChangeKind, ConfState, EntryKind, Member
@@ -54,8 +56,10 @@ def propose(state: RaftState, change: ConfChange) -> int:
     Raises NotLeader; Unavailable while another change is under way; FailedPrecondition when the change makes no sense
     or would leave the cluster without a reachable quorum.
     """
-    if not state.is_leader or state.transferee != NO_ONE:
+    if not state.is_leader:
         raise NotLeader
+    if state.transferee != NO_ONE:
+        raise Unavailable("the leadership is being handed over: ask again in a moment")
     if state.log.applied < state.pending_conf_index or not state.has_committed_in_term:
         raise Unavailable("another change of the managers is under way: ask again when it is done")
     _check(state, change)
@@ -97,11 +101,30 @@ def _check_removal(state: RaftState, raft_id: int) -> None:
     if raft_id == state.raft_id and len(left) == 1:
         # The one left may not learn that it decides alone now, and would wait for this one's vote for ever.
         raise FailedPrecondition("the leader of two managers cannot remove itself: hand the leadership over first")
-    reachable = sum(1 for v in left if v == state.raft_id or state.is_active(state.progress[v]))
-    if reachable < majority(len(left)):
+    _check_quorum_of(state, left, f"raft member {raft_id} cannot be removed")
+
+
+def check_removals(state: RaftState, raft_ids: Collection[int]) -> None:
+    """Leader: would a quorum be left and answer without ``raft_ids``? Asks only, and changes nothing.
+
+    One of them may be this leader, which is to hand over first. Raises NotLeader, FailedPrecondition.
+    """
+    if not state.is_leader:
+        raise NotLeader
+    left = [voter for voter in state.voters if voter not in raft_ids]
+    if not left:
+        raise FailedPrecondition("attempting to demote the last manager of the swarm")
+    if len(left) < len(state.voters):
+        _check_quorum_of(state, left, "this would cost the swarm its quorum")
+
+
+def _check_quorum_of(state: RaftState, voters: Sequence[int], refusal: str) -> None:
+    answering = sum(1 for v in voters if v == state.raft_id or state.is_active(state.progress[v]))
+    needed = majority(len(voters))
+    if answering < needed:
         raise FailedPrecondition(
-            f"raft member {raft_id} cannot be removed: of the {len(left)} managers left only {reachable} answer, "
-            f"{majority(len(left))} are needed; bring the others back first"
+            f"{refusal}: {answering} of {len(voters)} managers that are left answer, {needed} are needed; "
+            "bring the others back first, or remove those that are gone for good"
         )
 
 

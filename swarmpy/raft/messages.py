@@ -145,6 +145,8 @@ class Message:
     """SNAPSHOT: where this chunk begins. SNAPSHOT_ACK: bytes received without a gap."""
     total: int = 0
     """Bytes of the whole snapshot."""
+    digest: bytes = b""
+    """SNAPSHOT and its ACK: the SHA-256 of the whole snapshot's data; empty from a member that does not tell it."""
 
 
 @attrs.frozen(kw_only=True)

@@ -1,9 +1,8 @@
-"""Who waits for what: proposals until they are applied, reads until their index is. Every wait ends."""
+"""Who waits for a proposal to be applied. Every wait ends."""
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -27,7 +26,7 @@ class Proposal:
     done: asyncio.Future[None]
 
 
-def _fail(future: asyncio.Future[T], error: SwarmpyError) -> None:
+def fail(future: asyncio.Future[T], error: SwarmpyError) -> None:
     if not future.done():
         future.set_exception(error)
         future.exception()  # the one who waited may have gone; that is no "exception was never retrieved"
@@ -56,69 +55,16 @@ class Proposals:
         if proposal.term == term:
             proposal.done.set_result(None)
         else:
-            _fail(proposal.done, _lost())
+            fail(proposal.done, _lost())
 
     def fail_unless(self, keep: Callable[[Proposal], bool]) -> None:
         """Give all up but those of which ``keep`` says that they will be applied."""
         for proposal in [p for p in self._open.values() if not keep(p)]:
             del self._open[proposal.index]
-            _fail(proposal.done, _lost())
+            fail(proposal.done, _lost())
 
 
 def _lost() -> OutcomeUnknown:
     return OutcomeUnknown(
         "this manager stopped leading before the change was confirmed: it may or may not have happened; look and retry"
     )
-
-
-class Reads:
-    """Reads of this member: asked for together, answered by the leader with an index, done when that is applied."""
-
-    def __init__(self, first_number: int) -> None:
-        self._number = first_number
-        self._new: list[asyncio.Future[int]] = []
-        self._asked: dict[int, list[asyncio.Future[int]]] = {}
-        self._known: list[tuple[int, list[asyncio.Future[int]]]] = []
-
-    def add(self) -> asyncio.Future[int]:
-        """Open one; it is asked for with the next :meth:`next_request`."""
-        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._new.append(future)
-        return future
-
-    def next_request(self) -> int | None:
-        """The number under which all new reads are asked for together; None when there are none."""
-        if not self._new:
-            return None
-        self._number += 1
-        self._asked[self._number], self._new = self._new, []
-        return self._number
-
-    def unanswered(self) -> tuple[int, ...]:
-        """Numbers to ask for again, for a request or its answer may be lost. Reads that gave up are forgotten."""
-        self._asked = {n: waiters for n, waiters in self._asked.items() if not all(f.done() for f in waiters)}
-        return tuple(self._asked)
-
-    def answered(self, number: int, index: int) -> None:
-        """The leader's answer."""
-        waiters = self._asked.pop(number, None)
-        if waiters is not None:
-            self._known.append((index, waiters))
-
-    def applied(self, index: int) -> None:
-        """Everything up to ``index`` is applied."""
-        if not self._known:
-            return
-        for wanted, waiters in self._known:
-            if wanted <= index:
-                for future in waiters:
-                    if not future.done():
-                        future.set_result(wanted)
-        self._known = [(wanted, waiters) for wanted, waiters in self._known if wanted > index]
-
-    def close(self, error: SwarmpyError) -> None:
-        """Nobody will answer any more."""
-        open_reads = [self._new, *self._asked.values(), *(waiters for _, waiters in self._known)]
-        for future in itertools.chain.from_iterable(open_reads):
-            _fail(future, error)
-        self._new, self._asked, self._known = [], {}, []

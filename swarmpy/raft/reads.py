@@ -112,5 +112,6 @@ def confirm(state: RaftState) -> None:
 
 
 def handle_response(state: RaftState, message: Message) -> None:
-    """The leader's answer to a read of this member."""
-    state.read_states.append(ReadState(request=message.context, index=message.index))
+    """The leader's answer to a read of this member. Beyond the bound it is dropped, and asked for again."""
+    if len(state.read_states) < MAX_PENDING_READS:
+        state.read_states.append(ReadState(request=message.context, index=message.index))

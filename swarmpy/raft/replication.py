@@ -147,8 +147,6 @@ def maybe_commit(state: RaftState) -> None:
     log = state.log
     index = agreed([log.stable if v == state.raft_id else state.progress[v].match for v in state.voters])
     if index > log.committed and log.matches(index, state.term):
-        for place in range(log.committed + 1, index + 1):
-            state.uncommitted_bytes -= len(log.entry(place).data)
         log.commit_to(index)
         reads.release_early(state)
 

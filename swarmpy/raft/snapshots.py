@@ -16,12 +16,18 @@ from swarmpy.raft.core import RaftCore
 from swarmpy.raft.messages import Message, MessageType, Snapshot
 from swarmpy.raft.ports import StateMachine
 from swarmpy.raft.storage import LogStorage
-from swarmpy.raft.transfer import IncomingSnapshot, OutgoingSnapshot
+from swarmpy.raft.transfer import IncomingSnapshot, OutgoingSnapshot, SnapshotSource
 
 log = structlog.get_logger(__name__)
 
 MAX_LOG_BYTES = 64 * 1024 * 1024
 """Applied bytes after which a snapshot is due, however few entries they are: it bounds the log in memory."""
+MAX_TAIL_BYTES = 32 * 1024 * 1024
+"""Of the entries kept behind a snapshot for slow followers."""
+MAX_PINNED_BYTES = 4 * MAX_LOG_BYTES
+"""Applied bytes that the log is kept back for a follower that is being sent a snapshot; a slower one needs another."""
+PATIENCE = 120
+"""Election timeouts until a snapshot that nobody went on sending is let go: a minute by default."""
 
 
 class Snapshots:
@@ -42,7 +48,8 @@ class Snapshots:
         self._core = core
         self._storage = storage
         self._state_machine = state_machine
-        self._config = config
+        self.config = config
+        """May be replaced while this runs."""
         self._group = group
         self._send = send
         self._stir = stir
@@ -51,11 +58,19 @@ class Snapshots:
         self._bytes = 0
         self._taking: asyncio.Task[None] | None = None
         self._outgoing: dict[int, tuple[OutgoingSnapshot, asyncio.Task[None]]] = {}
+        self._source = SnapshotSource(storage.read_snapshot)
         self._incoming = IncomingSnapshot()
+
+    @property
+    def since(self) -> tuple[int, int]:
+        """The index of the newest snapshot, and the bytes applied since."""
+        return self._last_index, self._bytes
 
     def applied(self, size: int) -> None:
         """``size`` more bytes are applied."""
         self._bytes += size
+        for out, _ in self._outgoing.values():
+            out.bytes_since += size
 
     def installed(self, index: int) -> None:
         """A leader's snapshot is stored and restored from."""
@@ -65,7 +80,7 @@ class Snapshots:
     async def take_if_due(self, applied: int) -> None:
         """Begin a snapshot when enough was applied; return when the state machine has fixed what goes into it."""
         core = self._core
-        if applied - self._last_index < self._config.snapshot_interval and self._bytes < MAX_LOG_BYTES:
+        if applied - self._last_index < self.config.snapshot_interval and self._bytes < MAX_LOG_BYTES:
             return
         term = core.log.term_at(applied)
         if self._taking is not None or term is None or core.conf_index > applied or applied <= self._last_index:
@@ -89,22 +104,25 @@ class Snapshots:
             self._taking = None
 
     def _keep_from(self, index: int) -> int:
-        keep_from = index - self._config.log_entries_for_slow_followers + 1
+        keep_from = self._core.log.tail_from(index, self.config.log_entries_for_slow_followers, MAX_TAIL_BYTES)
         # A follower that is being sent a snapshot needs the entries after it next.
-        return max(1, min([keep_from, *[out.index + 1 for out, _ in self._outgoing.values()]]))
+        pinned = [out.index + 1 for out, _ in self._outgoing.values() if out.bytes_since < MAX_PINNED_BYTES]
+        return max(1, min([keep_from, *pinned]))
 
     def send_to(self, request: Message) -> None:
         """The core found that a follower needs a snapshot."""
         if request.to in self._outgoing:
             return
-        retry_after = self._config.election_tick * self._config.tick_ns / 1e9
+        retry_after = self.config.election_ns / 1e9
         out = OutgoingSnapshot(request.index, retry_after=retry_after)
         task = self._group.create_task(self._transfer(out, request), name=f"raft-snapshot-to-{request.to}")
         self._outgoing[request.to] = (out, task)
 
     async def _transfer(self, out: OutgoingSnapshot, request: Message) -> None:
-        delivered = await out.run(self._storage.read_snapshot, self._send, request)
+        parcel = await self._source.get(out.index, self._last_index)
+        delivered = parcel is not None and await out.run(parcel, self._send, request)
         del self._outgoing[request.to]
+        self._forget_source()
         if self._core.is_leader and self._core.term == request.term:
             self._core.report_snapshot(request.to, delivered=delivered)
             self._stir()
@@ -116,6 +134,19 @@ class Snapshots:
         for _, task in self._outgoing.values():
             task.cancel()
         self._outgoing.clear()
+        self._forget_source()
+
+    def _forget_source(self) -> None:
+        if not self._outgoing:
+            self._source.forget()
+
+    def drop_stale(self) -> None:
+        """To be called now and then: let go of a snapshot that came in part, when nobody goes on sending it."""
+        core = self._core
+        since = core.now - PATIENCE * core.timing.election
+        received = self._incoming.received
+        if self._incoming.drop_stale(committed=core.log.committed, untouched_since=since) and received:
+            log.info("raft_snapshot_given_up", received_bytes=received)
 
     def acked(self, message: Message) -> None:
         """A follower's SNAPSHOT_ACK."""
@@ -132,7 +163,7 @@ class Snapshots:
             return
         received, whole = message.total + 1, message.snapshot
         if message.snapshot.index > core.log.committed:
-            received, installable = self._incoming.accept(message)
+            received, installable = self._incoming.accept(message, core.now)
             if installable is None:
                 self._acknowledge(message, received)
                 return
@@ -149,5 +180,6 @@ class Snapshots:
                 term=self._core.term,
                 index=message.index,
                 offset=received,
+                digest=message.digest,
             )
         )

@@ -28,6 +28,11 @@ from swarmpy.raft.messages import (
 )
 from swarmpy.raft.progress import Progress
 
+MAX_STRANGERS = 64
+"""Addresses remembered of peers that the configuration does not know."""
+MAX_QUEUED_MESSAGES = 32_768
+"""Messages that wait for this disk, or to be fetched: more than any follower's window and all reads together."""
+
 _PROMISES = frozenset({MessageType.APPEND_RESPONSE, MessageType.VOTE, MessageType.VOTE_RESPONSE})
 """They speak of what is on this disk."""
 
@@ -83,6 +88,10 @@ class RaftState:
         """The term and vote that are on disk: nothing goes out under others."""
         self.role = RaftRole.FOLLOWER
         self.leader = NO_ONE
+        self.leaderless_since = 0
+        """The tick since which no leader is known."""
+        self.lost_quorum = False
+        """This member led, a majority fell silent, and no leader has been heard since."""
         self.conf = ConfState()
         self.conf_index = 0
         """The entry that made ``conf``."""
@@ -96,10 +105,11 @@ class RaftState:
         self.now = 0
         """Ticks since the start."""
         self.election_elapsed = 0
-        self.heartbeat_elapsed = 0
-        self.election_timeout = 0
+        self.heartbeat_elapsed = self.election_timeout = 0
         self.leader_unreachable = False
         self.votes: dict[int, bool] = {}
+        self.campaign_forced = False
+        """This candidate was told to stand by the leader itself."""
 
         self.progress: dict[int, Progress] = {}
         self.term_start = 0
@@ -109,6 +119,7 @@ class RaftState:
         self.transferee = NO_ONE
         self.transfer_elapsed = 0
         self.uncommitted_bytes = 0
+        """Bytes of the leader's entries that it has not applied yet."""
         self.read_round = 0
         self.read_round_sent = 0
         self.reads: deque[PendingRead] = deque()
@@ -146,9 +157,20 @@ class RaftState:
         return self.now - progress.last_contact < self.timing.election
 
     def send(self, message: Message) -> None:
-        """Queue a message of this member: promises wait for the disk, others do not."""
+        """Queue a message of this member: promises wait for the disk, others do not.
+
+        Beyond the bound it is dropped, as a network may; but for what no answer would ever bring up again.
+        """
         box = self.promises if message.type in _PROMISES else self.outbox
-        box.append(message)
+        if len(box) < MAX_QUEUED_MESSAGES or message.type is MessageType.SNAPSHOT:
+            box.append(message)
+
+    def remember_stranger(self, raft_id: int, member: Member) -> None:
+        """Note where a peer is that the configuration does not know. The one longest silent is forgotten for it."""
+        self.strangers.pop(raft_id, None)
+        self.strangers[raft_id] = member
+        if len(self.strangers) > MAX_STRANGERS:
+            del self.strangers[next(known for known in self.strangers if known != self.leader)]
 
     def reset_election_timeout(self) -> None:
         """Begin to wait for a leader anew."""
@@ -163,11 +185,14 @@ class RaftState:
         if term != self.term:
             self.term = term
             self.vote = NO_ONE
+        if self.leader != NO_ONE:
+            self.leaderless_since = self.now
         self.role = role
         self.leader = NO_ONE
         self.leader_unreachable = False
         self.heartbeat_elapsed = 0
         self.votes = {}
+        self.campaign_forced = False
         self.progress = {}
         self.transferee = NO_ONE
         self.uncommitted_bytes = 0
@@ -179,6 +204,8 @@ class RaftState:
         """Follow ``leader`` (or nobody known) in ``term``."""
         self._change_role(RaftRole.FOLLOWER, term)
         self.leader = leader
+        if leader != NO_ONE:
+            self.lost_quorum = False
 
     def become_pre_candidate(self) -> None:
         """Ask for pre-votes. The term and the vote stay (section 9.6 of Ongaro's thesis)."""
@@ -195,12 +222,13 @@ class RaftState:
         """Lead: start from what followers are assumed to have, and append the no-op that commits older terms."""
         self._change_role(RaftRole.LEADER, self.term)
         self.leader = self.raft_id
+        self.lost_quorum = False
         self.pending_conf_index = self.log.last_index
         self.term_start = self.log.last_index + 1
         self.read_round = self.read_round_sent = 0
         self.sync_progress()
         self.append_entry(EntryKind.NORMAL, b"")
-        tail = self.log.slice(self.log.committed + 1, self.log.last_index, 1 << 62)
+        tail = self.log.slice(self.log.applied + 1, self.log.last_index, 1 << 62)
         self.uncommitted_bytes = sum([len(entry.data) for entry in tail])
 
     def append_entry(self, kind: EntryKind, data: bytes) -> int:

@@ -14,6 +14,12 @@ from swarmpy.raft.state import RaftRole
 CAUGHT_UP_ENTRIES = 1000
 """A learner this close to the leader's end, and pipelined, is fit to be promoted."""
 
+CUT_OFF = (
+    "this manager is cut off: it has no leader and hears too few of the others (ask another one, or make sure that the "
+    "managers can reach each other)"
+)
+"""What a member that is cut off tells those who ask it."""
+
 
 @attrs.frozen(kw_only=True)
 class FollowerProgress:
@@ -25,6 +31,8 @@ class FollowerProgress:
     state: ProgressState
     active: bool
     """It has answered within an election timeout."""
+    silent_ticks: int
+    """Since it last answered."""
     caught_up: bool
     """Active, pipelined, and at most :data:`CAUGHT_UP_ENTRIES` behind."""
 
@@ -42,9 +50,15 @@ class RaftStatus:
     commit: int = 0
     applied: int = 0
     last_index: int = 0
+    snapshot_index: int = 0
+    """Of its newest snapshot; 0 when there is none."""
+    log_bytes: int = 0
+    """Applied since that snapshot was begun."""
     conf: ConfState = attrs.Factory(ConfState)
     progress: Mapping[int, FollowerProgress] = attrs.Factory(dict)
     """Only of a leader; by raft id."""
+    cut_off: bool = False
+    """It lost its quorum as the leader, or has known no leader for longer than an election takes: ask another one."""
     removed: bool = False
     """This member was removed from the cluster: its node must stop managing."""
 
@@ -66,18 +80,27 @@ class RaftStatus:
     @property
     def key(self) -> tuple[object, ...]:
         """What subscribers hear of when it changes."""
-        return (self.role, self.term, self.leader_id, self.leader_ready, self.conf, self.removed)
+        return (self.role, self.term, self.leader_id, self.leader_ready, self.conf, self.removed, self.cut_off)
 
 
-def status_of(core: RaftCore, *, applied: int) -> RaftStatus:
-    """The status of ``core``, whose state machine has applied everything up to ``applied``."""
+def status_of(core: RaftCore, *, applied: int, since_snapshot: tuple[int, int] | None = None) -> RaftStatus:
+    """The status of ``core``, whose state machine has applied everything up to ``applied``.
+
+    ``since_snapshot``: the index of the newest snapshot, and the bytes applied since.
+    """
+    snapshot_index, log_bytes = since_snapshot or (0, 0)
     last = core.log.last_index
     progress = {}
     for raft_id, p in core.progress.items():
         active = core.is_active(p)
         near = p.state is ProgressState.REPLICATE and last - p.match <= CAUGHT_UP_ENTRIES
         progress[raft_id] = FollowerProgress(
-            raft_id=raft_id, match=p.match, state=p.state, active=active, caught_up=active and near
+            raft_id=raft_id,
+            match=p.match,
+            state=p.state,
+            active=active,
+            silent_ticks=core.now - p.last_contact,
+            caught_up=active and near,
         )
     return RaftStatus(
         raft_id=core.raft_id,
@@ -88,7 +111,10 @@ def status_of(core: RaftCore, *, applied: int) -> RaftStatus:
         commit=core.log.committed,
         applied=applied,
         last_index=last,
+        snapshot_index=snapshot_index,
+        log_bytes=log_bytes,
         conf=core.conf,
         progress=progress,
+        cut_off=core.is_cut_off,
         removed=core.is_removed,
     )

@@ -2,21 +2,25 @@
 
 On the leader a transaction runs at once over the committed state and what is in flight, is proposed as one entry, and
 is done when the entry is applied here; many are in flight together. On every manager :meth:`Store.apply` turns the
-same entries into the same state. The store never writes anything that did not come out of the log.
+same entries into the same state. The store never writes anything that did not come out of the log. The answers of
+applied requests are part of that state, so that a write whose answer was lost can be repeated.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Coroutine, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 from swarmpy.errors import InvalidArgument, InvariantViolation, NotLeader, OutcomeUnknown
 from swarmpy.model import codec
 from swarmpy.model.changes import Change, ChangeList
 from swarmpy.model.objects import Kind
+from swarmpy.model.requests import Answered, RequestId
 from swarmpy.ports import Clock
+from swarmpy.store.flights import Flights
 from swarmpy.store.overlay import Overlay, Written
+from swarmpy.store.sessions import Sessions
 from swarmpy.store.snapshot import decode_snapshot, encode_snapshot
 from swarmpy.store.stamp import stamp
 from swarmpy.store.tables import Layer
@@ -31,6 +35,8 @@ MAX_ENTRY_BYTES = 1536 * 1024
 """Largest entry of the log, as in Swarm: bounds how long one message holds the wire and the disk."""
 BATCH_CHANGES = 200
 """Changes in one transaction of a batch."""
+MAX_ANSWER_BYTES = 1024
+"""Largest result of an update that is remembered: it tells what was made, it is not the thing itself."""
 
 
 class Proposal(Protocol):
@@ -61,7 +67,10 @@ class Store:
         self._version = 0
         self._overlay = Overlay()
         self._proposer: Proposer | None = None
-        self._term_of_office = 0
+        self._last_proposer: Proposer | None = None
+        self._line = 0
+        self._sessions = Sessions()
+        self._flights = Flights()
         self._hub = Hub()
 
     # -- reading ----------------------------------------------------------------------------------------------------
@@ -83,27 +92,69 @@ class Store:
         """Begin (or, with None, end) a term of office; the proposer that is in office already changes nothing.
 
         To be called when the proposer leads and has applied everything of earlier terms, and with None as soon as
-        that is no longer so: what is in flight then is not shown to transactions any more.
+        that is no longer so. A proposer that comes back may have entries in flight still: whatever it has not given up
+        is shown to the transactions of its next term, as it may yet be applied before theirs.
         """
-        if proposer is None or proposer is not self._proposer:
-            self._term_of_office += 1
-            self._proposer = proposer
-            self._overlay.clear()
+        if proposer is not None and proposer is not self._last_proposer:
+            self._last_proposer = proposer
+            self._drop_overlay()
+        self._proposer = proposer
 
-    async def update(self, fn: Callable[[Tx], T], timeout: float = 10.0) -> T:
+    def _drop_overlay(self) -> None:
+        self._line += 1
+        self._overlay.clear()
+
+    async def update(self, fn: Callable[[Tx], T], timeout: float = 10.0, request: RequestId | None = None) -> T:
         """Run ``fn`` as one transaction and return its result once the changes are applied on this manager.
 
         ``fn`` sees the committed state and all changes in flight; what it raises passes through and nothing is done.
         Without changes nothing is proposed. Raises NotLeader and Unavailable (nothing was done), InvalidArgument
         (more than MAX_ENTRY_BYTES), OutcomeUnknown (leadership was lost, or ``timeout`` seconds are over: the changes
         may still be applied).
+
+        With a ``request``, the changes are made once only, on whichever leader it is asked for again and however
+        often, for as long as :data:`~swarmpy.store.sessions.SESSION_EXPIRY_NS`: the first time the result, which must
+        be plain data of at most MAX_ANSWER_BYTES, is stored with them; after that it is returned, and ``fn`` is not
+        run. One that is still in flight is waited for. What changes nothing is not remembered, be it a result or an
+        error: the client has no answer yet, so the repetition may as well be the one that counts. A copy that is
+        still under way when the client *has* an answer is therefore harmless only if something was changed. Raises
+        FailedPrecondition also for a request that was answered and forgotten, or was another one before.
         """
+        if request is not None:
+            return await self._update_once(fn, timeout, request)
         tx = self._begin()
         result = fn(tx)
         changes = tx.changes()
         if changes:
-            await self._commit(changes, _encode(changes), timeout)
+            entry = ChangeList(changes=changes)
+            await _wait(self._propose(entry, codec.encode(entry)), timeout)
         return result
+
+    async def _update_once(self, fn: Callable[[Tx], T], timeout: float, request: RequestId) -> T:
+        if self._proposer is None:
+            raise NotLeader
+        answer = self._sessions.answer(request)
+        if answer is None:
+            flight = self._flights.find(request)
+            if flight is not None:
+                own, done = flight.answered.answer, flight.done
+            else:
+                tx = self._begin()
+                own = _packed(fn(tx))
+                changes = tx.changes()
+                if not changes:
+                    return cast("T", codec.unpack(own))
+                done = self._launch(changes, Answered(request=request, answer=own, time_ns=tx.now_ns))
+            await _wait(done, timeout)
+            # The table has the last word: should the entry have come second, nothing of it was done.
+            answer = self._sessions.remembered(request) or own
+        return cast("T", codec.unpack(answer))
+
+    def _launch(self, changes: tuple[Change, ...], answered: Answered) -> asyncio.Future[None]:
+        entry = ChangeList(changes=changes, answered=answered)
+        done = self._propose(entry, codec.encode(entry, codec.REQUESTS_VERSION))
+        self._flights.add(answered, done)
+        return done
 
     async def batch(
         self,
@@ -127,13 +178,13 @@ class Store:
                 taken += 1
                 if len(tx.changes()) >= max_changes:
                     break
-            changes = tx.changes()
-            data = _encode(changes)
+            entry = ChangeList(changes=tx.changes())
+            data = codec.encode(entry)
             if taken > 1 and len(data) > MAX_ENTRY_BYTES:
                 most = taken // 2
                 continue
-            if changes:
-                await self._commit(changes, data, timeout)
+            if entry.changes:
+                await _wait(self._propose(entry, data), timeout)
             start += taken
 
     def _begin(self) -> Tx:
@@ -141,21 +192,7 @@ class Store:
             raise NotLeader
         return Tx((self._overlay.layer, self._committed), self._version, self._clock.time_ns())
 
-    async def _commit(self, changes: tuple[Change, ...], data: bytes, timeout: float) -> None:
-        proposal = self._propose(changes, data)
-        done = proposal.done
-        # Waiting does not own the future: neither the end of the wait nor a cancelled waiter touches the proposal.
-        if not done.done():
-            await asyncio.wait((done,), timeout=timeout)
-        if not done.done():
-            raise OutcomeUnknown(
-                f"the change was not confirmed by a majority of managers within {timeout:g} s; it may still be applied"
-            )
-        if done.cancelled():
-            raise OutcomeUnknown("this manager stopped before the change was confirmed; it may still be applied")
-        done.result()
-
-    def _propose(self, changes: tuple[Change, ...], data: bytes) -> Proposal:
+    def _propose(self, entry: ChangeList, data: bytes) -> asyncio.Future[None]:
         if self._proposer is None:
             raise NotLeader
         if len(data) > MAX_ENTRY_BYTES:
@@ -163,17 +200,18 @@ class Store:
                 f"a change of {len(data)} bytes is too large, at most {MAX_ENTRY_BYTES} are possible: make it smaller"
             )
         proposal = self._proposer.propose(data)
-        term = self._term_of_office
+        line = self._line
         if proposal.index > self._version:
-            self._overlay.add(proposal.index, data, changes, self._committed)
-        proposal.done.add_done_callback(lambda done: self._on_done(done, term))
-        return proposal
+            self._overlay.add(proposal.index, data, entry, self._committed)
+        proposal.done.add_done_callback(lambda done: self._on_done(done, line))
+        return proposal.done
 
-    def _on_done(self, done: asyncio.Future[None], term: int) -> None:
+    def _on_done(self, done: asyncio.Future[None], line: int) -> None:
         failed = done.cancelled() or done.exception() is not None
-        if failed and term == self._term_of_office:
+        if failed and line == self._line:
             # What was proposed after it was computed on top of it; nothing in flight can be trusted any more.
-            self.set_proposer(None)
+            self._proposer = None
+            self._drop_overlay()
 
     # -- the state machine of Raft ----------------------------------------------------------------------------------
 
@@ -197,21 +235,26 @@ class Store:
 
     def snapshot(self) -> Coroutine[Any, Any, bytes]:
         """The state exactly as it is at the call, not at the await; gives way to the loop while it encodes."""
-        return encode_snapshot(self._committed, self._version)
+        return encode_snapshot(self._committed, self._sessions, self._version)
 
     def restore(self, data: bytes) -> None:
         """Replace the state by a snapshot's. Raises DataDirMismatch, LogCorrupted; then the state is as before."""
-        self._committed, self._version = decode_snapshot(data)
+        self._committed, self._sessions, self._version = decode_snapshot(data)
         self._overlay.clear()
         self._hub.resync(self._version)
 
     def _write(self, index: int, data: bytes) -> tuple[Event, ...]:
         ours = self._overlay.settle(index, data)
+        entry = codec.decode(ChangeList, data) if ours is None else ours.entry
+        if entry.answered is not None and not self._sessions.record(entry.answered):
+            # What is in flight was computed as if this were done.
+            self._overlay.clear()
+            return ()
         if ours is not None:
-            return tuple(self._put(written, index) for written in ours)
+            return tuple(self._put(written, index) for written in ours.written)
         view = View((self._committed,), self._version)
         events = []
-        for change in codec.decode(ChangeList, data).changes:
+        for change in entry.changes:
             obj = stamp(change, view, index)
             events.append(self._put(Written(action=change.action, kind=change.kind, id=change.id, object=obj), index))
         return tuple(events)
@@ -228,5 +271,23 @@ class Store:
         )
 
 
-def _encode(changes: tuple[Change, ...]) -> bytes:
-    return codec.encode(ChangeList(changes=changes))
+async def _wait(done: asyncio.Future[None], timeout: float) -> None:
+    # Waiting does not own the future: neither the end of the wait nor a cancelled waiter touches the proposal.
+    if not done.done():
+        await asyncio.wait((done,), timeout=timeout)
+    if not done.done():
+        raise OutcomeUnknown(
+            f"the change was not confirmed by a majority of managers within {timeout:g} s; it may still be applied"
+        )
+    if done.cancelled():
+        raise OutcomeUnknown("this manager stopped before the change was confirmed; it may still be applied")
+    done.result()
+
+
+def _packed(result: Any) -> bytes:
+    answer = codec.pack(result)
+    if len(answer) > MAX_ANSWER_BYTES:
+        raise InvalidArgument(
+            f"an answer of {len(answer)} bytes is too large to be remembered, at most {MAX_ANSWER_BYTES} are possible"
+        )
+    return answer

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import attrs
 
-from swarmpy.model.changes import Action, Change
+from swarmpy.model.changes import Action, ChangeList
 from swarmpy.model.objects import Kind, StoreObject
 from swarmpy.store.stamp import stamp
 from swarmpy.store.tables import Layer
@@ -26,8 +26,11 @@ class Written:
 
 
 @attrs.frozen(kw_only=True)
-class _Pending:
+class Pending:
+    """One entry in flight, and what it will write."""
+
     data: bytes
+    entry: ChangeList
     written: tuple[Written, ...]
 
 
@@ -36,25 +39,25 @@ class Overlay:
 
     def __init__(self) -> None:
         self.layer = Layer()
-        self._pending: dict[int, _Pending] = {}
+        self._pending: dict[int, Pending] = {}
         self._writer: dict[tuple[Kind, str], int] = {}
 
     def __len__(self) -> int:
         return len(self._pending)
 
-    def add(self, index: int, data: bytes, changes: tuple[Change, ...], committed: Layer) -> None:
-        """Show ``changes`` as they will be once the entry at ``index`` is applied."""
+    def add(self, index: int, data: bytes, entry: ChangeList, committed: Layer) -> None:
+        """Show what ``entry``, encoded as ``data``, changes as it will be once it is applied at ``index``."""
         view = View((self.layer, committed), index - 1)
         written = []
-        for change in changes:
+        for change in entry.changes:
             obj = stamp(change, view, index)
             self.layer.by_kind[change.kind].put(change.id, obj)
             self._writer[change.kind, change.id] = index
             written.append(Written(action=change.action, kind=change.kind, id=change.id, object=obj))
-        self._pending[index] = _Pending(data=data, written=tuple(written))
+        self._pending[index] = Pending(data=data, entry=entry, written=tuple(written))
 
-    def settle(self, index: int, data: bytes) -> tuple[Written, ...] | None:
-        """The entry at ``index`` is being applied: stop showing it, and give what it writes.
+    def settle(self, index: int, data: bytes) -> Pending | None:
+        """The entry at ``index`` is being applied: stop showing it, and give it.
 
         None when it is not one of ours; then everything proposed after it will never be applied, and is dropped too.
         """
@@ -69,7 +72,7 @@ class Overlay:
             if self._writer[key] == index:
                 del self._writer[key]
                 self.layer.by_kind[change.kind].forget(change.id)
-        return pending.written
+        return pending
 
     def clear(self) -> None:
         """Forget everything in flight."""

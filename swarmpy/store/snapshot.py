@@ -1,8 +1,10 @@
 """The whole state as bytes, and back.
 
 A snapshot is the schema version (one byte) and then frames, each a length (4 bytes, big-endian) and msgpack: a header
-``{"version", "counts"}``, then slices ``{"kind", "objects"}`` in the order of creation. Encoding gives way to the loop
-between slices, because a manager that is silent for longer than an election timeout loses its office.
+``{"version", "counts"}``, then slices ``{"kind", "objects"}`` in the order of creation. Where requests are remembered
+(schema version 2), the header also has ``{"sessions", "answers"}`` (how many), and slices ``{"sessions"}`` and
+``{"answers"}`` follow in the order of their use. Encoding gives way to the loop between slices, because a manager that
+is silent for longer than an election timeout loses its office.
 """
 
 from __future__ import annotations
@@ -12,40 +14,56 @@ import gc
 import struct
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from swarmpy.errors import DataDirMismatch, LogCorrupted, ProtocolViolation
 from swarmpy.model import codec
 from swarmpy.model.objects import KIND_CLASSES, Kind, StoreObject
+from swarmpy.store.sessions import Sessions, SessionsCopy
 from swarmpy.store.stamp import share
 from swarmpy.store.tables import Layer
 from swarmpy.store.view import View
 
 SLICE_OBJECTS = 200
 """Objects encoded without a pause: about a millisecond and a half."""
+T = TypeVar("T")
 _LENGTH = struct.Struct(">I")
 # Services come before the tasks that share their parts.
 _ORDER = (Kind.CLUSTER, Kind.NODE, Kind.SERVICE, Kind.TASK)
 
 
-def encode_snapshot(layer: Layer, version: int) -> Coroutine[Any, Any, bytes]:
+def encode_snapshot(layer: Layer, sessions: Sessions, version: int) -> Coroutine[Any, Any, bytes]:
     """The state exactly as it is at the time of the call, whenever it is awaited and whatever is written meanwhile."""
     objects = {kind: list(layer.by_kind[kind].objects.values()) for kind in _ORDER}
-    return _encode(objects, version)
+    return _encode(objects, sessions.copy(), version)
 
 
-async def _encode(objects: dict[Kind, list[Any]], version: int) -> bytes:
-    header = {"version": version, "counts": {kind.value: len(objects[kind]) for kind in _ORDER}}
-    parts = [bytes([codec.SCHEMA_VERSION]), *_frame(header)]
+async def _encode(objects: dict[Kind, list[Any]], sessions: SessionsCopy, version: int) -> bytes:
+    header: dict[str, Any] = {"version": version, "counts": {kind.value: len(objects[kind]) for kind in _ORDER}}
+    schema = codec.FIRST_VERSION
+    if sessions.answers:
+        header |= {"sessions": len(sessions.uses), "answers": len(sessions.answers)}
+        schema = codec.REQUESTS_VERSION
+    parts = [bytes([schema]), *_frame(header)]
     for kind in _ORDER:
-        for start in range(0, len(objects[kind]), SLICE_OBJECTS):
-            plain = [codec.to_plain(obj) for obj in objects[kind][start : start + SLICE_OBJECTS]]
-            parts += _frame({"kind": kind.value, "objects": plain})
+        for objs in _slices(objects[kind]):
+            parts += _frame({"kind": kind.value, "objects": [codec.to_plain(obj) for obj in objs]})
             await asyncio.sleep(0)
+    for uses in _slices(sessions.uses):
+        parts += _frame({"sessions": [(session, *use) for session, use in uses]})
+        await asyncio.sleep(0)
+    for answers in _slices(sessions.answers):
+        parts += _frame({"answers": [(*key, *known) for key, known in answers]})
+        await asyncio.sleep(0)
     return b"".join(parts)
 
 
-def decode_snapshot(data: bytes) -> tuple[Layer, int]:
+def _slices(items: list[T]) -> Iterator[list[T]]:
+    for start in range(0, len(items), SLICE_OBJECTS):
+        yield items[start : start + SLICE_OBJECTS]
+
+
+def decode_snapshot(data: bytes) -> tuple[Layer, Sessions, int]:
     """The state and its version.
 
     Raises DataDirMismatch for a snapshot of a newer swarmpy, LogCorrupted for bytes that are no whole snapshot.
@@ -54,20 +72,38 @@ def decode_snapshot(data: bytes) -> tuple[Layer, int]:
         raise DataDirMismatch(
             f"the snapshot has schema version {data[0]}, this swarmpy reads up to {codec.SCHEMA_VERSION}: upgrade it"
         )
-    layer = Layer()
+    layer, sessions = Layer(), Sessions()
     try:
         with _no_collection():
             frames = _frames(data)
             header = next(frames)
             version = int(header["version"])
             for frame in frames:
-                _fill(layer, Kind(frame["kind"]), frame["objects"])
-            counts = {kind.value: len(layer.by_kind[kind].objects) for kind in _ORDER}
-            if counts != header["counts"]:
-                raise LogCorrupted(f"the snapshot is cut short: it holds {counts} of {header['counts']}")
-    except (ProtocolViolation, StopIteration, struct.error, KeyError, TypeError, ValueError) as error:
+                if "kind" in frame:
+                    _fill(layer, Kind(frame["kind"]), frame["objects"])
+                else:
+                    sessions.fill(uses=frame.get("sessions", ()), answers=frame.get("answers", ()))
+            _check_counts(header, layer, sessions)
+    except (
+        ProtocolViolation,
+        StopIteration,
+        struct.error,
+        LookupError,
+        AttributeError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise LogCorrupted(f"the snapshot is damaged: {error!r}") from error
-    return layer, version
+    return layer, sessions, version
+
+
+def _check_counts(header: Any, layer: Layer, sessions: Sessions) -> None:
+    counts = {kind.value: len(layer.by_kind[kind].objects) for kind in _ORDER}
+    remembered = sessions.count()
+    if counts != header["counts"] or remembered != (header.get("sessions", 0), header.get("answers", 0)):
+        raise LogCorrupted(
+            f"the snapshot is cut short: it holds {counts} and {remembered} sessions and answers of {header}"
+        )
 
 
 def _fill(layer: Layer, kind: Kind, plain: list[Any]) -> None:

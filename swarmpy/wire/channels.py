@@ -25,6 +25,10 @@ BACKOFF_MOST_S = 1.0
 DIAL_TIMEOUT_S = 2.0
 MAX_QUEUED = 256
 """Messages that wait for a connection to one peer."""
+MAX_QUEUED_BYTES = 16 * 1024 * 1024
+"""What they may weigh together."""
+MAX_ADDRESSES = 256
+"""Peers that are kept connected at a time: many more than a cluster should have managers."""
 IDLE_S = 60.0
 """A peer that nothing was sent to for this long is let go."""
 
@@ -71,11 +75,15 @@ class ChannelPool:
     async def get(self, address: str, *, timeout: float = DIAL_TIMEOUT_S) -> Channel:
         """The channel to ``address``, dialled if there is none.
 
-        Raises as ``ports.Dialer.dial``, and ConnectionFailed at once for a short while after a failed attempt.
+        Raises as ``ports.Dialer.dial``, and ConnectionFailed at once for a short while after a failed attempt, or
+        when there are connections to too many others.
         """
         if self._is_closed:
             raise ConnectionFailed(f"{address}: this node is stopping")
-        slot = self._slots.setdefault(address, _Slot(Backoff(self._random)))
+        slot = self._slots.get(address)
+        if slot is None:
+            self._forget_one()
+            slot = self._slots[address] = _Slot(Backoff(self._random))
         try:
             async with asyncio.timeout(timeout):
                 await slot.lock.acquire()
@@ -103,6 +111,15 @@ class ChannelPool:
         self._is_closed = True
         for address in list(self._slots):
             await self.drop(address)
+
+    def _forget_one(self) -> None:
+        """Make room: what is remembered of an address without a connection is only a short while of back-off."""
+        if len(self._slots) < MAX_ADDRESSES:
+            return
+        idle = [address for address, slot in self._slots.items() if slot.channel is None and not slot.lock.locked()]
+        if not idle:
+            raise ConnectionFailed(f"this node has connections to {len(self._slots)} addresses already")
+        del self._slots[idle[0]]
 
     async def _dial(self, slot: _Slot, address: str, timeout: float) -> Channel:
         if asyncio.get_running_loop().time() < slot.closed_until:
@@ -135,9 +152,15 @@ class _Receiver:
     address: str
     expect: NodeId | None
     queue: deque[tuple[str, Any]] = attrs.Factory(deque)
+    queued_bytes: int = 0
     channel: Channel | None = None
     wanted: asyncio.Event = attrs.Factory(asyncio.Event)
     used_at: float = 0.0
+
+    def forget_queue(self) -> None:
+        """Nothing waits any more."""
+        self.queue.clear()
+        self.queued_bytes = 0
 
 
 class PeerSender:
@@ -171,20 +194,26 @@ class PeerSender:
             self._group = None
             self._receivers.clear()
 
-    def send(self, address: str, method: str, payload: Any, *, expect: NodeId | None = None) -> bool:
-        """Send if possible, or queue until the peer is connected. False when the message was dropped."""
+    def send(self, address: str, method: str, payload: Any, *, expect: NodeId | None = None, size: int = 0) -> bool:
+        """Send if possible, or queue until the peer is connected. False when the message was dropped.
+
+        ``size`` is about what the payload weighs, in bytes, and counts while it waits.
+        """
         if self._group is None:
             return False
         receiver = self._receivers.get(address)
         if receiver is None:
+            if len(self._receivers) >= MAX_ADDRESSES:
+                return False
             receiver = self._receivers[address] = _Receiver(address, expect)
             self._group.create_task(self._keep(receiver), name=f"send to {address}")
         receiver.used_at = asyncio.get_running_loop().time()
         if receiver.channel is not None:
             return receiver.channel.notify(method, payload)
-        if len(receiver.queue) >= MAX_QUEUED:
+        if len(receiver.queue) >= MAX_QUEUED or receiver.queued_bytes + size > MAX_QUEUED_BYTES:
             return False
         receiver.queue.append((method, payload))
+        receiver.queued_bytes += size
         receiver.wanted.set()
         return True
 
@@ -200,7 +229,7 @@ class PeerSender:
                 except SwarmpyError as error:
                     log.debug("peer_unreachable", address=receiver.address, reason=error.message)
                     # What waited is out of date by the time the peer is back; Raft sends anew.
-                    receiver.queue.clear()
+                    receiver.forget_queue()
                     receiver.wanted.clear()
                     self._on_unreachable(receiver.address)
                     await asyncio.sleep(backoff.next())
@@ -231,8 +260,9 @@ class PeerSender:
         receiver.wanted.clear()
         receiver.channel = channel
         try:
-            while receiver.queue:
-                channel.notify(*receiver.queue.popleft())
+            for method, payload in receiver.queue:
+                channel.notify(method, payload)
+            receiver.forget_queue()
             while (rest := receiver.used_at + self._idle_s - loop.time()) > 0:
                 try:
                     async with asyncio.timeout(rest):

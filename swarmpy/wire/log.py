@@ -2,8 +2,14 @@
 
 One transaction holds "cut the conflicting tail, append, set term and vote", so a crash leaves all of it or nothing; a
 torn write is SQLite's to undo (WAL, ``synchronous=FULL``: the fsync is in the commit). What comes back is checked:
-every entry has a CRC-32, every snapshot a SHA-256, and a hole or mismatch is fatal, since a member that forgot what it
-promised would break the others' consensus. It never repairs and never guesses.
+every entry has a CRC-32, every snapshot a SHA-256, ``meta`` says from where to where the log reaches,
+:mod:`swarmpy.wire.wal` looks at the WAL before SQLite does, and a generation shows that nothing was lost or put back
+(:mod:`swarmpy.wire.log_files`). A hole or mismatch is fatal, since a member that forgot what it promised would break
+the others' consensus. It never guesses: a torn last write, which nobody was told of, is dropped, and the leader sends
+it again. ``docs/disk.md`` says what is noticed and what cannot be.
+
+Encryption at rest would seal ``data`` of each entry in ``_append`` and a snapshot's data in ``_write_snapshot``, and
+open them in ``_checked_entries`` and ``_read_snapshot``; checksums are of what is on the disk, so they need no key.
 """
 
 from __future__ import annotations
@@ -16,52 +22,69 @@ import sqlite3
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
+
+import structlog
 
 from swarmpy.errors import DataDirMismatch, LogCorrupted, StorageError
 from swarmpy.raft.encoding import conf_from_plain, conf_to_plain
 from swarmpy.raft.messages import Entry, EntryKind, HardState, Snapshot
 from swarmpy.raft.storage import StoredState
+from swarmpy.wire import log_files
+from swarmpy.wire.log_files import DATABASE, SCHEMA_VERSION, SNAPSHOT_SUFFIX, WAL
 
-SCHEMA_VERSION = 1
-DATABASE = "raft.db"
-SNAPSHOT_SUFFIX = ".snap"
-TEMPORARY_SUFFIX = ".tmp"
-T = TypeVar("T")
+__all__ = [
+    "DATABASE",
+    "SCHEMA_VERSION",
+    "SNAPSHOT_SUFFIX",
+    "SqliteLog",
+    "entry_checksum",
+    "extent_checksum",
+    "hard_state_checksum",
+    "snapshot_checksum",
+]
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS entries (
-    idx INTEGER PRIMARY KEY, term INTEGER NOT NULL, kind INTEGER NOT NULL, data BLOB NOT NULL, crc INTEGER NOT NULL
-);
-CREATE TABLE IF NOT EXISTS snapshots (
-    idx INTEGER PRIMARY KEY, term INTEGER NOT NULL, conf TEXT NOT NULL, file TEXT NOT NULL, sha256 TEXT NOT NULL
-);
-"""
-_PRAGMAS = (
-    "PRAGMA locking_mode=EXCLUSIVE",  # a second manager on the same directory must fail, not mix in
-    "PRAGMA journal_mode=WAL",
-    "PRAGMA synchronous=FULL",
-    "PRAGMA journal_size_limit=67108864",
+log = structlog.get_logger(__name__)
+
+CHECKPOINT_BYTES = 4 << 20
+"""How large the WAL grows: a checkpoint is two more fsyncs, and after a crash 4 MiB take 0.2 s to check."""
+_DISK_ERRORS = frozenset(
+    {
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+    }
 )
+"""What is the disk's fault or the system's; everything else that SQLite says is damage."""
+T = TypeVar("T")
 
 
 class SqliteLog:
     """The :class:`~swarmpy.raft.storage.LogStorage` in a directory of its own (created 0700, files 0600).
 
     All SQL runs on one thread, in the order of the calls; snapshot files are written on another one, so that appends
-    need not wait for them.
+    need not wait for them. The first call is :meth:`load`. After any error every call raises StorageError.
     """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._sql = ThreadPoolExecutor(1, thread_name_prefix="raft-log")
         self._files = ThreadPoolExecutor(1, thread_name_prefix="raft-snapshot")
+        self._lock: int | None = None
         self._db: sqlite3.Connection | None = None
+        self._first_index = 1
+        """Of the entries in the database; one more than ``_last_index`` when there are none."""
         self._last_index = 0
         self._snapshot_index = 0
+        self._generation = 0
+        """0 until everything was loaded and found to be sound."""
         self._closing: asyncio.Future[None] | None = None
         self._failure = ""
 
@@ -76,14 +99,15 @@ class SqliteLog:
 
     async def append(self, hard_state: HardState | None, entries: Sequence[Entry]) -> None:
         """Store both in one transaction; durable on return. Raises StorageError."""
-        await self._run(self._sql, lambda: self._append(hard_state, entries))
+        if hard_state is not None or entries:
+            await self._run(self._sql, lambda: self._append(hard_state, entries))
 
     async def save_snapshot(self, snapshot: Snapshot, keep_from_index: int) -> None:
         """Store a snapshot; see :class:`~swarmpy.raft.storage.LogStorage`. Raises StorageError."""
         if snapshot.index <= self._snapshot_index:
             return
         name = f"{snapshot.term:016x}-{snapshot.index:016x}{SNAPSHOT_SUFFIX}"
-        digest = await self._run(self._files, lambda: self._write_file(name, snapshot))
+        digest = await self._run(self._files, lambda: self._write_snapshot(name, snapshot))
         await self._run(self._sql, lambda: self._record(snapshot, name, digest, keep_from_index))
 
     async def read_snapshot(self) -> Snapshot | None:
@@ -111,180 +135,183 @@ class SqliteLog:
             raise StorageError(self._failure)
         try:
             return job()
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, StorageError) as error:
             # Whether the last write is on the disk is no longer known (after a failed fsync least of all).
-            if type(error) is sqlite3.DatabaseError:  # its subclasses are other matters: a full disk, a lock
-                damaged = self._corrupted(f"{DATABASE} is damaged or no raft log: {error}")
-                self._failure = str(damaged)
-                raise damaged from error
-            self._failure = f"{self._directory}: the raft log cannot be used: {error}; check the disk"
-            raise StorageError(self._failure) from error
+            reason = self._reason(error)
+            self._failure = str(reason)
+            raise reason from (error.__cause__ if isinstance(error, StorageError) else error)
+
+    def _reason(self, error: sqlite3.Error | OSError | StorageError) -> StorageError:
+        if isinstance(error, LogCorrupted):
+            return LogCorrupted(
+                f"{self._directory}: {error}. This manager must not go on from it: remove this directory and start the "
+                "node again, and it joins the other managers anew"
+            )
+        if isinstance(error, StorageError):
+            return error
+        if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF not in _DISK_ERRORS:
+            return self._reason(LogCorrupted(f"{DATABASE} is damaged or no raft log: {error}"))
+        return StorageError(f"{self._directory}: the raft log cannot be used: {error}; check the disk")
 
     # ---- on the log's thread
 
-    def _open(self) -> sqlite3.Connection:
-        if self._db is not None:
-            return self._db
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = self._directory / DATABASE
-        # Made here, for SQLite would make it with the umask; its WAL takes the mode over. One that is there is not
-        # touched: closing a file drops all locks that this process holds on it.
-        with suppress(FileExistsError):
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-        db = sqlite3.connect(path, isolation_level=None, timeout=1.0)
-        try:
-            for pragma in _PRAGMAS:
-                db.execute(pragma)
-            with _transaction(db):
-                for statement in _SCHEMA.split(";"):
-                    db.execute(statement)
-                found = db.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchone()
-                if found is None:
-                    db.execute("INSERT INTO meta VALUES ('schema_version', ?)", (SCHEMA_VERSION,))
-                elif found[0] > SCHEMA_VERSION:
-                    raise DataDirMismatch(
-                        f"{path}: written by a newer swarmpy (schema {found[0]}, this one reads up to "
-                        f"{SCHEMA_VERSION}): upgrade this node"
-                    )
-        except (sqlite3.Error, DataDirMismatch):
-            db.close()
-            raise
-        self._db = db
-        return db
-
     def _load(self) -> StoredState:
-        db = self._open()
-        snapshot = self._read_snapshot()
-        meta: dict[str, int] = dict(db.execute("SELECT key, value FROM meta"))
-        hard_state = HardState(term=meta.get("term", 0), vote=meta.get("vote", 0), commit=meta.get("commit", 0))
-        if meta.get("crc", _crc_of_hard_state(HardState())) != _crc_of_hard_state(hard_state):
-            raise self._corrupted("term, vote and commit do not match their checksum")
-        first_after = snapshot.index + 1 if snapshot is not None else 1
+        if self._lock is None:
+            self._lock = log_files.lock(self._directory)
+        if self._db is None:
+            self._db, torn = log_files.open_database(self._directory, _first_rows())
+            if torn:
+                log.warning("raft_log_torn_write_dropped", directory=str(self._directory), size_bytes=torn)
         try:
-            entries = self._checked_entries(db, first_after)
-        except (ValueError, TypeError) as error:
-            raise self._corrupted(f"the entries cannot be read: {error}") from error
-        last = entries[-1].index if entries else first_after - 1
-        if last < first_after - 1:
-            raise self._corrupted(f"the log ends at {last}, before its snapshot {first_after - 1}")
+            stored = self._checked(self._db)
+        except (ValueError, TypeError, KeyError) as error:
+            raise LogCorrupted(f"{DATABASE} cannot be read: {error}") from error
+        if not self._generation:
+            self._begin_generation(self._db, _integer(self._db, "generation"))
+            log_files.remove_snapshots(self._directory, keep=_snapshot_file(self._db))
+            log_files.remove_half_written(self._directory)
+        return stored
+
+    @property
+    def _loaded(self) -> sqlite3.Connection:
+        assert self._db is not None, "load() comes first"
+        assert self._generation, "load() comes first"
+        return self._db
+
+    def _checked(self, db: sqlite3.Connection) -> StoredState:
+        """Everything, if all of it fits together. Raises LogCorrupted and what unreadable rows raise."""
+        version = _integer(db, "schema_version")
+        if version > SCHEMA_VERSION:
+            raise DataDirMismatch(
+                f"{self._directory / DATABASE}: written by a newer swarmpy (schema {version}, this one reads up to "
+                f"{SCHEMA_VERSION}): upgrade this node"
+            )
+        meta: dict[str, int] = dict(db.execute("SELECT key, value FROM meta"))
+        hard_state = HardState(term=meta["term"], vote=meta["vote"], commit=meta["commit"])
+        if meta["crc"] != hard_state_checksum(hard_state):
+            raise LogCorrupted("term, vote and commit do not match their checksum")
+        first, last, snapshot_index = meta["first"], meta["last"], meta["snapshot"]
+        generation = meta["generation"]
+        if meta["extent_crc"] != extent_checksum(first, last, snapshot_index, generation):
+            raise LogCorrupted("the extent of the log does not match its checksum")
+        mark = log_files.read_mark(self._directory)
+        if generation < mark:
+            raise LogCorrupted(
+                f"generation {mark} of the log was begun, but generation {generation} is there: {WAL} is lost, or "
+                "older files were put back"
+            )
+        snapshot = self._read_snapshot()
+        if snapshot_index != (0 if snapshot is None else snapshot.index):
+            raise LogCorrupted(f"the snapshot at {snapshot_index} is missing")
+        entries = self._checked_entries(db, first, last)
         if hard_state.commit > last:
-            raise self._corrupted(f"entries up to {hard_state.commit} are committed, the log ends at {last}")
-        self._last_index = last
-        self._snapshot_index = first_after - 1
-        self._remove_files(keep=None if snapshot is None else self._file_of(db))
-        for half_written in sorted(self._directory.glob(f"*{TEMPORARY_SUFFIX}")):
-            half_written.unlink()
+            raise LogCorrupted(f"entries up to {hard_state.commit} are committed, the log ends at {last}")
+        problems = [str(row[0]) for row in db.execute("PRAGMA quick_check(1)")]
+        if problems != ["ok"]:
+            raise LogCorrupted(f"{DATABASE} is damaged: {' '.join(problems[0].split())}")
+        self._first_index, self._last_index, self._snapshot_index = first, last, snapshot_index
         return StoredState(hard_state=hard_state, snapshot=snapshot, entries=tuple(entries))
 
-    def _checked_entries(self, db: sqlite3.Connection, first_after: int) -> list[Entry]:
+    def _checked_entries(self, db: sqlite3.Connection, first: int, last: int) -> list[Entry]:
         entries: list[Entry] = []
         for index, term, kind, data, crc in db.execute("SELECT idx, term, kind, data, crc FROM entries ORDER BY idx"):
-            expected = entries[-1].index + 1 if entries else min(first_after, index)
-            if index != expected:
-                raise self._corrupted(f"entry {expected} is missing, {index} comes next")
-            if crc != _crc(index, term, kind, data):
-                raise self._corrupted(f"entry {index} does not match its checksum")
+            expected = first + len(entries)
+            if index != expected or index > last:
+                raise LogCorrupted(f"entry {expected} is missing, {index} comes next")
+            if crc != entry_checksum(index, term, kind, data):
+                raise LogCorrupted(f"entry {index} does not match its checksum")
             entries.append(Entry(index=index, term=term, kind=EntryKind(kind), data=data))
+        if first + len(entries) != last + 1:
+            raise LogCorrupted(f"entry {first + len(entries)} is missing, and all after it up to {last}")
         return entries
 
     def _append(self, hard_state: HardState | None, entries: Sequence[Entry]) -> None:
-        db = self._open()
+        db = self._loaded
+        first, last = self._first_index, self._last_index
         with _transaction(db):
             if entries:
-                if entries[0].index <= self._last_index:
-                    db.execute("DELETE FROM entries WHERE idx >= ?", (entries[0].index,))
-                db.executemany(
-                    "INSERT INTO entries VALUES (?, ?, ?, ?, ?)",
-                    [(e.index, e.term, int(e.kind), e.data, _crc(e.index, e.term, e.kind, e.data)) for e in entries],
-                )
+                begin = entries[0].index
+                if begin <= last:
+                    db.execute("DELETE FROM entries WHERE idx >= ?", (begin,))
+                db.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?)", map(_row, entries))
+                first, last = begin if begin < first or first > last else first, entries[-1].index
             if hard_state is not None:
-                values = {"term": hard_state.term, "vote": hard_state.vote, "commit": hard_state.commit}
-                db.executemany(
-                    "INSERT OR REPLACE INTO meta VALUES (?, ?)",
-                    [*values.items(), ("crc", _crc_of_hard_state(hard_state))],
-                )
-        if entries:
-            self._last_index = entries[-1].index
+                _set(db, _hard_state_rows(hard_state))
+            _set(db, _extent_rows(first, last, self._snapshot_index, self._generation))
+        self._first_index, self._last_index = first, last
+        if (self._directory / WAL).stat().st_size >= CHECKPOINT_BYTES:
+            self._begin_generation(db, self._generation)
 
     def _record(self, snapshot: Snapshot, name: str, digest: str, keep_from_index: int) -> None:
-        db = self._open()
+        db = self._loaded
         if snapshot.index <= self._snapshot_index:
             return
+        first, last = max(self._first_index, keep_from_index), self._last_index
         with _transaction(db):
             ours = db.execute("SELECT term FROM entries WHERE idx = ?", (snapshot.index,)).fetchone()
             if ours is not None and ours[0] == snapshot.term:
                 db.execute("DELETE FROM entries WHERE idx < ?", (keep_from_index,))
             else:
                 db.execute("DELETE FROM entries")
-                self._last_index = snapshot.index
+                first, last = snapshot.index + 1, snapshot.index
             db.execute("DELETE FROM snapshots")
             conf = json.dumps(conf_to_plain(snapshot.conf))
             db.execute(
                 "INSERT INTO snapshots VALUES (?, ?, ?, ?, ?)", (snapshot.index, snapshot.term, conf, name, digest)
             )
-        self._snapshot_index = snapshot.index
-        self._remove_files(keep=name)
-        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            _set(db, _extent_rows(first, last, snapshot.index, self._generation))
+        self._first_index, self._last_index, self._snapshot_index = first, last, snapshot.index
+        log_files.remove_snapshots(self._directory, keep=name)
+        self._begin_generation(db, self._generation)
+
+    def _begin_generation(self, db: sqlite3.Connection, previous: int) -> None:
+        """Move the WAL into the database, and begin an empty one with a transaction that the mark then asks for."""
+        busy, _, _ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            raise StorageError(f"{self._directory}: the raft log is locked: its WAL cannot be emptied")
+        generation = previous + 1
+        with _transaction(db):
+            _set(db, _extent_rows(self._first_index, self._last_index, self._snapshot_index, generation))
+        log_files.write_mark(self._directory, generation)
+        self._generation = generation
 
     def _read_snapshot(self) -> Snapshot | None:
-        db = self._open()
-        row = db.execute("SELECT idx, term, conf, file, sha256 FROM snapshots ORDER BY idx DESC LIMIT 1").fetchone()
+        assert self._db is not None, "load() comes first"
+        row = self._db.execute("SELECT idx, term, conf, file, sha256 FROM snapshots ORDER BY idx DESC").fetchone()
         if row is None:
             return None
         index, term, conf, name, digest = row
         try:
             data = (self._directory / name).read_bytes()
         except FileNotFoundError:
-            raise self._corrupted(f"the snapshot {name} is missing") from None
-        if _digest(index, term, conf, data) != digest:
-            raise self._corrupted(f"the snapshot {name} does not match its checksum")
+            raise LogCorrupted(f"the snapshot {name} is missing") from None
+        if snapshot_checksum(index, term, conf, data) != digest:
+            raise LogCorrupted(f"the snapshot {name} does not match its checksum")
         try:
             return Snapshot(index=index, term=term, conf=conf_from_plain(json.loads(conf)), data=data)
         except (ValueError, TypeError) as error:
-            raise self._corrupted(f"the members in the snapshot {name} cannot be read: {error}") from error
-
-    def _file_of(self, db: sqlite3.Connection) -> str:
-        name: str = db.execute("SELECT file FROM snapshots ORDER BY idx DESC LIMIT 1").fetchone()[0]
-        return name
-
-    def _remove_files(self, keep: str | None) -> None:
-        for path in sorted(self._directory.glob(f"*{SNAPSHOT_SUFFIX}")):
-            if path.name != keep:
-                path.unlink(missing_ok=True)
+            raise LogCorrupted(f"the members in the snapshot {name} cannot be read: {error}") from error
 
     def _close(self) -> None:
         self._files.shutdown(wait=True)
         if self._db is not None:
             self._db.close()
             self._db = None
-
-    def _corrupted(self, what: str) -> LogCorrupted:
-        return LogCorrupted(
-            f"{self._directory}: {what}. Do not start this manager on it: remove the directory and join the node anew"
-        )
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     # ---- on the snapshots' thread
 
-    def _write_file(self, name: str, snapshot: Snapshot) -> str:
-        """Write the data so that the name, once it exists, is complete and durable. Returns the digest."""
-        final = self._directory / name
-        temporary = final.with_suffix(TEMPORARY_SUFFIX)
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(fd, "wb") as file:
-            file.write(snapshot.data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(final)
-        directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-        return _digest(snapshot.index, snapshot.term, json.dumps(conf_to_plain(snapshot.conf)), snapshot.data)
+    def _write_snapshot(self, name: str, snapshot: Snapshot) -> str:
+        """Write the file; it counts when the database names it. Returns the digest."""
+        log_files.write_file(self._directory / name, snapshot.data)
+        return snapshot_checksum(snapshot.index, snapshot.term, json.dumps(conf_to_plain(snapshot.conf)), snapshot.data)
 
 
 @contextmanager
 def _transaction(db: sqlite3.Connection) -> Iterator[None]:
+    """Every one writes the page of ``meta``, on which :mod:`swarmpy.wire.wal` counts."""
     db.execute("BEGIN IMMEDIATE")
     try:
         yield
@@ -295,15 +322,58 @@ def _transaction(db: sqlite3.Connection) -> Iterator[None]:
     db.execute("COMMIT")
 
 
-def _crc(index: int, term: int, kind: int, data: bytes) -> int:
+def _set(db: sqlite3.Connection, rows: dict[str, int]) -> None:
+    db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows.items())
+
+
+def _integer(db: sqlite3.Connection, key: str) -> int:
+    row = db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+    if row is None or type(row[0]) is not int:
+        raise LogCorrupted(f"{DATABASE} does not tell its {key}")
+    number: int = row[0]
+    return number
+
+
+def _snapshot_file(db: sqlite3.Connection) -> str | None:
+    row = db.execute("SELECT file FROM snapshots ORDER BY idx DESC").fetchone()
+    return None if row is None else row[0]
+
+
+def _row(entry: Entry) -> tuple[int, int, int, bytes, int]:
+    checksum = entry_checksum(entry.index, entry.term, entry.kind, entry.data)
+    return entry.index, entry.term, int(entry.kind), entry.data, checksum
+
+
+def _first_rows() -> dict[str, int]:
+    return {**_hard_state_rows(HardState()), **_extent_rows(1, 0, 0, 0)}
+
+
+def _hard_state_rows(state: HardState) -> dict[str, int]:
+    return {"term": state.term, "vote": state.vote, "commit": state.commit, "crc": hard_state_checksum(state)}
+
+
+def _extent_rows(first: int, last: int, snapshot: int, generation: int) -> dict[str, int]:
+    checksum = extent_checksum(first, last, snapshot, generation)
+    return {"first": first, "last": last, "snapshot": snapshot, "generation": generation, "extent_crc": checksum}
+
+
+def extent_checksum(first: int, last: int, snapshot: int, generation: int) -> int:
+    """What is stored beside from where to where the log reaches."""
+    return zlib.crc32(b"%d %d %d %d" % (first, last, snapshot, generation))
+
+
+def entry_checksum(index: int, term: int, kind: int, data: bytes) -> int:
+    """What is stored beside an entry."""
     return zlib.crc32(data, zlib.crc32(b"%d %d %d" % (index, term, kind)))
 
 
-def _crc_of_hard_state(state: HardState) -> int:
+def hard_state_checksum(state: HardState) -> int:
+    """What is stored beside term, vote and commit."""
     return zlib.crc32(b"%d %d %d" % (state.term, state.vote, state.commit))
 
 
-def _digest(index: int, term: int, conf: Any, data: bytes) -> str:
+def snapshot_checksum(index: int, term: int, conf: str, data: bytes) -> str:
+    """What the database remembers of a snapshot's file; ``conf`` is the membership as it is stored there."""
     digest = hashlib.sha256(f"{index} {term} {conf}\n".encode())
     digest.update(data)
     return digest.hexdigest()

@@ -6,6 +6,7 @@ entry everywhere. What agents, runtimes and data planes do is looked at when the
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import AsyncIterator, Collection, Iterable
 from contextlib import aclosing
@@ -16,6 +17,7 @@ import attrs
 from loop import SimulationError
 from managers import Ledger
 
+from swarmpy.control.filters import host_ports
 from swarmpy.manager.assignments import STOP_WAIT_S
 from swarmpy.manager.manager import Manager
 from swarmpy.model.assignments import Endpoint
@@ -57,6 +59,7 @@ class ClusterLaws(Ledger):
         self.last_events: deque[tuple[float, Event]] = deque(maxlen=REMEMBERED)
         """With the time at which they were first applied."""
         self._cluster = cluster
+        self._film = cluster.film
         self._drained_at: dict[str, float] = {}
         self._left_drain_at: dict[str, float] = {}
         self._came_back_at: dict[str, float] = {}
@@ -68,7 +71,7 @@ class ClusterLaws(Ledger):
 
     def fail(self, what: str) -> None:
         """End the run: also when the code that led here would only log an error."""
-        line = f"{self._loop.time():.3f} s: {what}"
+        line = f"{self._loop.now:.3f} s: {what}"
         self._loop.problems.append(line)
         raise SimulationError(line)
 
@@ -86,6 +89,7 @@ class ClusterLaws(Ledger):
 
         def observed(index: int, data: bytes) -> None:
             self.applied(raft_id, index, data)
+            self._film.checked("all apply the same entries")
             apply(index, data)
             events: list[Event | Resync] = []
             while batch := watch.poll():
@@ -98,7 +102,10 @@ class ClusterLaws(Ledger):
 
     def _check(self, view: View, events: Collection[Event]) -> None:
         services_changed = False
-        self.last_events.extend((self._loop.time(), event) for event in events)
+        self.last_events.extend((self._loop.now, event) for event in events)
+        if self._film.is_shown:
+            for event in events:
+                self._film.tell("log", f"{event.version}: {_told(event)}")
         for event in events:
             new, old = event.object, event.old
             if isinstance(new, Task):
@@ -120,9 +127,10 @@ class ClusterLaws(Ledger):
         else:
             self._check_step(task, old)
         if task.desired_state > TaskState.RUNNING:
-            self.unwanted_at.setdefault(task.id, self._loop.time())
+            self.unwanted_at.setdefault(task.id, self._loop.now)
         if state is TaskState.ASSIGNED and (old is None or old.status.state is not state):
             self._check_assignment(task)
+            self._check_host_ports(view, task)
         if task.desired_state == TaskState.RUNNING and (old is None or old.desired_state != TaskState.RUNNING):
             self._check_slot(view, task)
 
@@ -140,15 +148,29 @@ class ClusterLaws(Ledger):
             self.fail(f"task {task.id} is edited")
         if task.spec is not old.spec and task.spec != old.spec:
             self.fail(f"the spec of task {task.id} is edited")
+        self._film.checked("tasks only advance")
 
     def _check_assignment(self, task: Task) -> None:
         drained_at = self._drained_at.get(task.node_id or "")
-        decided_at = self._seconds(task.status.timestamp_ns)
-        if drained_at is not None and decided_at > drained_at + self._cluster.skew_s:
+        decided_at = self._earliest(task.status.timestamp_ns) if drained_at is not None else 0.0
+        if drained_at is not None and decided_at > drained_at:
             self.fail(f"task {task.id} is assigned to {task.node_id}, which was drained at {drained_at:.3f}")
+        self._film.checked("no assignment to a drained node")
 
-    def _seconds(self, time_ns: int) -> float:
-        return (time_ns - self._cluster.epoch_ns) / 1e9
+    def _check_host_ports(self, view: View, task: Task) -> None:
+        wanted = set(host_ports(task))
+        if not wanted:
+            return
+        for other in view.tasks_on_node(task.node_id or ""):
+            holds = TaskState.ASSIGNED <= other.status.state <= TaskState.RUNNING
+            if other.id != task.id and holds and wanted & set(host_ports(other)):
+                self.fail(f"task {task.id} is given a port of {task.node_id} that {other.id} has")
+        self._film.checked("one task a host port")
+
+    def _earliest(self, time_ns: int) -> float:
+        """When the wall clock of a manager may first have shown that."""
+        clocks = [machine.host.clock for machine in self._cluster.managers]
+        return min((moment for clock in clocks for moment in clock.moments(time_ns)), default=math.inf)
 
     def _check_slot(self, view: View, added: Task) -> None:
         service = view.service(added.service_id)
@@ -161,27 +183,29 @@ class ClusterLaws(Ledger):
             if task.desired_state > TaskState.RUNNING and self._is_stopping(view, task):
                 self.fail(f"slot {added.service_name}.{key} is given {added.id} before {task.id} has stopped")
 
+        self._film.checked("one live task a slot")
+
     def _is_being_replaced(self, service: Service | None, task: Task) -> bool:
         """True for the older task of an exchange that starts the new one first: an update, or a drain."""
         if service is None or task.spec_version != service.spec_version:
             return True
         left_at = self._left_drain_at.get(task.node_id or "", -HINDSIGHT_S)
-        return task.node_id in self._drained_at or self._loop.time() - left_at < HINDSIGHT_S
+        return task.node_id in self._drained_at or self._loop.now - left_at < HINDSIGHT_S
 
     def _is_stopping(self, view: View, task: Task) -> bool:
         """True while a node that can be waited for has not said that the task has ended."""
         node = view.node(task.node_id or "")
         if task.status.state < TaskState.ASSIGNED or node is None or node.status.state is NodeState.DOWN:
             return False
-        return self._loop.time() - self._came_back_at.get(node.id, -HINDSIGHT_S) >= HINDSIGHT_S
+        return self._loop.now - self._came_back_at.get(node.id, -HINDSIGHT_S) >= HINDSIGHT_S
 
     def _note_node(self, node: Node, old: Node | None) -> None:
         if old is not None and old.status.state is NodeState.DOWN:
-            self._came_back_at[node.id] = self._loop.time()
+            self._came_back_at[node.id] = self._loop.now
         if node.spec.availability is Availability.DRAIN:
-            self._drained_at.setdefault(node.id, self._loop.time())
+            self._drained_at.setdefault(node.id, self._loop.now)
         elif self._drained_at.pop(node.id, None) is not None:
-            self._left_drain_at[node.id] = self._loop.time()
+            self._left_drain_at[node.id] = self._loop.now
 
     def _check_ports(self, view: View) -> None:
         holders: dict[tuple[str, int], str] = {}
@@ -193,6 +217,7 @@ class ClusterLaws(Ledger):
                     key = (port.protocol, port.published_port)
                     if holders.setdefault(key, service.id) != service.id:
                         self.fail(f"port {key} is published by {holders[key]} and by {service.id}")
+        self._film.checked("one service a published port")
 
     # -- telling a task to stop ---------------------------------------------------------------------------------------
 
@@ -207,7 +232,7 @@ class ClusterLaws(Ledger):
             return
         if session_id := message.get("session_id"):
             agent = self._cluster.machines[node_id]
-            self._sessions[machine.name, node_id] = _Told(session_id, self._loop.time(), agent.host.life)
+            self._sessions[machine.name, node_id] = _Told(session_id, self._loop.now, agent.host.life)
         assignments = message.get("assignments")
         if not assignments:
             return
@@ -233,11 +258,12 @@ class ClusterLaws(Ledger):
                 continue
             if not agent.plane.routes_to(task.id):
                 away[machine.name, agent.name] = session_id
-            elif self._loop.time() - unwanted_at < STOP_WAIT_S - 1e-6:
+            elif (self._loop.now - unwanted_at) * machine.host.rate < STOP_WAIT_S - 1e-6:
                 self.fail(
-                    f"task {task.id} is told to stop {self._loop.time() - unwanted_at:.3f} s after it was decided, "
+                    f"task {task.id} is told to stop {self._loop.now - unwanted_at:.3f} s after it was decided, "
                     f"and {agent.name} routes to it"
                 )
+        self._film.checked("routed away before stopped")
 
     def _open_session(self, machine: Machine, agent: Machine, since: float) -> str | None:
         """The id of the session of ``agent`` with ``machine``, if both ends have had it since then."""
@@ -256,13 +282,15 @@ class ClusterLaws(Ledger):
             for endpoint in endpoints:
                 for (manager, name), session_id in self._stopped.get(endpoint.task_id, {}).items():
                     machine = self._cluster.machines[manager]
-                    if name == agent.name and self._open_session(machine, agent, self._loop.time()) == session_id:
+                    if name == agent.name and self._open_session(machine, agent, self._loop.now) == session_id:
                         self.fail(f"{name} routes to task {endpoint.task_id} again, which was told to stop")
+        self._film.checked("no request to a task that stops")
 
     def stopped(self, machine: Machine, task_id: TaskId) -> None:
         """The runtime of ``machine`` is asked to stop or remove a task that runs."""
         if task_id not in self.unwanted_at:
             self.fail(f"{machine.name} stops task {task_id}, which nobody asked to stop")
+        self._film.checked("no task is stopped unasked")
 
 
 def _told(event: Event) -> str:
@@ -273,7 +301,7 @@ def _told(event: Event) -> str:
         case Service() as service:
             return f"{event.action} service {service.spec.name}: {service.update_status}"
         case Node() as node:
-            return f"{event.action} node {node.id}: {node.status} {node.spec.availability}"
+            return f"{event.action} node {node.id}: {node.status.state} {node.spec.availability} {node.status.message}"
         case _:
             return f"{event.action} {event.kind} {event.id}"
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 STREAM_QUEUE = 1024
 """Answers of a stream that wait for their reader, as on a real connection."""
+APART = 5
+"""Times the usual latency for what travels outside the order of its connection."""
 Deliver = Callable[[], None]
 
 
@@ -38,12 +40,13 @@ def carried(payload: Any) -> Any:
 
 
 class Pipe:
-    """One direction of a connection: in order; held up by a partition."""
+    """One direction of a connection: in order; held up by the link, and by a host at the end that stands still."""
 
     def __init__(self, net: SimNetwork, source: Host, target: Host) -> None:
         self._net = net
         self._source = source
         self._target = target
+        self._link = net.link(source.node_id, target.node_id)
         self._queue: deque[Deliver] = deque()
         self._held = 0
 
@@ -54,20 +57,34 @@ class Pipe:
         """Call ``deliver`` at the other end, after everything sent before."""
         self._queue.append(deliver)
         self._net.messages += 1
-        self._net.later(self._net.latency(), self._deliver_next)
+        self._net.later(self._net.latency(self._link), self._deliver_next)
+
+    def send_apart(self, deliver: Deliver) -> None:
+        """Call ``deliver`` at the other end, outside the order and late; it is lost where it would be held up."""
+        self._net.messages += 1
+        self._net.later(self._net.latency(self._link) * APART, self._deliver_apart, deliver)
 
     def release(self) -> None:
-        """The partition is over."""
-        held, self._held = self._held, 0
-        for _ in range(held):
-            self._net.later(self._net.latency(), self._deliver_next)
+        """Let through what was held up, unless it still is."""
+        if self._held and not self._is_held:
+            held, self._held = self._held, 0
+            for _ in range(held):
+                self._net.later(self._net.latency(self._link), self._deliver_next)
 
     def cut(self) -> None:
         """Nothing more comes through."""
         self._queue.clear()
 
+    @property
+    def _is_held(self) -> bool:
+        return self._link.is_held or self._target.is_paused
+
+    def _deliver_apart(self, deliver: Deliver) -> None:
+        if not self._is_held:
+            deliver()
+
     def _deliver_next(self) -> None:
-        if self._net.is_blocked(self._source, self._target):
+        if self._is_held:
             self._held += 1
         elif self._queue:
             self._queue.popleft()()
@@ -142,6 +159,9 @@ class Connection:
     async def serve_call(self, request: int, method: str, payload: Any) -> None:
         """One answer."""
         result = carried(await self._router.dispatch_call(self._peer, method, payload))
+        if self.net.chance(self.net.options.answer_loss):
+            self.lose("connection reset by peer")
+            return
         self.down.send(partial(self._on_result, request, result))
 
     async def serve_stream(self, request: int, method: str, payload: Any) -> None:
@@ -227,17 +247,18 @@ class SimChannel:
     def notify(self, method: str, payload: Any) -> bool:
         """See ``ports.Channel``."""
         connection = self._connection
-        net, chance = connection.net, connection.net.loop.random.random
+        net, options = connection.net, connection.net.options
         if not connection.is_open:
             return False
-        if chance() < net.options.notify_loss:
+        if net.chance(options.notify_loss):
             return True
         deliver = partial(connection.notified, method, carried(payload))
-        if chance() < net.options.notify_overtake:
-            if not net.is_blocked(connection.client, connection.server):
-                net.later(net.latency() * 5, deliver)
+        if net.chance(options.notify_overtake):
+            connection.up.send_apart(deliver)
         else:
             connection.up.send(deliver)
+        if net.chance(options.notify_duplicate):
+            connection.up.send_apart(deliver)
         return True
 
     def stream(self, method: str, payload: Any) -> SimStream:
@@ -327,6 +348,10 @@ class SimDialer:
         net, client = self._host.net, self._host
         server = net.at(address)
         handshake = 2 * (net.latency() + net.latency())
+        if server is not None:
+            handshake += 2 * (
+                net.link(client.node_id, server.node_id).far_s + net.link(server.node_id, client.node_id).far_s
+            )
         if server is None or self._is_cut(server) or handshake > timeout:
             await asyncio.sleep(timeout)
             raise ConnectionFailed(f"{address} does not answer within {timeout:g} s")

@@ -4,7 +4,8 @@ One seed is one universe: whenever several callbacks are ready, a seeded generat
 only when nothing is ready. Code under test runs unchanged on it, except that sockets, threads and signals are refused.
 
 A :class:`Life` is what dies at a crash: tasks, timers and callbacks that were created in it (it is inherited as a
-context variable) simply run no more - no ``finally``, no farewell - as after a power cut.
+context variable) simply run no more - no ``finally``, no farewell - as after a power cut. A life can also stand still
+for a while, and its timers can run faster or slower than those of others.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import contextlib
 import contextvars
 import gc
 import heapq
+import math
 import os
 import random
 from asyncio import base_events, events
@@ -25,6 +27,9 @@ T = TypeVar("T")
 MAX_STEPS_AT_ONE_TIME = 200_000
 """Callbacks without the clock moving; more is a loop that waits for nothing."""
 CLEANUP_ROUNDS = 5
+_NANO = 1_000_000_000
+_MIX, _MASK = 0x9E3779B97F4A7C15, (1 << 64) - 1
+"""Of the digest: Knuth's multiplicative hashing, by 2**64 over the golden ratio."""
 
 
 class SimulationError(Exception):
@@ -40,11 +45,18 @@ class Livelock(SimulationError):
 
 
 class Life:
-    """One incarnation of a host. Callbacks of a dead one are set aside until the end of the simulation."""
+    """One incarnation of a host. Callbacks of a dead one are set aside until the end of the simulation, those of one
+    that stands still until it goes on.
 
-    def __init__(self, name: str) -> None:
+    ``rate`` is how fast its monotonic clock and its timers run: at 1.1, ten seconds last nine.
+    """
+
+    def __init__(self, name: str, born_at: float = 0.0, rate: float = 1.0) -> None:
         self.name = name
         self.is_alive = True
+        self.is_paused = False
+        self.born_at = born_at
+        self.rate = rate
         self.parked: list[asyncio.Handle] = []
 
     def __repr__(self) -> str:
@@ -74,9 +86,10 @@ class SimLoop(base_events.BaseEventLoop):
         self.random = random.Random(seed)
         self.steps = 0
         self.digest = 0
-        """A hash of every choice made so far: equal digests mean equal runs."""
+        """A hash of every choice made so far: equal digests mean equal runs, on any machine."""
         self.problems: list[str] = []
-        """What nobody caught: exceptions of callbacks and of tasks that were not awaited."""
+        """What nobody caught: exceptions of callbacks and of tasks that were not awaited. The first ends the run."""
+        self._is_over = False
         self._now = 0.0
         self._fifo = fifo
         self._since_move = 0
@@ -87,19 +100,65 @@ class SimLoop(base_events.BaseEventLoop):
         self.set_task_factory(SimLoop._new_task)
         self.set_exception_handler(SimLoop._on_problem)
 
-    def time(self) -> float:
-        """Virtual seconds since the beginning."""
+    @property
+    def now(self) -> float:
+        """Virtual seconds since the beginning, whoever asks."""
         return self._now
 
-    def new_life(self, name: str) -> Life:
+    def time(self) -> float:
+        """Virtual seconds since the beginning, as the monotonic clock of the life that asks has them."""
+        life = LIFE.get()
+        if life is None or life.rate == 1.0:
+            return self._now
+        return life.born_at + (self._now - life.born_at) * life.rate
+
+    def call_at(
+        self, when: float, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.TimerHandle:
+        """See ``AbstractEventLoop``. ``when`` is a time of the life that calls; it is rounded up to a nanosecond, so
+        that the last digit of a logarithm, which differs between machines, decides nothing."""
+        life = LIFE.get()
+        if life is not None and life.rate != 1.0:
+            # A nanosecond more: after it that life's clock surely shows ``when``.
+            when = life.born_at + (when - life.born_at) / life.rate + 1 / _NANO
+        return self.call_at_true(when, callback, *args, context=context)
+
+    def call_at_true(
+        self, when: float, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.TimerHandle:
+        """As :meth:`call_at`, at a time of :attr:`now`."""
+        nanoseconds = math.ceil(when * _NANO)
+        if nanoseconds / _NANO < when:
+            nanoseconds += 1
+        timer = events.TimerHandle(nanoseconds / _NANO, callback, args, self, context)
+        heapq.heappush(self._scheduled, timer)
+        timer._scheduled = True
+        return timer
+
+    def new_life(self, name: str, rate: float = 1.0) -> Life:
         """Begin an incarnation; run something in it by setting ``LIFE`` in its context."""
-        life = Life(name)
+        life = Life(name, self._now, rate)
         self._lives.append(life)
         return life
 
+    def pause(self, life: Life) -> None:
+        """Stand still, as a process that is stopped: what becomes due waits."""
+        life.is_paused = True
+
+    def resume(self, life: Life) -> None:
+        """Go on: all that became due is ready at once."""
+        life.is_paused = False
+        if life.is_alive:
+            self._ready.extend(life.parked)
+            life.parked.clear()
+
     def mark(self, *values: int) -> None:
         """Mix what happened into the digest."""
-        self.digest = hash((self.digest, *values))
+        digest = self.digest
+        for value in values:
+            digest = ((digest ^ value) * _MIX) & _MASK
+            digest ^= digest >> 29
+        self.digest = digest
 
     # -- one step ---------------------------------------------------------------------------------------------------
 
@@ -115,19 +174,21 @@ class SimLoop(base_events.BaseEventLoop):
         if handle._cancelled:
             return
         life = handle._context.get(LIFE)
-        if life is not None and not life.is_alive:
+        if life is not None and (life.is_paused or not life.is_alive):
             life.parked.append(handle)
             return
         self.steps += 1
         self._since_move += 1
         handle._run()
+        if self.problems and not self._is_over:
+            raise SimulationError("\n".join(["nobody caught:", *self.problems[:10]]))
 
     def _pick(self) -> asyncio.Handle:
         count = len(self._ready)
         if self._fifo or count == 1:
             return self._ready.pop(0)
         chosen = self.random.randrange(count)
-        self.mark(chosen, count, int(self._now * 1e9))
+        self.mark(chosen, count, int(self._now * _NANO))
         last = self._ready.pop()
         if chosen == count - 1:
             return last
@@ -216,9 +277,10 @@ class SimLoop(base_events.BaseEventLoop):
     def clean_up(self) -> None:
         """Wake the dead, cancel everything that still runs and let it end; what goes wrong now is of no interest."""
         self.set_exception_handler(lambda loop, context: None)
+        self._is_over = True
         self._since_move = 0
         for life in self._lives:
-            life.is_alive = True
+            life.is_alive, life.is_paused = True, False
             self._ready.extend(life.parked)
             life.parked.clear()
         for _ in range(CLEANUP_ROUNDS):
@@ -231,14 +293,21 @@ class SimLoop(base_events.BaseEventLoop):
         raise SimulationError(f"tasks that cannot be cancelled:{self._waiting()}")
 
 
-def run(seed: int, main: Callable[[SimLoop], Coroutine[Any, Any, T]], *, fifo: bool = False) -> T:
-    """Run ``main`` in the universe of ``seed``. A failure carries a line that says how to see it again."""
+def run(
+    seed: int,
+    main: Callable[[SimLoop], Coroutine[Any, Any, T]],
+    *,
+    fifo: bool = False,
+    replay: Callable[[], str] | None = None,
+) -> T:
+    """Run ``main`` in the universe of ``seed``. A failure carries a line that says how to see it again: ``replay()``,
+    or the command that runs the current test with this seed."""
     loop = SimLoop(seed, fifo=fifo)
     with _no_collection():
         try:
             result = _finish(loop, main)
         except BaseException as error:
-            error.add_note(replay_line(seed))
+            error.add_note(f"replay with: {replay() if replay else replay_command(seed)}")
             raise
     return result
 
@@ -247,15 +316,21 @@ def _finish(loop: SimLoop, main: Callable[[SimLoop], Coroutine[Any, Any, T]]) ->
     events.set_event_loop(None)
     try:
         result = loop.run_until_complete(main(loop))
-        if loop.problems:
-            raise SimulationError("\n".join(["nobody caught:", *loop.problems[:10]]))
-        return result
+    except BaseException:
+        # What cannot be cancelled after that matters less than what broke.
+        with contextlib.suppress(SimulationError):
+            _end(loop)
+        raise
+    _end(loop)
+    return result
+
+
+def _end(loop: SimLoop) -> None:
+    try:
+        loop.clean_up()
+        loop.run_until_complete(loop.shutdown_asyncgens())
     finally:
-        try:
-            loop.clean_up()
-            loop.run_until_complete(loop.shutdown_asyncgens())
-        finally:
-            loop.close()
+        loop.close()
 
 
 @contextlib.contextmanager
@@ -268,10 +343,10 @@ def _no_collection() -> Iterator[None]:
         gc.enable()
 
 
-def replay_line(seed: int) -> str:
+def replay_command(seed: int) -> str:
     """The command that runs the current test with one seed."""
     test = os.environ.get("PYTEST_CURRENT_TEST", "tests/simulation").split(" ")[0].split("[")[0]
-    return f"replay with: SIM_SEED={seed} pytest {test}"
+    return f"SIM_SEED={seed} pytest {test}"
 
 
 def seeds(default: int) -> list[int]:

@@ -1,20 +1,21 @@
 """Simulated hosts and the network between them.
 
-A :class:`Host` has a node id, a role, an address, a router and a life: everything it runs dies with it at a crash. The
-network carries plain data only (each payload goes through msgpack) and behaves as connections over TCP do: in order
-and without loss, until a partition holds everything up and the keepalive gives the connection up, or an end crashes.
-Notifications may be lost and may overtake each other: what uses them must not care.
+A :class:`Host` has a node id, a role, an address, a clock, a router and a life: everything it runs dies with it at a
+crash. The network carries plain data only (each payload goes through msgpack) and behaves as connections over TCP do:
+in order and without loss, until a partition holds everything up and the keepalive gives the connection up, or it is
+reset, or an end crashes. Notifications may be lost, come twice and overtake each other: what uses them must not care.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from functools import partial
 from typing import Any
 
 import attrs
+from clock import SimClock
 from connection import Connection, SimDialer
 from loop import LIFE, Life, SimLoop
 
@@ -36,8 +37,31 @@ class NetOptions:
     notify_loss: float = 0.0
     notify_overtake: float = 0.0
     """How likely a notification travels outside the connection's order."""
+    notify_duplicate: float = 0.0
+    """How likely a notification comes a second time, later."""
+    answer_loss: float = 0.0
+    """How likely the connection breaks when a request has been carried out and its answer is on the way."""
     dead_after_s: float = 6.0
     """A connection that nothing comes through for this long is given up."""
+
+
+@attrs.define(eq=False)
+class Link:
+    """One direction between two hosts, whatever connections go over it."""
+
+    far_s: float = 0.0
+    """Seconds that every message takes longer."""
+    jitter_s: float = 0.0
+    """The most that is added to that by chance."""
+    blocked_since: float | None = None
+    """Nothing comes through, and after a while connections are given up."""
+    is_clogged: bool = False
+    """Nothing comes through for now; keepalives do, so that no connection is given up."""
+
+    @property
+    def is_held(self) -> bool:
+        """True when nothing comes through."""
+        return self.is_clogged or self.blocked_since is not None
 
 
 class Host:
@@ -50,6 +74,9 @@ class Host:
         """None: it has no certificate, and is anonymous to others."""
         self.address = address
         self.cluster_id = cluster_id
+        self.clock = SimClock(net.loop, int(net.loop.random.uniform(-net.skew_s, net.skew_s) * 1e9))
+        self.rate = 1 + net.loop.random.uniform(-net.drift, net.drift)
+        """How fast its timers run, from the next boot on."""
         self.new_router: Callable[[], Router] = Router
         self.router = Router()
         self.dialer = SimDialer(self)
@@ -69,6 +96,11 @@ class Host:
         return self.life is not None and self.life.is_alive
 
     @property
+    def is_paused(self) -> bool:
+        """True while it stands still."""
+        return self.is_up and self.life is not None and self.life.is_paused
+
+    @property
     def identity(self) -> Peer:
         """What others see of this host."""
         host = self.address.rsplit(":", 1)[0]
@@ -83,7 +115,7 @@ class Host:
     def boot(self, main: Main) -> None:
         """Switch on and run ``main``."""
         assert not self.is_up, f"{self} is on already"
-        self.life = self.net.loop.new_life(self.node_id)
+        self.life = self.net.loop.new_life(self.node_id, self.rate)
         self.router = self.new_router()
         self._main = main
         self._context = contextvars.Context()
@@ -104,6 +136,17 @@ class Host:
             hook()
         self.net.host_crashed(self)
 
+    def pause(self) -> None:
+        """Stand still until :meth:`resume`: no callback runs, no timer, nothing comes in."""
+        if self.is_up and self.life is not None:
+            self.net.loop.pause(self.life)
+
+    def resume(self) -> None:
+        """Go on, with all at once that has become due."""
+        if self.is_paused and self.life is not None:
+            self.net.loop.resume(self.life)
+            self.net.release()
+
     def spawn(self, work: Coroutine[Any, Any, None], name: str | None = None) -> asyncio.Task[None]:
         """Run ``work`` in this life."""
         task = self.net.loop.create_task(work, name=name, context=self._context.copy())
@@ -122,20 +165,25 @@ class Host:
         if self.on_failure is not None:
             self.on_failure(error)
         else:
-            self.net.loop.problems.append(f"{self.net.loop.time():.3f} s: {task.get_name()}: {error!r}")
+            self.net.loop.problems.append(f"{self.net.loop.now:.3f} s: {task.get_name()}: {error!r}")
 
 
 class SimNetwork:
-    """All hosts and everything between them."""
+    """All hosts and everything between them. ``skew_s`` and ``drift`` are the most that the wall clock of a host is off
+    and that its timers run too fast or too slow (0.1: by a tenth)."""
 
-    def __init__(self, loop: SimLoop, options: NetOptions | None = None) -> None:
+    def __init__(
+        self, loop: SimLoop, options: NetOptions | None = None, *, skew_s: float = 0.0, drift: float = 0.0
+    ) -> None:
         self.loop = loop
         self.options = options or NetOptions()
+        self.skew_s = skew_s
+        self.drift = drift
         self.hosts: dict[str, Host] = {}
         """By node id."""
         self.context = contextvars.Context()
         self.messages = 0
-        self._blocked: dict[tuple[str, str], float] = {}
+        self._links: dict[tuple[str, str], Link] = {}
         self._connections: list[Connection] = []
 
     def host(self, node_id: str, address: str, role: Role | None = Role.MANAGER, cluster_id: str = "c") -> Host:
@@ -148,31 +196,62 @@ class SimNetwork:
         """The host at ``host:port``."""
         return next((host for host in self.hosts.values() if host.address == address), None)
 
+    def link(self, source: str, target: str) -> Link:
+        """The way from one host to another (node ids)."""
+        return self._links.setdefault((source, target), Link())
+
     # -- faults -----------------------------------------------------------------------------------------------------
 
     def partition(self, source: str, target: str, *, one_way: bool = False) -> None:
         """Nothing gets from ``source`` to ``target`` (node ids), nor back unless ``one_way``."""
-        self._blocked.setdefault((source, target), self.loop.time())
-        if not one_way:
-            self._blocked.setdefault((target, source), self.loop.time())
+        for ends in ((source, target),) if one_way else ((source, target), (target, source)):
+            link = self.link(*ends)
+            if link.blocked_since is None:
+                link.blocked_since = self.loop.now
         self.later(self.options.dead_after_s, self._give_up)
 
     def isolate(self, node_id: str) -> None:
         """Cut one host off from all others."""
-        for other in self.hosts:
-            if other != node_id:
-                self.partition(node_id, other)
+        self.split({node_id})
 
-    def heal(self) -> None:
-        """Everybody reaches everybody again; what was held up comes through."""
-        self._blocked.clear()
+    def split(self, part: Collection[str]) -> None:
+        """Cut these hosts off from all others, not from each other."""
+        for one in self.hosts:
+            for other in self.hosts:
+                if one in part and other not in part:
+                    self.partition(one, other)
+
+    def clog(self, source: str, target: str) -> None:
+        """Hold up what goes from ``source`` to ``target``: it comes through later, in order."""
+        self.link(source, target).is_clogged = True
+
+    def heal(self, links: Iterable[tuple[str, str]] | None = None) -> None:
+        """These (source, target), or all, are no longer blocked or clogged; what was held up comes through."""
+        for ends in list(self._links) if links is None else links:
+            link = self.link(*ends)
+            link.blocked_since, link.is_clogged = None, False
+        self.release()
+
+    def straighten(self) -> None:
+        """No link is far any more."""
+        for link in self._links.values():
+            link.far_s = link.jitter_s = 0.0
+
+    def release(self) -> None:
+        """What is no longer held up comes through."""
         for connection in self._connections:
             connection.up.release()
             connection.down.release()
 
+    def reset(self, one: str, other: str) -> None:
+        """All connections between two hosts break, and both ends know at once."""
+        for connection in list(self._connections):
+            if {connection.client.node_id, connection.server.node_id} == {one, other}:
+                connection.lose("connection reset by peer")
+
     def is_blocked(self, source: Host, target: Host) -> bool:
-        """True when nothing gets from one to the other."""
-        return (source.node_id, target.node_id) in self._blocked
+        """True when nothing gets from one to the other: on the way, or because one of them stands still."""
+        return self.link(source.node_id, target.node_id).is_held or target.is_paused
 
     def host_crashed(self, host: Host) -> None:
         """Its connections break: at once (the machine is up again soon and knows nothing), or by silence."""
@@ -183,23 +262,30 @@ class SimNetwork:
                 self.later(delay, connection.lose, f"connection to {host.address} lost")
 
     def _give_up(self) -> None:
-        now, patience = self.loop.time(), self.options.dead_after_s - 1e-6
+        now, patience = self.loop.now, self.options.dead_after_s - 1e-6
         for connection in list(self._connections):
             ends = (connection.client.node_id, connection.server.node_id)
-            since = min(self._blocked.get(ends, now), self._blocked.get(ends[::-1], now))
-            if now - since >= patience:
+            blocked = (self.link(*ends).blocked_since, self.link(*ends[::-1]).blocked_since)
+            if any(since is not None and now - since >= patience for since in blocked):
                 connection.lose(f"nothing heard for {self.options.dead_after_s:g} s")
 
     # -- carrying ---------------------------------------------------------------------------------------------------
 
-    def latency(self) -> float:
-        """Seconds that the next message takes."""
-        options = self.options
-        return options.latency_min_s + self.loop.random.expovariate(1 / options.latency_mean_s)
+    def latency(self, link: Link | None = None) -> float:
+        """Seconds that the next message takes, over ``link`` or over one that is near."""
+        options, random = self.options, self.loop.random
+        seconds = options.latency_min_s + random.expovariate(1 / options.latency_mean_s)
+        if link is not None and link.far_s:
+            seconds += link.far_s + random.uniform(0, link.jitter_s)
+        return seconds
+
+    def chance(self, probability: float) -> bool:
+        """True in so many of all cases."""
+        return probability > 0 and self.loop.random.random() < probability
 
     def later(self, delay_s: float, fn: Callable[..., Any], *args: Any) -> None:
         """Call ``fn`` on behalf of the network, which outlives every host."""
-        self.loop.call_later(delay_s, fn, *args, context=self.context)
+        self.loop.call_at_true(self.loop.now + delay_s, fn, *args, context=self.context)
 
     def connect(self, client: Host, server: Host) -> Connection:
         """A new connection."""

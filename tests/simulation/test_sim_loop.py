@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from loop import LIFE, Deadlock, Livelock, SimLoop, SimulationError, run, seeds
+from loop import LIFE, Deadlock, Life, Livelock, SimLoop, SimulationError, run, seeds
 
 
 async def lose_an_update(loop: SimLoop) -> int:
@@ -171,3 +171,66 @@ def test_the_dead_do_nothing(seed: int) -> None:
 
     run(seed, main)
     assert log == ["timer", "finally"] or log == ["finally", "timer"]
+
+
+def test_a_life_can_have_timers_of_its_own_pace() -> None:
+    """Timers of a fast life end early, and its clock says that they do not; other lives notice nothing."""
+
+    async def main(loop: SimLoop) -> None:
+        times: dict[str, tuple[float, float]] = {}
+
+        async def live(name: str, rate: float) -> None:
+            LIFE.set(loop.new_life(name, rate))
+            begin, began = loop.now, loop.time()
+            for _ in range(10):
+                await asyncio.sleep(1.0)
+            times[name] = loop.now - begin, loop.time() - began
+
+        await asyncio.sleep(5)
+        async with asyncio.TaskGroup() as group:
+            for name, rate in (("slow", 0.9), ("right", 1.0), ("fast", 1.1)):
+                group.create_task(live(name, rate))
+        assert times["right"] == (10.0, 10.0)
+        assert times["slow"] == (pytest.approx(10 / 0.9), pytest.approx(10))
+        assert times["fast"] == (pytest.approx(10 / 1.1), pytest.approx(10))
+
+    run(0, main)
+
+
+def test_a_life_that_stands_still_goes_on_where_it_was() -> None:
+    """Nothing of it runs meanwhile; a crash in the middle is a crash."""
+
+    async def main(loop: SimLoop) -> None:
+        lives = [loop.new_life("goes on"), loop.new_life("dies")]
+        log: list[tuple[str, float]] = []
+
+        async def live(life: Life) -> None:
+            LIFE.set(life)
+            for _ in range(5):
+                await asyncio.sleep(1)
+                log.append((life.name, loop.now))
+
+        tasks = [loop.create_task(live(life)) for life in lives]
+        await asyncio.sleep(1.5)
+        for life in lives:
+            loop.pause(life)
+        await asyncio.sleep(10)
+        assert len(log) == 2
+        lives[1].is_alive = False
+        for life in lives:
+            loop.resume(life)
+        await tasks[0]
+        assert log[2:] == [("goes on", 11.5), ("goes on", 12.5), ("goes on", 13.5), ("goes on", 14.5)]
+
+    run(0, main)
+
+
+def test_the_digest_is_the_same_on_every_build() -> None:
+    """It is defined by what was marked, not by the hash of this interpreter."""
+
+    async def main(loop: SimLoop) -> int:
+        loop.mark(1, 2, 3)
+        loop.mark(1 << 80, -1)
+        return loop.digest
+
+    assert run(0, main) == 0x6C1FDB77EB6F0E91

@@ -284,3 +284,102 @@ def test_a_failed_sync_is_told() -> None:
         assert disk.has_failed
 
     run(0, main)
+
+
+def test_what_is_clogged_comes_later_and_in_order() -> None:
+    """A clogged link holds everything up, for longer than a connection lives in silence, and loses nothing."""
+
+    async def scene(stage: Stage) -> None:
+        channel = await stage.dial()
+        stage.net.clog("client", "server")
+        for number in range(20):
+            channel.notify("note", number)
+        await asyncio.sleep(10)
+        assert stage.notes == []
+        stage.net.heal([("client", "server")])
+        await asyncio.sleep(1)
+        assert stage.notes == list(range(20))
+
+    play(scene)
+
+
+def test_a_reset_breaks_what_is_under_way() -> None:
+    """Both ends live on; the caller hears that the outcome is unknown, and the handler is cancelled."""
+
+    async def scene(stage: Stage) -> None:
+        channel = await stage.dial()
+        stage.net.later(1, stage.net.reset, "server", "client")
+        with pytest.raises(OutcomeUnknown, match="reset by peer"):
+            await channel.call("slow", None, timeout=60)
+        await asyncio.sleep(0.1)
+        assert stage.ended == ["slow"]
+        assert await (await stage.dial()).call("echo", 1, timeout=1) == ["client", 1]
+
+    play(scene)
+
+
+def test_an_answer_can_be_lost_after_the_request_was_carried_out() -> None:
+    """The handler runs to its end, and the caller does not know."""
+
+    async def scene(stage: Stage) -> None:
+        channel = await stage.dial()
+        stage.net.options.answer_loss = 1.0
+        with pytest.raises(OutcomeUnknown, match="reset by peer"):
+            await channel.call("slow", None, timeout=60)
+        assert stage.ended == ["slow"]
+
+    play(scene)
+
+
+def test_notifications_can_come_twice() -> None:
+    """Each one comes at least once, some a second time, later."""
+
+    async def scene(stage: Stage) -> None:
+        channel = await stage.dial()
+        stage.net.options.notify_duplicate = 0.5
+        for number in range(50):
+            channel.notify("note", number)
+        await asyncio.sleep(1)
+        assert set(stage.notes) == set(range(50))
+        assert 60 < len(stage.notes) < 90
+
+    play(scene)
+
+
+def test_a_far_link_is_slow_in_its_direction() -> None:
+    """The way there takes as long as it is far, with its jitter; the way back does not."""
+
+    async def scene(stage: Stage) -> None:
+        channel = await stage.dial()
+        link = stage.net.link("client", "server")
+        link.far_s, link.jitter_s = 0.2, 0.1
+        before = stage.loop.now
+        await channel.call("echo", 1, timeout=5)
+        assert 0.2 < stage.loop.now - before < 0.35
+
+    play(scene)
+
+
+def test_a_host_that_stands_still_does_nothing_and_then_all_at_once() -> None:
+    """Its timers and what comes for it wait; its connections live; after that everything due happens at that moment."""
+
+    async def scene(stage: Stage) -> None:
+        channel = await stage.dial()
+        ticks: list[float] = []
+        stage.server.call(
+            lambda: [stage.loop.call_later(n / 10, lambda: ticks.append(stage.loop.now)) for n in range(30)]
+        )
+        await asyncio.sleep(0.55)
+        stage.server.pause()
+        seen = list(ticks)
+        channel.notify("note", 1)
+        stage.net.later(4, stage.server.resume)
+        resumed_at = stage.loop.now + 4
+        assert await channel.call("echo", 1, timeout=10) == ["client", 1]
+        assert stage.loop.now > resumed_at
+        assert stage.notes == [1]
+        assert ticks[: len(seen)] == seen
+        assert len(ticks) == 30
+        assert set(ticks[len(seen) :]) == {resumed_at}
+
+    play(scene)

@@ -36,6 +36,7 @@ from swarmpy.raft.status import RaftStatus
 from swarmpy.security.ca import create_root_ca
 from swarmpy.security.tokens import make_token, make_tokens
 from swarmpy.store.memory import Store
+from swarmpy.store.view import View
 
 START_NS = 1_790_000_000_123_456_000
 RANDOM = random.Random(7)
@@ -132,6 +133,9 @@ class BenchManager:
     def reachable_managers(self) -> Mapping[str, bool | None]:
         """Those whose API lives."""
         return {node_id: node_id in self.world.apis for node_id in self.world.nodes}
+
+    def check_demotion(self, view: View, node: Node) -> None:
+        """Nothing speaks against it."""
 
     def new_id(self) -> str:
         """A fresh identifier."""

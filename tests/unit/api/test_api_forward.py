@@ -9,7 +9,7 @@ import pytest
 from api_world import World, ask, request
 
 from swarmpy.api import forward
-from swarmpy.errors import ConnectionFailed, NoQuorum, NotLeader, OutcomeUnknown, Unavailable
+from swarmpy.errors import ConnectionFailed, DeadlineExceeded, NoQuorum, NotLeader, Unavailable
 from swarmpy.model.ids import NodeId
 from swarmpy.model.states import Role
 from swarmpy.ports import Peer
@@ -91,37 +91,21 @@ async def test_a_write_is_tried_again_when_surely_nothing_was_done(world: World,
     assert manager.calls == 2
 
 
-async def test_a_lost_answer_is_not_tried_again(world: World) -> None:
-    """The client hears 503 and that the outcome is unknown."""
-    manager = world.manager("m2")
-
-    async def lost(payload: Any) -> Any:
-        raise OutcomeUnknown("the connection broke: the write may or may not have happened")
-
-    manager.on_call = lost
-    status, answer = await ask(world.apis["m2"], "POST", "/services/create", SPEC)
-    assert status == 503
-    assert "may or may not have happened" in answer["message"]
-    assert manager.calls == 1
-
-
-async def test_a_silent_leader_is_given_up_once_another_leads(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A frozen leader does not hold a write for the whole timeout; the call is cancelled."""
-    monkeypatch.setattr(forward, "GRACE_S", 0.05)
+async def test_a_leader_that_changes_is_not_waited_for(world: World) -> None:
+    """A frozen leader holds a write only until another one is known: that one is asked, the call is cancelled."""
     manager = world.manager("m2")
     ended: list[bool] = []
 
     async def frozen(payload: Any) -> Any:
-        manager.believes = "m3"
+        manager.on_call = None
+        world.elect("m3")
         try:
             await asyncio.get_running_loop().create_future()
         finally:
             ended.append(True)
 
     manager.on_call = frozen
-    status, answer = await asyncio.wait_for(ask(world.apis["m2"], "POST", "/services/create", SPEC), 5)
-    assert status == 503
-    assert "the leader changed before it answered" in answer["message"]
+    assert (await asyncio.wait_for(ask(world.apis["m2"], "POST", "/services/create", SPEC), 5))[0] == 201
     assert ended == [True]
 
 
@@ -182,6 +166,41 @@ async def test_a_node_that_stopped_managing_refuses_forwarded_writes(world: Worl
     world.nodes["m1"].manager = None
     with pytest.raises(NotLeader):
         await world.apis["m1"].on_forwarded(Peer(), request("POST", "/services/create", SPEC).to_plain())
+
+
+async def test_a_refusal_of_a_leader_that_leads_no_more_is_no_answer(world: World) -> None:
+    """Deposed while it looked: the next leader is asked, which may know better."""
+    manager = world.manager("m1")
+    barriers = 0
+
+    async def overtaken(timeout: float) -> None:
+        nonlocal barriers
+        barriers += 1
+        world.elect("m3")
+
+    manager.read_barrier = overtaken  # type: ignore[method-assign]
+    status, _ = await ask(world.apis["m1"], "DELETE", "/services/none")
+    assert (status, barriers, manager.calls) == (404, 1, 1)
+
+
+async def test_a_refusal_waits_for_a_majority(world: World) -> None:
+    """A leader that cannot tell whether it still leads refuses nothing; what is malformed needs no majority."""
+    manager = world.manager("m1")
+    waiting = asyncio.Event()
+
+    async def cut_off(timeout: float) -> None:
+        waiting.set()
+        raise DeadlineExceeded("no majority")
+
+    manager.read_barrier = cut_off  # type: ignore[method-assign]
+    assert (await ask(world.apis["m1"], "POST", "/services/create", b"{"))[0] == 400
+    assert not waiting.is_set()
+    refusing = asyncio.ensure_future(ask(world.apis["m1"], "DELETE", "/services/none"))
+    await waiting.wait()
+    await asyncio.sleep(0)
+    assert not refusing.done()
+    world.elect("m2")
+    assert (await refusing)[0] == 404
 
 
 async def _never(_request: Any) -> Any:

@@ -283,7 +283,8 @@ async def test_the_swarm_is_shown_with_its_tokens_and_changed(api: Api) -> None:
         ({"CAConfig": {"NodeCertExpiry": 1}}, "30 minutes"),
         ({"EncryptionConfig": {"AutoLockManagers": True}}, "AutoLockManagers is not supported yet"),
         ({"CAConfig": {"ForceRotate": 1}}, "ForceRotate is not supported yet"),
-        ({"Raft": {"ElectionTick": 50}}, "cannot be changed"),
+        ({"Raft": {"ElectionTick": 4}}, "the election timeout of 400 ms is too short"),
+        ({"Raft": {"TickInterval": 1_000_000}}, "the heartbeat interval is 1 ms"),
     ],
 )
 async def test_what_a_swarm_cannot_do_is_refused(api: Api, body: Any, message: str) -> None:

@@ -21,6 +21,8 @@ class FakeDaemon:
         self.requests: list[str] = []
         self.services: dict[str, dict[str, Any]] = {}
         self.nodes: dict[str, dict[str, Any]] = {}
+        self.swarm: dict[str, Any] = {"Version": {"Index": 5}, "Spec": {"Name": "default"}, "JoinTokens": {}}
+        self.inits: list[dict[str, Any]] = []
         self.conflicts = 0
         self.task_state = "running"
         self.task_error = ""
@@ -49,6 +51,9 @@ class FakeDaemon:
             [
                 web.get("/_ping", self._ping),
                 web.get("/info", self._info),
+                web.get("/swarm", self._swarm),
+                web.post("/swarm/init", self._init),
+                web.post("/swarm/update", self._update_swarm),
                 web.get("/services", self._list_services),
                 web.post("/services/create", self._create),
                 web.get("/{table:services|nodes}/{key}", self._found),
@@ -79,6 +84,16 @@ class FakeDaemon:
     async def _info(self, _: web.Request) -> web.Response:
         return web.json_response({"Swarm": {"NodeID": "n0"}})
 
+    async def _swarm(self, _: web.Request) -> web.Response:
+        return web.json_response({**self.swarm, "JoinTokens": {"Worker": "W", "Manager": "M"}})
+
+    async def _init(self, request: web.Request) -> web.Response:
+        self.inits.append(await request.json())
+        return web.json_response("n0")
+
+    async def _update_swarm(self, request: web.Request) -> web.Response:
+        return await self._write(self.swarm, request)
+
     async def _list_services(self, request: web.Request) -> web.Response:
         return web.json_response([s for s in self.services.values() if _selected(s, _filters(request))])
 
@@ -108,7 +123,9 @@ class FakeDaemon:
         return web.json_response({"message": f"service {name} not found"}, status=404)
 
     async def _update(self, request: web.Request) -> web.Response:
-        item = self._table(request)[request.match_info["key"]]
+        return await self._write(self._table(request)[request.match_info["key"]], request)
+
+    async def _write(self, item: dict[str, Any], request: web.Request) -> web.Response:
         if self.conflicts:
             self.conflicts -= 1
             item["Version"]["Index"] += 1

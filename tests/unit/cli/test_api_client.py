@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from swarmpy.cli import client as client_module
 from swarmpy.cli.client import ApiClient, error_of
 from swarmpy.errors import (
     AlreadyExists,
@@ -132,11 +133,34 @@ async def test_silence_is_bounded(tmp_path: Path) -> None:
             await client.post("/x", {})
 
 
-async def test_a_broken_connection(tmp_path: Path) -> None:
-    """A connection that breaks is an error of its own for reads and for writes."""
+async def test_a_broken_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that breaks again and again is an error of its own for reads and for writes."""
+    monkeypatch.setattr(client_module, "REPEAT_PAUSES_S", (0.0, 0.0))
     half = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"
     async with answer(tmp_path / "s", half), ApiClient(tmp_path / "s") as client:
         with pytest.raises(ConnectionFailed, match="broke"):
             await client.get("/x")
         with pytest.raises(OutcomeUnknown, match="broke"):
             await client.delete("/x")
+
+
+async def test_a_write_whose_connection_breaks_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same key is sent until there is an answer; a write of the node itself is sent once, without one."""
+    monkeypatch.setattr(client_module, "REPEAT_PAUSES_S", (0.0, 0.0))
+    answers = [b"", http(b"{}", status="503 Not Yet"), http(b'{"ID": "made"}'), b""]
+    keys: list[str | None] = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        keys.append(next((line for line in head.split("\r\n") if line.startswith("Idempotency-Key: ")), None))
+        writer.write(answers[len(keys) - 1])
+        writer.close()
+
+    server = await asyncio.start_unix_server(handle, str(tmp_path / "s"))
+    client = ApiClient(tmp_path / "s")
+    assert await client.create_service({}) == "made"
+    with pytest.raises(OutcomeUnknown, match="broke"):
+        await client.post("/swarm/leave")
+    server.close()
+    assert keys[0] is not None
+    assert keys == [keys[0]] * 3 + [None]

@@ -12,6 +12,7 @@ from swarmpy.model import changes, codec
 from swarmpy.model.assignments import AssignmentUpdate, Endpoint, EndpointUpdate, PublishedPort, SessionMessage
 from swarmpy.model.ids import NodeId, ServiceId, TaskId
 from swarmpy.model.objects import ContainerStatus, Meta, Node, Service, StoreObject, Task, TaskStatus
+from swarmpy.model.requests import Answered, RequestId
 from swarmpy.model.specs import (
     ContainerSpec,
     EndpointSpec,
@@ -57,18 +58,31 @@ GOLDEN_LIST_HEX = (
     "64a26e31a47370656382a4726f6c65a76d616e61676572ac617661696c6162696c697479a5647261696e83a6616374696f6e"
     "a664656c657465a46b696e64a46e6f6465a26964a26e32"
 )
+GOLDEN_ANSWERED = changes.ChangeList(
+    changes=(changes.delete(Node(id=NodeId("n2"))),),
+    answered=Answered(
+        request=RequestId(session="c", sequence=5, answered_below=3, digest=b"\x01\x02"), answer=b"\xa2id", time_ns=7
+    ),
+)
+GOLDEN_ANSWERED_HEX = (
+    "0282a76368616e6765739183a6616374696f6ea664656c657465a46b696e64a46e6f6465a26964a26e32a8616e7377657265"
+    "6483a77265717565737484a773657373696f6ea163a873657175656e636505ae616e7377657265645f62656c6f7703a66469"
+    "67657374c4020102a6616e73776572c403a26964a774696d655f6e7307"
+)
 
 
 def test_old_bytes_decode_for_ever() -> None:
-    """Bytes written by schema version 1 give the object they were made from."""
+    """Bytes written by schema versions 1 and 2 give the object they were made from."""
     assert codec.decode(Task, bytes.fromhex(GOLDEN_TASK_HEX)) == GOLDEN_TASK
     assert codec.decode(changes.ChangeList, bytes.fromhex(GOLDEN_LIST_HEX)) == GOLDEN_LIST
+    assert codec.decode(changes.ChangeList, bytes.fromhex(GOLDEN_ANSWERED_HEX)) == GOLDEN_ANSWERED
 
 
 def test_bytes_are_stable() -> None:
     """Encoding gives the same bytes in every process: they are compared between managers."""
     assert codec.encode(GOLDEN_TASK).hex() == GOLDEN_TASK_HEX
     assert codec.encode(GOLDEN_LIST).hex() == GOLDEN_LIST_HEX
+    assert codec.encode(GOLDEN_ANSWERED, codec.REQUESTS_VERSION).hex() == GOLDEN_ANSWERED_HEX
 
 
 def test_unknown_fields_are_ignored() -> None:
@@ -88,8 +102,8 @@ def test_absent_fields_take_their_defaults() -> None:
 
 def test_a_newer_schema_is_refused() -> None:
     """Stored bytes of a newer schema say what to do."""
-    with pytest.raises(DataDirMismatch, match="schema version 2, this swarmpy reads up to 1: upgrade it"):
-        codec.decode(Task, b"\x02" + codec.encode(GOLDEN_TASK)[1:])
+    with pytest.raises(DataDirMismatch, match="schema version 3, this swarmpy reads up to 2: upgrade it"):
+        codec.decode(Task, b"\x03" + codec.encode(GOLDEN_TASK)[1:])
 
 
 @pytest.mark.parametrize(

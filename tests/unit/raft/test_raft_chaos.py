@@ -10,16 +10,17 @@ import os
 import random
 
 import pytest
-from raft_cluster import Cluster, member
+from raft_cluster import TIMING, Cluster, member
 
 from swarmpy.errors import FailedPrecondition, NotLeader, Unavailable
 from swarmpy.raft.messages import NO_ONE, ConfChange, ConfChangeKind, Ready
-from swarmpy.raft.state import RaftRole
+from swarmpy.raft.state import RaftRole, Timing
 
 SEEDS = range(int(os.environ.get("SWARMPY_CHAOS_SEEDS", "60")))
 STEPS = int(os.environ.get("SWARMPY_CHAOS_STEPS", "500"))
 FOUNDERS = ((1, 2, 3), (1, 2, 3, 4, 5), (1,), (1, 2))
 JOINERS = (6, 7, 8, 9)
+TIMINGS = (TIMING, Timing(heartbeat=2, election=10), Timing(heartbeat=1, election=6))
 
 
 class Chaos:
@@ -65,8 +66,10 @@ class Chaos:
             cluster.isolate(raft_id)
         elif event < 0.97:
             cluster.heal()
-        elif event < 0.98:
+        elif event < 0.975:
             self.compact(raft_id)
+        elif event < 0.98:
+            cluster[raft_id].set_timing(self.rng.choice(TIMINGS))
         else:
             self.change()
         self.check()

@@ -362,6 +362,27 @@ class TestTransfer:
         cluster.propose(1, b"y")
         assert cluster.values(1) == [b"y"]
 
+    def test_lost_requests_are_repeated_with_their_force(self) -> None:
+        """A target whose first requests get lost still wins at once: the lease does not hold against the repeated."""
+        cluster = Cluster(1, 2, 3)
+        cluster.elect(1)
+        cluster.tick(1)
+        cluster.drop = lambda m: m.type is MessageType.VOTE
+        cluster[1].transfer_leadership(3)
+        cluster.settle()
+        cluster.heal()
+        cluster.tick(TIMING.heartbeat, only=3)
+        assert cluster[3].is_leader
+
+    def test_force_ends_with_the_candidacy(self) -> None:
+        """One that was told to stand, and failed, asks like anybody else the next time."""
+        core = core_of(3, 1, 2, 3)
+        core.step(Message(type=MessageType.TIMEOUT_NOW, to=3, source=1, term=1))
+        assert all(m.force for m in sent(core, MessageType.VOTE))
+        for _ in range(2 * TIMING.election):
+            core.tick()
+        assert not any(m.force for m in sent(core) if m.type is MessageType.PRE_VOTE)
+
     def test_refusals(self) -> None:
         """Learners, strangers and the dead are offered nothing."""
         cluster = Cluster(1, 2, 3)

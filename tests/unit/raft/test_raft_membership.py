@@ -272,6 +272,48 @@ class TestRemoving:
         do(cluster, 1, REMOVE, 3)
         assert cluster[1].voters == (1, 2)
 
+    def test_asking_first(self) -> None:
+        """Whether members may go can be asked for all at once; nothing changes by it."""
+        cluster = Cluster(1, 2, 3, 4, 5)
+        core = cluster.elect(1)
+        cluster.down = {4, 5}
+        cluster.tick(TIMING.election + 1)
+        last = core.log.last_index
+        for fine in ([], [4], [4, 5], [3, 4, 5], [1, 4, 5], [9]):
+            core.check_removals(fine)
+        with pytest.raises(FailedPrecondition, match="2 of 4 managers that are left answer, 3 are needed"):
+            core.check_removals([2])
+        with pytest.raises(FailedPrecondition, match="1 of 3 managers that are left answer, 2 are needed"):
+            core.check_removals([1, 2])
+        with pytest.raises(FailedPrecondition, match="the last manager of the swarm"):
+            core.check_removals([1, 2, 3, 4, 5])
+        assert core.log.last_index == last
+        with pytest.raises(NotLeader):
+            cluster[2].check_removals([4])
+
+    def test_asking_about_the_leader(self) -> None:
+        """The leader of two may go if the other answers: it hands over first."""
+        cluster = Cluster(1, 2)
+        core = cluster.elect(1)
+        core.check_removals([1])
+        cluster.crash(2)
+        cluster.tick(TIMING.election - 1, only=1)
+        core.progress[2].last_contact = core.now - TIMING.election
+        with pytest.raises(FailedPrecondition, match="0 of 1 managers"):
+            core.check_removals([1])
+
+    def test_during_a_hand_over_it_is_only_put_off(self) -> None:
+        """A leader that hands over is still one: a change is refused for the moment, not for the rest of its term."""
+        cluster = Cluster(1, 2, 3)
+        core = cluster.elect(1)
+        cluster.drop = lambda m: m.type is MessageType.TIMEOUT_NOW
+        core.transfer_leadership(2)
+        with pytest.raises(Unavailable, match="handed over"):
+            core.propose_conf_change(change(REMOVE, 3))
+        cluster.tick(TIMING.election)
+        do(cluster, 1, REMOVE, 3)
+        assert core.voters == (1, 2)
+
     def test_last_voter_stays(self) -> None:
         """The last manager cannot be removed."""
         cluster = Cluster(1)

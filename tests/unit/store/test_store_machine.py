@@ -1,4 +1,4 @@
-"""The store against a dictionary: random transactions, commits, lost leaderships and restores."""
+"""The store against a dictionary: random transactions, repeated requests, commits, lost leaderships and restores."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ import attrs
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from store_world import FixedClock, LateProposer, content, service, task
 
-from swarmpy.errors import AlreadyExists, NotFound, OutcomeUnknown
+from swarmpy.errors import AlreadyExists, FailedPrecondition, NotFound, OutcomeUnknown
+from swarmpy.model import codec
 from swarmpy.model.ids import NodeId
 from swarmpy.model.objects import Service, StoreObject, Task
+from swarmpy.model.requests import RequestId
 from swarmpy.store.memory import Store
+from swarmpy.store.sessions import SESSION_EXPIRY_NS
 from swarmpy.store.transaction import Tx
 from swarmpy.store.view import View
 
@@ -24,8 +27,36 @@ NAMES = st.sampled_from(["web", "db"])
 TASKS = st.sampled_from([f"t{i}" for i in range(6)])
 NODES = st.sampled_from([None, NodeId("n1"), NodeId("n2")])
 SLOTS = st.integers(0, 2)
+MINUTES = st.sampled_from([0, 0, 1, 4, 11, -3])
+SESSIONS = st.sampled_from(["x", "y", "z"])
 
 Model = dict[str, StoreObject]
+
+
+@attrs.define
+class Answers:
+    """What the table of answers should hold."""
+
+    known: dict[tuple[str, int], str] = attrs.Factory(dict)
+    below: dict[str, int] = attrs.Factory(dict)
+    used: dict[str, int] = attrs.Factory(dict)
+    now_ns: int = 0
+
+    def after(self, asked: RequestId, answer: str, time_ns: int) -> Answers:
+        """The table once ``asked`` is applied."""
+        now = max(self.now_ns, time_ns)
+        used = {s: at for s, at in {**self.used, asked.session: now}.items() if at + SESSION_EXPIRY_NS > now}
+        below = {s: n for s, n in {**self.below, asked.session: self.least(asked)}.items() if s in used}
+        known = {k: a for k, a in {**self.known, asked.key: answer}.items() if k[0] in used and k[1] >= below[k[0]]}
+        return Answers(known, below, used, now)
+
+    def least(self, asked: RequestId) -> int:
+        """What the session remembers from once ``asked`` is applied."""
+        return max(self.below.get(asked.session, 1), asked.answered_below)
+
+    def forgot(self, asked: RequestId) -> bool:
+        """True when its client said that it had the answer."""
+        return asked.key not in self.known and asked.sequence < self.below.get(asked.session, 1)
 
 
 def plain(model: Model) -> dict[str, Any]:
@@ -42,12 +73,16 @@ class StoreMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
-        self.running: list[asyncio.Task[None]] = []
+        self.running: list[asyncio.Task[Any]] = []
+        self.waiting: list[tuple[asyncio.Task[Any], str]] = []
+        self.attempts = 0
 
     @initialize()
     def begin(self) -> None:
         """Both stores are empty."""
-        self.leader, self.follower = Store(FixedClock()), Store(FixedClock())
+        self.clock = FixedClock()
+        self.leader, self.follower = Store(self.clock), Store(FixedClock())
+        self.answers, self.answers_pending = Answers(), list[Answers]()
         self.committed: Model = {}
         self.pending: list[Model] = []
         self.elect()
@@ -61,31 +96,89 @@ class StoreMachine(RuleBasedStateMachine):
         """What a transaction should see."""
         return dict(self.pending[-1] if self.pending else self.committed)
 
-    def step(self, *writes: tuple[str, StoreObject]) -> None:
+    def step(self, *writes: tuple[str, StoreObject], asked: RequestId | None = None) -> None:
         """Run one transaction on the store and on the model, and compare what comes of it."""
         model = self.current()
+        self.attempts += 1
+        answer = f"answer {self.attempts}"
         error: type[Exception] | None = None
         for action, obj in writes:
             error = error or self.imitate(model, action, obj)
 
-        def fn(tx: Tx) -> None:
+        def fn(tx: Tx) -> str:
             for action, obj in writes:
                 getattr(tx, action)(obj)
             assert plain({o.id: o for o in (*tx.services(), *tx.tasks())}) == plain(model)
             check_indexes(tx)
+            return answer
 
         async def go() -> None:
-            running = asyncio.create_task(self.leader.update(fn))
+            running = asyncio.create_task(self.leader.update(fn, request=asked))
             await asyncio.sleep(0)
             if error is None:
                 assert not running.done()
                 self.running.append(running)
                 self.pending.append(model)
+                table = self.newest_answers()
+                self.answers_pending.append(table.after(asked, answer, self.clock.now_ns) if asked else table)
                 return
             with pytest.raises(error):
                 await running
 
         self.loop.run_until_complete(go())
+
+    def newest_answers(self) -> Answers:
+        """The table once everything in flight is applied."""
+        return self.answers_pending[-1] if self.answers_pending else self.answers
+
+    @rule(session=SESSIONS, sequence=st.integers(1, 4), acknowledged=st.integers(0, 4), key=TASKS, minutes=MINUTES)
+    def ask(self, session: str, sequence: int, acknowledged: int, key: str, minutes: int) -> None:
+        """A request, be it new, in flight, answered or forgotten: it is done only when it is new.
+
+        The leader's clock has gone on meanwhile, or it is another leader's, which is behind.
+        """
+        self.clock.now_ns = max(0, self.clock.now_ns + minutes * 60_000_000_000)
+        asked = RequestId(session=session, sequence=sequence, answered_below=max(1, min(acknowledged, sequence)))
+        in_flight = [table.known[asked.key] for table in self.answers_pending if asked.key in table.known]
+        expired = {s for table in self.answers_pending for s in self.answers.used if s not in table.used}
+        if asked.key in self.answers.known:
+            self.repeat(asked, self.answers.known[asked.key])
+        elif in_flight:
+            self.repeat(asked, in_flight[0], wait=True)
+        elif self.answers.forgot(asked) or any(table.forgot(asked) for table in self.answers_pending):
+            self.refuse(asked)
+        elif session not in expired:
+            self.step(("update" if key in self.current() else "create", task(key, "s1")), asked=asked)
+
+    def repeat(self, asked: RequestId, answer: str, *, wait: bool = False) -> None:
+        """The request gets the answer of the first one; nothing is run."""
+
+        async def go() -> None:
+            running = asyncio.create_task(self.leader.update(not_again, request=asked))
+            await asyncio.sleep(0)
+            if wait:
+                assert not running.done()
+                self.waiting.append((running, answer))
+            else:
+                assert await running == answer
+
+        self.loop.run_until_complete(go())
+
+    def refuse(self, asked: RequestId) -> None:
+        """The client had the answer of this request, and said so."""
+
+        async def go() -> None:
+            with pytest.raises(FailedPrecondition, match="forgotten"):
+                await self.leader.update(not_again, request=asked)
+
+        self.loop.run_until_complete(go())
+
+    @precondition(lambda self: self.pending)
+    @rule()
+    def leave_office_for_a_moment(self) -> None:
+        """The leader's work begins anew in the same term of Raft, whatever is in flight."""
+        self.leader.set_proposer(None)
+        self.leader.set_proposer(self.proposer)
 
     @staticmethod
     def imitate(model: Model, action: str, obj: StoreObject) -> type[Exception] | None:
@@ -123,20 +216,25 @@ class StoreMachine(RuleBasedStateMachine):
         if any(model.get(obj.id) is not self.current().get(obj.id) for _, obj in objects):
             self.step(*objects)
 
+    @precondition(lambda self: self.pending)
     @rule(count=st.integers(1, 3))
     def commit(self, count: int) -> None:
         """The oldest proposals are committed."""
         count = min(count, len(self.pending))
-        if not count:
-            return
 
         async def go() -> None:
             self.proposer.commit(count)
             await asyncio.gather(*self.running[:count])
+            for _ in range(3):
+                await asyncio.sleep(0)  # a second waiter of a proposal wakes a moment later
 
         self.loop.run_until_complete(go())
-        self.committed = self.pending[count - 1]
-        del self.pending[:count], self.running[:count]
+        self.committed, self.answers = self.pending[count - 1], self.answers_pending[count - 1]
+        del self.pending[:count], self.running[:count], self.answers_pending[:count]
+        for waiting, answer in [(w, a) for w, a in self.waiting if w.done()]:
+            assert waiting.result() == answer
+            self.waiting.remove((waiting, answer))
+        assert all(any(answer in table.known.values() for table in self.answers_pending) for _, answer in self.waiting)
 
     @rule(kept=st.integers(0, 2))
     def lose_leadership(self, kept: int) -> None:
@@ -145,23 +243,32 @@ class StoreMachine(RuleBasedStateMachine):
 
         async def go() -> None:
             self.proposer.lose(kept)
-            for outcome in await asyncio.gather(*self.running, return_exceptions=True):
+            waiting = [waiting for waiting, _ in self.waiting]
+            for outcome in await asyncio.gather(*self.running, *waiting, return_exceptions=True):
                 assert isinstance(outcome, OutcomeUnknown)
 
         self.loop.run_until_complete(go())
         if kept:
-            self.committed = self.pending[kept - 1]
-        self.pending, self.running = [], []
+            self.committed, self.answers = self.pending[kept - 1], self.answers_pending[kept - 1]
+        self.pending, self.running, self.answers_pending, self.waiting = [], [], [], []
         self.elect()
 
+    @precondition(lambda self: not self.pending)
     @rule()
     def restore(self) -> None:
         """The follower is replaced by one that starts from the leader's snapshot."""
-        if self.pending:
-            return
         data = self.loop.run_until_complete(self.leader.snapshot())
         self.follower = Store(FixedClock())
         self.follower.restore(data)
+        self.elect()
+
+    @precondition(lambda self: not self.pending)
+    @rule()
+    def change_places(self) -> None:
+        """The follower leads, with what it has applied, and the leader follows."""
+        self.leader.set_proposer(None)
+        self.leader, self.follower = self.follower, self.leader
+        self.leader._clock, self.follower._clock = self.clock, FixedClock()
         self.elect()
 
     @invariant()
@@ -171,6 +278,14 @@ class StoreMachine(RuleBasedStateMachine):
             return
         assert plain(content(self.leader)) == plain(self.committed)  # type: ignore[arg-type]
         assert content(self.follower) == content(self.leader)
+        assert self.loop.run_until_complete(self.follower.snapshot()) == self.loop.run_until_complete(
+            self.leader.snapshot()
+        )
+        table = self.leader._sessions.copy()
+        assert {key: codec.unpack(answer) for key, (_, answer) in table.answers} == self.answers.known
+        assert dict(table.uses) == {
+            session: (at, self.answers.below[session]) for session, at in self.answers.used.items()
+        }
         check_indexes(self.leader.view())
         check_indexes(self.follower.view())
 
@@ -178,12 +293,18 @@ class StoreMachine(RuleBasedStateMachine):
         """End what still waits."""
 
         async def go() -> None:
-            for running in self.running:
+            open_tasks = [*self.running, *(waiting for waiting, _ in self.waiting)]
+            for running in open_tasks:
                 running.cancel()
-            await asyncio.gather(*self.running, return_exceptions=True)
+            await asyncio.gather(*open_tasks, return_exceptions=True)
 
         self.loop.run_until_complete(go())
         self.loop.close()
+
+
+def not_again(_tx: Tx) -> Any:
+    """A request that was done, or must not be."""
+    pytest.fail("run again")
 
 
 def check_indexes(view: View) -> None:
@@ -207,4 +328,4 @@ def by_id(tasks: Any) -> list[str]:
 
 
 TestStore = StoreMachine.TestCase
-TestStore.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestStore.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)

@@ -11,8 +11,22 @@ from swarmpy.errors import DataDirMismatch, LogCorrupted
 from swarmpy.model import codec
 from swarmpy.model.ids import NodeId
 from swarmpy.model.objects import Task
+from swarmpy.model.requests import RequestId
 from swarmpy.store.memory import Store
 from swarmpy.store.transaction import Tx
+
+GOLDEN_HEX = (
+    "010000003082a776657273696f6e01a6636f756e747384a7636c757374657200a46e6f646501a77365727669636501a47461"
+    "736b010000004b82a46b696e64a46e6f6465a76f626a656374739182a26964a16ea46d65746183a776657273696f6e01ad63"
+    "7265617465645f61745f6e73cd03e8ad757064617465645f61745f6e73cd03e80000008d82a46b696e64a773657276696365"
+    "a76f626a656374739184a26964a669642d776562a47370656382a46e616d65a3776562a47461736b81a9636f6e7461696e65"
+    "7281a5696d616765a56e67696e78a46d65746183a776657273696f6e01ad637265617465645f61745f6e73cd03e8ad757064"
+    "617465645f61745f6e73cd03e8ac737065635f76657273696f6e010000008082a46b696e64a47461736ba76f626a65637473"
+    "9185a26964a174a47370656381a9636f6e7461696e657281a5696d616765a56e67696e78aa736572766963655f6964a66964"
+    "2d776562a46d65746183a776657273696f6e01ad637265617465645f61745f6e73cd03e8ad757064617465645f61745f6e73"
+    "cd03e8a4736c6f7401"
+)
+"""Schema version 1: a node, a service and a task."""
 
 
 def fill(tx: Tx) -> None:
@@ -55,6 +69,13 @@ async def test_a_snapshot_holds_everything(store: Store) -> None:
     assert await copy.snapshot() == data
 
 
+async def test_old_snapshots_are_read_for_ever() -> None:
+    """One of schema version 1 is restored, and written the same again."""
+    old = restored(bytes.fromhex(GOLDEN_HEX))
+    assert sorted(content(old)) == ["id-web", "n", "t"]
+    assert (await old.snapshot()).hex() == GOLDEN_HEX
+
+
 async def test_a_snapshot_is_the_state_at_the_call(store: Store) -> None:
     """Writes between the call and the end of the encoding are not in it, and the loop goes on meanwhile."""
     before = content(store)
@@ -81,11 +102,19 @@ async def test_what_is_in_flight_is_in_no_snapshot() -> None:
 
 async def test_damage_is_noticed_and_changes_nothing(store: Store) -> None:
     """A snapshot that is cut, empty or garbled is LogCorrupted, one of a newer schema DataDirMismatch."""
+    await store.update(lambda tx: tx.create(node("r")), request=RequestId(session="client", sequence=1))
     data = await store.snapshot()
     copy = restored(data)
     before = content(copy)
     frames_end = len(data)
-    for damaged in (b"", data[:1], data[: frames_end // 2], data[:-1], data[:5] + b"\xff\xff" + data[7:]):
+    for damaged in (
+        b"",
+        data[:1],
+        data[: frames_end // 2],
+        data[:-1],
+        data[: data.rindex(b"answers") - 6],
+        data[:5] + b"\xff\xff" + data[7:],
+    ):
         with pytest.raises(LogCorrupted):
             copy.restore(damaged)
     with pytest.raises(DataDirMismatch, match="upgrade it"):

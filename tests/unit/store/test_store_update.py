@@ -242,6 +242,37 @@ async def test_lost_leadership_drops_what_is_in_flight(store: Store) -> None:
     assert await store.update(lambda tx: tx.node("a")) is None
 
 
+async def test_what_is_in_flight_outlives_a_term_of_office(store: Store) -> None:
+    """A leader that begins its work anew in the same term of Raft builds on what it proposed before."""
+    proposer = LateProposer(store)
+    store.set_proposer(proposer)
+    first = await start(store, lambda tx: tx.create(node("a")))
+    store.set_proposer(None)
+    with pytest.raises(NotLeader):
+        await store.update(lambda tx: tx.nodes())
+    store.set_proposer(proposer)
+    with pytest.raises(AlreadyExists):
+        await store.update(lambda tx: tx.create(node("a")))
+    second = await start(store, lambda tx: tx.delete(node("a")))
+    third = await start(store, lambda tx: tx.create(node("a", spec=NodeSpec(name="x"))))
+    proposer.commit(3)
+    await asyncio.gather(first, second, third)
+    assert [n.spec.name for n in store.view().nodes()] == ["x"]
+
+
+async def test_what_fails_between_two_terms_of_office_is_not_shown(store: Store) -> None:
+    """Proposals that are lost while nobody is in office are gone when the same proposer comes back."""
+    proposer = LateProposer(store)
+    store.set_proposer(proposer)
+    running = await start(store, lambda tx: tx.create(node("a")))
+    store.set_proposer(None)
+    proposer.lose()
+    with pytest.raises(OutcomeUnknown):
+        await running
+    store.set_proposer(proposer)
+    assert await store.update(lambda tx: tx.node("a")) is None
+
+
 async def test_a_late_failure_does_not_end_the_next_term(store: Store) -> None:
     """A proposal of an earlier term of office that fails now says nothing of this one."""
     old, new = LateProposer(store), LateProposer(store)

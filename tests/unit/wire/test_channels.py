@@ -15,6 +15,7 @@ from rpc_lab import Lab, Pki
 from swarmpy.errors import BadCertificate, ConnectionFailed, OutcomeUnknown
 from swarmpy.model.ids import NodeId
 from swarmpy.ports import Channel, Peer
+from swarmpy.wire import channels
 from swarmpy.wire.channels import BACKOFF_FIRST_S, BACKOFF_MOST_S, MAX_QUEUED, Backoff, ChannelPool, PeerSender
 from swarmpy.wire.router import MANAGERS, Router
 from swarmpy.wire.rpc import RpcServer
@@ -135,6 +136,23 @@ async def test_dropped_channel_is_closed(pool: ChannelPool, server: RpcServer) -
         await pool.get(server.address)
 
 
+async def test_addresses_are_bounded(
+    pool: ChannelPool, server: RpcServer, monkeypatch: pytest.MonkeyPatch, lab: Lab, inbox: Inbox
+) -> None:
+    """Of addresses without a connection only so many are remembered; one with a connection is never given up."""
+    monkeypatch.setattr(channels, "MAX_ADDRESSES", 2)
+    channel = await pool.get(server.address)
+    for address in (closed_address(), closed_address(), closed_address()):
+        with pytest.raises(ConnectionFailed, match=address):
+            await pool.get(address)
+    assert len(pool._slots) == 2
+    other = await lab.server(inbox.router())
+    await pool.get(other.address)
+    with pytest.raises(ConnectionFailed, match="2 addresses already"):
+        await pool.get(closed_address())
+    assert await pool.get(server.address) is channel
+
+
 # -- the sender -------------------------------------------------------------------------------------------------------
 
 
@@ -192,6 +210,46 @@ async def test_queue_is_bounded(dialer: CountingDialer) -> None:
         assert results == [True] * MAX_QUEUED + [False]
         async with asyncio.timeout(5):
             assert await unreachable.get() == address
+
+
+async def test_queue_is_bounded_in_bytes(
+    dialer: CountingDialer, server: RpcServer, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits for a connection weighs no more than the bound; once it is sent there is room again."""
+    monkeypatch.setattr(channels, "MAX_QUEUED_BYTES", 100)
+    async with sending(dialer, asyncio.Queue()) as sender:
+        assert sender.send(server.address, "note", 1, size=60)
+        assert not sender.send(server.address, "note", 2, size=60)
+        assert sender.send(server.address, "note", 3, size=40)
+        assert [await inbox.get(), await inbox.get()] == [1, 3]
+        assert sender.send(server.address, "note", 4, size=1000)
+        assert await inbox.get() == 4
+
+
+async def test_room_comes_back_when_a_peer_is_not_there(
+    dialer: CountingDialer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waited in vain is forgotten with its weight."""
+    monkeypatch.setattr(channels, "MAX_QUEUED_BYTES", 100)
+    address = closed_address()
+    unreachable: asyncio.Queue[str] = asyncio.Queue()
+    async with sending(dialer, unreachable) as sender, asyncio.timeout(10):
+        for _ in range(3):
+            assert sender.send(address, "note", 1, size=100)
+            assert await unreachable.get() == address
+
+
+async def test_peers_are_bounded(dialer: CountingDialer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages to more addresses than can be kept are dropped; an address that is let go makes room."""
+    monkeypatch.setattr(channels, "MAX_ADDRESSES", 2)
+    async with sending(dialer, asyncio.Queue(), idle_s=0.05) as sender:
+        one, two, three = closed_address(), closed_address(), closed_address()
+        assert sender.send(one, "note", 1)
+        assert sender.send(two, "note", 1)
+        assert not sender.send(three, "note", 1)
+        async with asyncio.timeout(10):
+            while not sender.send(three, "note", 1):
+                await asyncio.sleep(0.01)
 
 
 async def test_another_node_at_the_address_gets_nothing(

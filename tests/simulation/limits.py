@@ -1,0 +1,39 @@
+"""Bounds of the product, made small in some universes, so that a log of a few entries gets to them."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from random import Random
+
+SMALL: dict[tuple[str, str], tuple[int, ...]] = {
+    ("swarmpy.raft.replication", "MAX_APPEND_ENTRIES"): (1, 3),
+    ("swarmpy.raft.progress", "MAX_INFLIGHT_MESSAGES"): (1, 4),
+    ("swarmpy.raft.core", "MAX_APPLY_ENTRIES"): (1, 3),
+    ("swarmpy.raft.duties", "APPLY_SLICE"): (1, 2),
+    ("swarmpy.raft.transfer", "CHUNK_BYTES"): (300, 3000),
+    ("swarmpy.store.snapshot", "SLICE_OBJECTS"): (1, 10),
+}
+"""(module, constant): what it may become."""
+LIKELY = 0.3
+"""How likely each of them is small, in a universe that has small ones."""
+
+
+@contextmanager
+def small_limits(seed: int) -> Iterator[dict[str, int]]:
+    """In every other universe some bounds are small. Yields which; all are as before at the end."""
+    random = Random(f"the limits of universe {seed}")
+    drawn: dict[tuple[str, str], int] = {}
+    before: dict[tuple[str, str], int] = {}
+    if random.random() < 0.5:
+        drawn = {name: random.choice(values) for name, values in SMALL.items() if random.random() < LIKELY}
+    try:
+        for (module, constant), value in drawn.items():
+            owner = importlib.import_module(module)
+            before[module, constant] = getattr(owner, constant)
+            setattr(owner, constant, value)
+        yield {constant: value for (_, constant), value in drawn.items()}
+    finally:
+        for (module, constant), value in before.items():
+            setattr(importlib.import_module(module), constant, value)

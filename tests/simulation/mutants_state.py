@@ -1,0 +1,119 @@
+"""Deliberate bugs of the store, and of the parts that decide and write: found by the laws of a whole cluster."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from mutation import Edit, Mutant
+
+_store = partial(Mutant, world="managers")
+_cluster = partial(Mutant, world="cluster")
+
+STORE = (
+    _store(
+        name="overlay-survives",
+        bug="What was in flight is shown to transactions for ever, though the leadership was lost and it never comes.",
+        killer=47,
+        module="swarmpy.store.overlay",
+        edits=(
+            Edit(
+                "        self.layer = Layer()\n        self._pending.clear()\n        self._writer.clear()\n",
+                "        return\n",
+            ),
+        ),
+    ),
+    _store(
+        name="half-applied",
+        bug="Of a transaction that another manager proposed only the first change is applied.",
+        module="swarmpy.store.memory",
+        edits=(Edit("for change in entry.changes:", "for change in entry.changes[:1]:"),),
+    ),
+    _store(
+        name="repetition-is-done-again",
+        bug="A request that was applied before is carried out again.",
+        module="swarmpy.store.sessions",
+        edits=(
+            Edit("        if known is None:\n            use = ", "        if known or not known:\n            use = "),
+            Edit(
+                "        if request.key in self._answers or request.sequence < below:\n            return False\n",
+                "",
+            ),
+        ),
+    ),
+    _store(
+        name="own-writes-unseen",
+        bug="A transaction does not see the changes in flight.",
+        module="swarmpy.store.memory",
+        edits=(Edit("return Tx((self._overlay.layer, self._committed),", "return Tx((Layer(), self._committed),"),),
+    ),
+    _cluster(
+        name="snapshot-without-tasks",
+        bug="A snapshot holds no tasks.",
+        killer=14,
+        module="swarmpy.store.snapshot",
+        edits=(
+            Edit(
+                "_ORDER = (Kind.CLUSTER, Kind.NODE, Kind.SERVICE, Kind.TASK)",
+                "_ORDER = (Kind.CLUSTER, Kind.NODE, Kind.SERVICE)",
+            ),
+        ),
+    ),
+    _cluster(
+        name="no-version-check",
+        bug="A decision on an object that has changed since is written all the same.",
+        killer=1,
+        module="swarmpy.store.transaction",
+        edits=(
+            Edit(
+                "if expected_version is not None and current.meta.version != expected_version:",
+                "if expected_version == -1:",
+            ),
+        ),
+    ),
+)
+
+CLUSTER = (
+    _cluster(
+        name="state-goes-back",
+        bug="The allocator takes a task that has its node already back to where it waits for one.",
+        module="swarmpy.control.allocator",
+        edits=(Edit("if task.status.state != TaskState.NEW or", "if task.status.state > TaskState.ASSIGNED or"),),
+    ),
+    _cluster(
+        name="assign-to-drained",
+        bug="A drained node is given tasks.",
+        module="swarmpy.control.filters",
+        edits=(
+            Edit(
+                "is_open = node.status.state is NodeState.READY and node.spec.availability is Availability.ACTIVE",
+                "is_open = node.status.state is NodeState.READY and node.spec.availability is not Availability.PAUSE",
+            ),
+        ),
+    ),
+    _cluster(
+        name="slot-twice",
+        bug="A slot that is held is given again.",
+        killer=4,
+        module="swarmpy.control.replicated",
+        edits=(Edit("        taken = set(held)\n", "        taken = set(held[1:])\n"),),
+    ),
+    _cluster(
+        name="port-twice",
+        bug="A published port that another service holds is given again.",
+        killer=9,
+        module="swarmpy.control.ports",
+        edits=(
+            Edit(
+                "            if owner is not None and owner.id != service.id:\n",
+                "            if owner is not None and owner.id != service.id and owner.pending_delete:\n",
+            ),
+        ),
+    ),
+    _cluster(
+        name="dynamic-port-twice",
+        bug="A port that the cluster chooses may be another service's.",
+        killer=40,
+        module="swarmpy.control.ports",
+        edits=(Edit("if key not in taken and self._is_free(service, key):", "if key not in taken:"),),
+    ),
+)

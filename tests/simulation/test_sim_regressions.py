@@ -1,0 +1,27 @@
+"""Seeds that once broke a law, by the name of what they found. They stay, though a seed means another universe whenever
+the simulator or the code under test makes another choice: each was a kind of bad luck that is worth having again."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+from universe import play
+
+
+@attrs.frozen(kw_only=True)
+class Found:
+    """A universe and what was found in it."""
+
+    name: str
+    seed: int
+    world: str
+    what: str
+
+
+FOUND: tuple[Found, ...] = ()
+
+
+@pytest.mark.parametrize("found", FOUND, ids=lambda found: found.name)
+def test_what_was_found_stays_away(found: Found) -> None:
+    """All laws hold in a universe that once broke one."""
+    play(found.seed, world=found.world)

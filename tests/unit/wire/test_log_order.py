@@ -1,0 +1,60 @@
+"""In what order a snapshot reaches the disk: content, name, row; and only then the old one goes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from test_log_contract import entries, snapshot
+
+from swarmpy.errors import StorageError
+from swarmpy.raft.messages import HardState
+from swarmpy.wire.log import SqliteLog
+
+
+@pytest.fixture
+async def log(tmp_path: Path) -> SqliteLog:
+    """A log with a snapshot at 5 and entries up to 10, open."""
+    log = SqliteLog(tmp_path / "raft")
+    await log.load()
+    await log.append(HardState(term=1, vote=1, commit=8), entries(1, 10))
+    await log.save_snapshot(snapshot(5), 4)
+    return log
+
+
+@pytest.mark.parametrize("what", [stat.S_ISREG, stat.S_ISDIR], ids=["file", "directory"])
+async def test_failed_sync_of_a_snapshot(
+    log: SqliteLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: Callable[[int], bool]
+) -> None:
+    """A snapshot whose file, or whose file's name, cannot be made durable is not recorded: the old one is in force."""
+    fsync = os.fsync
+
+    def failing(descriptor: int) -> None:
+        if what(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EIO, "the disk does not answer")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(StorageError, match="does not answer"):
+        await log.save_snapshot(snapshot(8), 7)
+    monkeypatch.undo()
+    await log.close()
+    again = SqliteLog(tmp_path / "raft")
+    stored = await again.load()
+    assert (stored.snapshot, stored.entries) == (snapshot(5), tuple(entries(4, 10)))
+    await again.close()
+
+
+async def test_snapshot_that_is_not_recorded(log: SqliteLog, tmp_path: Path) -> None:
+    """When the database refuses the row of a new snapshot, the old one's file is still there."""
+    await log._run(log._sql, lambda: log._loaded.execute("PRAGMA query_only=ON").fetchall())
+    with pytest.raises(StorageError):
+        await log.save_snapshot(snapshot(8), 7)
+    await log.close()
+    again = SqliteLog(tmp_path / "raft")
+    assert (await again.load()).snapshot == snapshot(5)
+    await again.close()
