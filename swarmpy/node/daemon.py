@@ -81,6 +81,8 @@ class Node:
                 if started is not None:
                     started.set()
                 await self._until(stop)
+                if self._member is not None:
+                    await self._member.hand_over()
         finally:
             await self._end_member()
             self._data.close()

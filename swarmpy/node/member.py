@@ -43,6 +43,7 @@ LEADER_TIMEOUT_S = 15.0
 JOIN_TIMEOUT_S = 20.0
 SESSION_TIMEOUT_S = 10.0
 WITHDRAW_TIMEOUT_S = 3.0
+HAND_OVER_TIMEOUT_S = 2.0
 RETIRE_TIMEOUT_S = 20.0
 RENEW_RETRY_FIRST_S = 5.0
 RENEW_RETRY_MOST_S = 3600.0
@@ -149,6 +150,15 @@ class Member:
         except SwarmpyError as error:
             # Leaving must be possible when nobody is left to be told; the others will see this node as down.
             log.warning("cluster_not_told", reason=str(error))
+
+    async def hand_over(self) -> None:
+        """Before this node stops: let another manager lead, if one can, so that nobody has to notice its silence."""
+        if self.manager is None or not self.manager.is_leader:
+            return
+        try:
+            await self.manager.raft.transfer_leadership(None, timeout=HAND_OVER_TIMEOUT_S)
+        except SwarmpyError as error:
+            log.debug("leadership_not_handed_over", reason=str(error))
 
     async def withdraw(self) -> None:
         """Tell the cluster that this node, which was let in a moment ago, will not come after all."""
