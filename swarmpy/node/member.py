@@ -159,6 +159,8 @@ class Member:
             await self.manager.raft.transfer_leadership(None, timeout=HAND_OVER_TIMEOUT_S)
         except SwarmpyError as error:
             log.debug("leadership_not_handed_over", reason=str(error))
+        else:
+            log.info("leadership_handed_over", node=self.state.node_id)
 
     async def withdraw(self) -> None:
         """Tell the cluster that this node, which was let in a moment ago, will not come after all."""

@@ -101,3 +101,14 @@ async def test_everything_restarts_from_disk(make_cluster: ClusterMaker) -> None
     after = await cluster.managers[1].client.get("/services")
     assert [(s["ID"], s["Spec"]) for s in after] == [(s["ID"], s["Spec"]) for s in before]
     assert {n["ID"] for n in await cluster.managers[2].client.nodes()} == nodes_before
+
+
+async def test_a_stopped_leader_hands_over_first(make_cluster: ClusterMaker) -> None:
+    """When a leader that is told to stop has gone, another manager leads already."""
+    cluster = await make_cluster(3, 0)
+    leader = await leader_of(cluster)
+    await leader.stop()
+    assert "leadership_handed_over" in leader.log_file.read_text()
+    others = [manager for manager in cluster.managers if manager is not leader]
+    told = [(await manager.client.status())["leader"] for manager in others]
+    assert any(known and known["address"] != leader.cluster_address for known in told)

@@ -1,4 +1,4 @@
-"""Deliberate bugs that 300 universes did not notice: what the simulator does not see yet, or too rarely.
+"""Deliberate bugs that tens to hundreds of universes did not notice: what the simulator sees too rarely, or not yet.
 
 They are no part of the suite; ``python -m tests.simulation.mutants --elusive`` looks for them.
 """
