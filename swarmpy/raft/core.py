@@ -122,8 +122,11 @@ class RaftCore(RaftState):
         if message.source in self.removed_members:
             self._tell_removed(message.source)
             return
-        if message.sender is not None and message.sender != self.members.get(message.source):
-            self.remember_stranger(message.source, message.sender)
+        if message.sender is not None:
+            if message.sender != self.members.get(message.source):
+                self.remember_stranger(message.source, message.sender)
+            else:
+                self.strangers.pop(message.source, None)
         if message.term > self.term:
             if not self._accept_later_term(message):
                 return

@@ -99,7 +99,7 @@ class RaftState:
         self.members: dict[int, Member] = {}
         self.removed_members: dict[int, Member] = {}
         self.strangers: dict[int, Member] = {}
-        """Where to answer peers that this member's own configuration does not know yet."""
+        """Where to answer peers that this member's own configuration does not know yet, or not there."""
         self.is_removed = False
 
         self.now = 0
@@ -246,7 +246,8 @@ class RaftState:
         known: Sequence[Member] = sorted((*conf.voters, *conf.learners), key=lambda m: m.raft_id)
         self.members = {m.raft_id: m for m in known}
         self.removed_members = {m.raft_id: m for m in conf.removed}
-        self.strangers = {k: m for k, m in self.strangers.items() if k not in self.members}
+        # Where a member says itself that it is stays known: this membership may be one from before it moved.
+        self.strangers = {k: m for k, m in self.strangers.items() if m != self.members.get(k)}
         if self.raft_id in self.removed_members:
             self.is_removed = True
         if self.is_leader:

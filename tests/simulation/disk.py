@@ -75,7 +75,7 @@ class SimDisk:
 
     def crash(self) -> None:
         """The power is cut: of the write under way any subset of the sectors made it, of later calls nothing."""
-        if self._queue:
+        if self._queue and not self.has_failed:  # after a failure nothing more is written
             self._leave(self._queue[0])
         for record in self._queue:
             record.is_under_way = False

@@ -26,10 +26,16 @@ FOUND = (
         what="a timer rounded to before its due time: the Raft ticker spun without the clock moving",
     ),
     Found(
-        name="many-members-small-log",
-        seed=203,
+        name="leader-that-moved",
+        seed=12026,
         world="managers",
-        what="snapshots every 10 entries among 5 members: an acknowledged entry was missing from a disk",
+        what="a member that missed a leader's new address forgot it again with an older membership",
+    ),
+    Found(
+        name="written-behind-a-torn-record",
+        seed=12240,
+        world="managers",
+        what="the simulated disk wrote on after a failed sync, which looked like rot in the middle",
     ),
 )
 
