@@ -23,6 +23,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Sequence
@@ -223,7 +224,10 @@ def failing_test(names: str) -> str | None:
 
     tests = sorted(str(path) for path in (HERE.parent / "unit" / "wire").glob(names))
     with redirect_stdout(sys.stderr):
-        code = pytest.main(["-x", "-q", "-p", "no:randomly", "-p", "no:cacheprovider", *tests], plugins=[Listener()])
+        # A directory of its own: two runs at once fall over each other when they tidy up the common one.
+        with tempfile.TemporaryDirectory() as directory:
+            options = ["-x", "-q", "-p", "no:randomly", "-p", "no:cacheprovider", f"--basetemp={directory}/tests"]
+            code = pytest.main([*options, *tests], plugins=[Listener()])
     return failed[0] if failed else None if code == pytest.ExitCode.OK else f"pytest: {code!r}"
 
 
