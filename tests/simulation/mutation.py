@@ -223,11 +223,11 @@ def failing_test(names: str) -> str | None:
                 failed.append(report.nodeid.rpartition("/")[2])
 
     tests = sorted(str(path) for path in (HERE.parent / "unit" / "wire").glob(names))
-    with redirect_stdout(sys.stderr):
-        # A directory of its own: two runs at once fall over each other when they tidy up the common one.
-        with tempfile.TemporaryDirectory() as directory:
-            options = ["-x", "-q", "-p", "no:randomly", "-p", "no:cacheprovider", f"--basetemp={directory}/tests"]
-            code = pytest.main([*options, *tests], plugins=[Listener()])
+    # A directory of its own: two runs at once fall over each other when they tidy up the common one.
+    directory = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+    with directory, redirect_stdout(sys.stderr):
+        options = ["-x", "-q", "-p", "no:randomly", "-p", "no:cacheprovider", f"--basetemp={directory.name}/tests"]
+        code = pytest.main([*options, *tests], plugins=[Listener()])
     return failed[0] if failed else None if code == pytest.ExitCode.OK else f"pytest: {code!r}"
 
 
