@@ -61,7 +61,7 @@ class StatusApi:
 
 @attrs.frozen(kw_only=True)
 class Quorum:
-    """Whether the managers can agree on changes."""
+    """Whether the managers can agree on changes. Those that have no vote yet do not count."""
 
     healthy: bool
     managers: int
@@ -72,7 +72,8 @@ class Quorum:
 
 def quorum_of(manager: ManagerBackend) -> Quorum:
     """Healthy means: a leader is known, and so few managers are known to be away that a majority is left."""
-    reach = manager.reachable_managers()
+    voters = {member.node_id for member in manager.raft_status().conf.voters}
+    reach = {node_id: known for node_id, known in manager.reachable_managers().items() if node_id in voters}
     needed = len(reach) // 2 + 1
     away = sum(reachable is False for reachable in reach.values())
     return Quorum(

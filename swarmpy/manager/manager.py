@@ -20,13 +20,13 @@ from swarmpy.manager.joining import Registrar
 from swarmpy.manager.leader_calls import LeaderCalls
 from swarmpy.manager.membership import Membership
 from swarmpy.manager.raft_report import METHOD as RAFT_STATUS
-from swarmpy.manager.raft_report import RaftReporter
+from swarmpy.manager.raft_report import RaftReporter, reachable
 from swarmpy.manager.reconcile import Reconciler
 from swarmpy.model.assignments import ManagerAddress
 from swarmpy.model.ids import ClusterId, NodeId, encode_id
 from swarmpy.model.objects import Kind, Node
 from swarmpy.model.specs import RaftConfig
-from swarmpy.model.states import NodeState, Role
+from swarmpy.model.states import Role
 from swarmpy.ports import Clock, Dialer, Peer, Random
 from swarmpy.raft.driver import RaftDriver
 from swarmpy.raft.encoding import decode_messages, encode_messages
@@ -243,22 +243,8 @@ class Manager:
         return _has_cluster(self.store) and node_id in self.store.view().cluster().removed_nodes
 
     def reachable_managers(self) -> dict[str, bool | None]:
-        """By node id: whether the manager answers. Only the leader knows; others go by the state of its node.
-
-        Without a leader nobody keeps those states up to date: None.
-        """
-        status = self.raft.status()
-        view = self.store.view()
-        reachable: dict[str, bool | None] = {}
-        for member in status.members:
-            if member.raft_id in (self._raft_id, status.leader_id):
-                reachable[member.node_id] = True
-            elif status.is_leader and (progress := status.progress.get(member.raft_id)) is not None:
-                reachable[member.node_id] = progress.active
-            else:
-                node = view.node(member.node_id) if status.leader is not None else None
-                reachable[member.node_id] = None if node is None else node.status.state is NodeState.READY
-        return reachable
+        """See :func:`~swarmpy.manager.raft_report.reachable`."""
+        return reachable(self.raft.status(), self.store.view())
 
     def check_demotion(self, view: View, node: Node) -> None:
         """Leader: raises FailedPrecondition when the quorum would be lost without the manager on ``node``."""

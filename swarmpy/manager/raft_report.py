@@ -10,6 +10,7 @@ import attrs
 
 from swarmpy.errors import NotFound, SwarmpyError
 from swarmpy.model import codec
+from swarmpy.model.states import NodeState
 from swarmpy.ports import Clock, Peer
 from swarmpy.raft.driver import RaftDriver
 from swarmpy.raft.messages import Member
@@ -95,6 +96,30 @@ def _fed(known: MemberReport, progress: FollowerProgress, last_index: int, tick_
 def _hostname(view: View, member: Member) -> str:
     node = view.node(member.node_id)
     return "" if node is None else node.description.hostname
+
+
+def reachable(status: RaftStatus, view: View) -> dict[str, bool | None]:
+    """By node id: whether the manager answers. Only the leader knows; others go by the state of its node.
+
+    None where nobody can tell: without a leader those states are not kept up to date. None also for a learner that
+    answers: it has no vote yet, and must not be counted on.
+    """
+    learners = {member.raft_id for member in status.conf.learners}
+    found = {member.node_id: _is_reachable(member, status, view) for member in status.members}
+    for member in status.members:
+        if member.raft_id in learners and found[member.node_id]:
+            found[member.node_id] = None
+    return found
+
+
+def _is_reachable(member: Member, status: RaftStatus, view: View) -> bool | None:
+    if member.raft_id in (status.raft_id, status.leader_id):
+        return True
+    progress = status.progress.get(member.raft_id)
+    if status.is_leader and progress is not None:
+        return progress.active
+    node = view.node(member.node_id) if status.leader is not None else None
+    return None if node is None else node.status.state is NodeState.READY
 
 
 def advice(members: Sequence[MemberReport]) -> list[str]:

@@ -113,7 +113,9 @@ def check_removals(state: RaftState, raft_ids: Collection[int]) -> None:
         raise NotLeader
     left = [voter for voter in state.voters if voter not in raft_ids]
     if not left:
-        raise FailedPrecondition("attempting to demote the last manager of the swarm")
+        learning = len(state.members) - len(state.voters)
+        why = f"; {learning} more are catching up and have no vote yet: wait until they are reachable" * bool(learning)
+        raise FailedPrecondition(f"attempting to demote the last manager of the swarm{why}")
     if len(left) < len(state.voters):
         _check_quorum_of(state, left, "this would cost the swarm its quorum")
 

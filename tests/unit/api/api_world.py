@@ -31,6 +31,7 @@ from swarmpy.model.objects import (
 from swarmpy.model.specs import ContainerSpec, NodeSpec, Resources, ServiceSpec, TaskSpec
 from swarmpy.model.states import NodeState, Role, TaskState
 from swarmpy.ports import Peer
+from swarmpy.raft.messages import ConfState, Member
 from swarmpy.raft.state import RaftRole
 from swarmpy.raft.status import RaftStatus
 from swarmpy.security.ca import create_root_ca
@@ -128,7 +129,21 @@ class BenchManager:
     def raft_status(self) -> RaftStatus:
         """A status."""
         role = RaftRole.LEADER if self.is_leader else RaftRole.FOLLOWER
-        return RaftStatus(raft_id=1, role=role, term=3, commit=self.store.version, applied=self.store.version)
+        members = [
+            Member(raft_id=number, node_id=node_id, address=f"{node_id}:2377")
+            for number, node_id in enumerate(self.world.nodes, start=1)
+        ]
+        return RaftStatus(
+            raft_id=1,
+            role=role,
+            term=3,
+            commit=self.store.version,
+            applied=self.store.version,
+            conf=ConfState(
+                voters=tuple(m for m in members if m.node_id not in self.world.learners),
+                learners=tuple(m for m in members if m.node_id in self.world.learners),
+            ),
+        )
 
     def reachable_managers(self) -> Mapping[str, bool | None]:
         """Those whose API lives."""
@@ -208,6 +223,7 @@ class World:
         self.clock = Clock()
         self.log = SharedLog()
         self.leader_id: str | None = None
+        self.learners: set[str] = set()
         self.nodes = {name: BenchNode(name, BenchManager(self, name)) for name in names}
         self.log.stores = [self.manager(name).store for name in names]
         self.apis = {name: Api(node) for name, node in self.nodes.items()}

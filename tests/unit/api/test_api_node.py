@@ -203,6 +203,21 @@ async def test_status_answers_without_a_quorum() -> None:
     assert (await ask(api, "GET", "/healthz"))[0] == 200
 
 
+async def test_a_manager_without_a_vote_is_not_part_of_the_quorum() -> None:
+    """One that catches up is neither needed nor counted, whether it answers or not."""
+    world = World("m1", "m2")
+    world.learners = {"m2"}
+    world.elect("m1")
+    await world.found()
+    alone = {"healthy": True, "managers": 1, "reachable": 1, "needed": 1}
+    _, status = await ask(world.apis["m1"], "GET", "/status")
+    assert status["quorum"] == alone
+    del world.apis["m2"]
+    _, status = await ask(world.apis["m1"], "GET", "/status")
+    assert status["quorum"] == alone
+    assert "manager host-m2 is not reachable" in status["problems"]
+
+
 async def test_a_worker_tells_what_it_knows(alone: BenchNode) -> None:
     """A worker knows itself and where the managers are; a node outside is not ready."""
     _, status = await ask(Api(BenchNode("w1")), "GET", "/status")

@@ -10,7 +10,7 @@ import pytest
 from manager_world import MovedClock
 
 from swarmpy.errors import ConnectionFailed
-from swarmpy.manager.raft_report import MemberReport, RaftReporter, advice, members_seen
+from swarmpy.manager.raft_report import MemberReport, RaftReporter, advice, members_seen, reachable
 from swarmpy.model import codec
 from swarmpy.ports import Peer
 from swarmpy.raft.messages import ConfState, Member
@@ -145,3 +145,13 @@ def test_advice(members: list[MemberReport], words: list[str]) -> None:
     said = advice(members)
     assert len(said) == len(words)
     assert all(line.startswith(word) for line, word in zip(said, words, strict=True))
+
+
+def test_a_learner_is_not_counted_on() -> None:
+    """The leader itself, followers by their answers; a learner that answers has no vote: it is not ``reachable``."""
+    view = Store(MovedClock()).view()
+    assert reachable(LEADS, view) == {"node1": True, "node2": True, "node3": None, "node4": False}
+    silent = {**LEADS.progress, 3: follower(3, active=False)}
+    assert reachable(attrs.evolve(LEADS, progress=silent), view)["node3"] is False
+    learns = attrs.evolve(LEADS, raft_id=3, role=RaftRole.FOLLOWER, progress={})
+    assert reachable(learns, view)["node3"] is None, "nor does it count on itself"

@@ -302,6 +302,16 @@ class TestRemoving:
         with pytest.raises(FailedPrecondition, match="0 of 1 managers"):
             core.check_removals([1])
 
+    def test_asking_about_the_only_voter(self) -> None:
+        """A learner cannot take over; what to wait for is said."""
+        cluster = Cluster(1, joiners=(2,))
+        core = cluster.elect(1)
+        with pytest.raises(FailedPrecondition, match=r"the last manager of the swarm$"):
+            core.check_removals([1])
+        do(cluster, 1, ADD, 2)
+        with pytest.raises(FailedPrecondition, match="last manager of the swarm; 1 more are catching up"):
+            core.check_removals([1])
+
     def test_during_a_hand_over_it_is_only_put_off(self) -> None:
         """A leader that hands over is still one: a change is refused for the moment, not for the rest of its term."""
         cluster = Cluster(1, 2, 3)
