@@ -103,14 +103,14 @@ def node_status(node: NodeBackend) -> dict[str, Any]:
     }
     problems = [*([node.error] if node.error else []), *node.problems()]
     if manager is not None:
-        view = manager.store.view()
+        view, reach = manager.store.view(), manager.reachable_managers()
         services = [_service(view, service) for service in sorted(live_services(view), key=lambda s: s.spec.name)]
         out.update(_consensus(manager))
         nodes = sorted(view.nodes(), key=lambda other: (other.description.hostname, other.id))
-        out["nodes"] = [_node(other, manager.leader()) for other in nodes]
+        out["nodes"] = [_node(other, manager.leader(), reach) for other in nodes]
         out["services"] = services
         out["advice"] = advice(members_seen(manager.raft_status(), view))
-        problems += _cluster_problems(view, quorum_of(manager), manager.reachable_managers(), services)
+        problems += _cluster_problems(view, quorum_of(manager), reach, services)
     out["problems"] = problems
     return out
 
@@ -130,7 +130,7 @@ def _consensus(manager: ManagerBackend) -> dict[str, Any]:
     }
 
 
-def _node(node: Node, leader: tuple[str, str] | None) -> dict[str, Any]:
+def _node(node: Node, leader: tuple[str, str] | None, reach: Mapping[str, bool | None]) -> dict[str, Any]:
     return {
         "id": node.id,
         "hostname": node.description.hostname,
@@ -139,6 +139,7 @@ def _node(node: Node, leader: tuple[str, str] | None) -> dict[str, Any]:
         "state": str(node.status.state),
         "address": node.status.address,
         "leader": leader is not None and leader[0] == node.id,
+        "reachable": reach.get(node.id),
         "message": node.status.message,
     }
 

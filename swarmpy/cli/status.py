@@ -137,15 +137,16 @@ def _ago(seconds: float) -> str:
     return f"{seconds:.1f} s"
 
 
+_REACHABILITY = {True: "Reachable", False: "Unreachable", None: "Unknown"}
+
+
 def nodes_listing(answer: Json) -> Listing:
     """The nodes of a status."""
     rows = []
     for node in answer.get("nodes") or ():
         standing = ""
         if node.get("role") == "manager":
-            standing = (
-                "Leader" if node.get("leader") else "Unreachable" if node.get("reachable") is False else "Reachable"
-            )
+            standing = "Leader" if node.get("leader") else _REACHABILITY[node.get("reachable")]
         rows.append(
             (
                 str(node.get("hostname", "")),

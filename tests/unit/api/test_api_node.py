@@ -177,7 +177,8 @@ async def test_status_shows_the_cluster_and_its_problems() -> None:
     assert status["leader"] == {"node_id": "m1", "address": "m1:2377"}
     assert status["raft"]["role"] == "leader"
     assert status["quorum"] == {"healthy": True, "managers": 3, "reachable": 2, "needed": 2}
-    assert [node["leader"] for node in status["nodes"]] == [True, False, False, False]
+    shown = {node["hostname"]: (node["leader"], node["reachable"]) for node in status["nodes"]}
+    assert list(shown.values()) == [(True, True), (False, True), (False, False), (False, None)]
     shown = status["services"][0]
     assert (shown["name"], shown["running"], shown["desired"]) == ("web", 1, 2)
     assert shown["reason"]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from swarmpy.cli.render import plain_table
-from swarmpy.cli.status import log_summary, members_listing
+from swarmpy.cli.status import log_summary, members_listing, nodes_listing
 
 LEADER = {
     "raft_id": 1,
@@ -63,3 +63,17 @@ def test_without_the_leader() -> None:
     assert log_summary({**REPORT, "note": "the swarm has no leader"})[1] == (
         "members  as this manager knows them; the leader was not heard: the swarm has no leader"
     )
+
+
+def test_what_a_manager_is_to_the_others() -> None:
+    """The leader, one that answers, one that does not, one that nobody can tell of; a worker is none of these."""
+    manager = {"role": "manager", "leader": False}
+    nodes = [
+        {**manager, "leader": True, "reachable": True},
+        {**manager, "reachable": True},
+        {**manager, "reachable": False},
+        {**manager, "reachable": None},
+        {"role": "worker", "leader": False, "reachable": None},
+    ]
+    standing = [row[4] for row in nodes_listing({"nodes": nodes}).rows]
+    assert standing == ["Leader", "Reachable", "Unreachable", "Unknown", ""]
