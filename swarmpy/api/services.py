@@ -6,6 +6,7 @@ from swarmpy.api.access import require_manager
 from swarmpy.api.backend import NodeBackend
 from swarmpy.api.filters import Filters, parse_filters
 from swarmpy.api.json_fields import parse_json
+from swarmpy.api.listing import JsonCache, json_array, to_bytes
 from swarmpy.api.request import ApiRequest, ApiResponse, json_response
 from swarmpy.api.router import Route, Scope
 from swarmpy.api.service_json import service_spec_from_json, service_to_json
@@ -19,11 +20,16 @@ _FILTERS = frozenset({"id", "name", "label", "mode", "runtime"})
 _MODES = ("replicated", "global", "replicated-job", "global-job")
 
 
+MAX_SHOWN = 20_000
+"""Services whose JSON is kept, of about a kilobyte each: a list is asked for again and again."""
+
+
 class ServicesApi:
     """Handlers of services."""
 
     def __init__(self, node: NodeBackend) -> None:
         self._node = node
+        self._shown = JsonCache(service_to_json, MAX_SHOWN)
 
     def routes(self) -> list[Route]:
         """The routes of this part."""
@@ -40,11 +46,16 @@ class ServicesApi:
         filters = parse_filters(request, _FILTERS)
         filters.check("mode", _MODES)
         with_status = request.boolean("status")
-        view = require_manager(self._node).store.view()
-        found = [service for service in operations.live_services(view) if _matches(service, filters)]
-        return json_response(
-            [service_to_json(s, status=service_status(view, s) if with_status else None) for s in found]
-        )
+        store = require_manager(self._node).store
+
+        def show(service: Service) -> bytes | None:
+            if not _matches(service, filters):
+                return None
+            if with_status:
+                return to_bytes(service_to_json(service, status=service_status(store.view(), service)))
+            return self._shown.get(service)
+
+        return await json_array(operations.live_services(store.view()), show)
 
     async def inspect(self, request: ApiRequest) -> ApiResponse:
         """``GET /services/{id}``; ``?insertDefaults=true`` shows what was not given."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from swarmpy.api.access import require_manager
 from swarmpy.api.backend import NodeBackend
 from swarmpy.api.filters import Filters, parse_filters
+from swarmpy.api.listing import json_array, to_bytes
 from swarmpy.api.request import ApiRequest, ApiResponse, json_response
 from swarmpy.api.router import Route, Scope
 from swarmpy.api.task_json import task_to_json
@@ -40,10 +41,12 @@ class TasksApi:
         """``GET /tasks``."""
         filters = parse_filters(request, _FILTERS)
         filters.check("desired-state", _STATES)
-        view = require_manager(self._node).store.view()
-        return json_response(
-            [task_to_json(task) for task in _candidates(view, filters) if _matches(view, task, filters)]
-        )
+        store = require_manager(self._node).store
+
+        def show(task: Task) -> bytes | None:
+            return to_bytes(task_to_json(task)) if _matches(store.view(), task, filters) else None
+
+        return await json_array(tuple(_candidates(store.view(), filters)), show)
 
     async def inspect(self, request: ApiRequest) -> ApiResponse:
         """``GET /tasks/{id}``."""

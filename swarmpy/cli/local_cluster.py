@@ -73,18 +73,19 @@ class LocalNode:
         """True while its process lives."""
         return self.process is not None and self.process.returncode is None
 
-    async def start(self) -> None:
-        """Start the daemon and wait until its API answers. Raises FailedPrecondition with what it said when it ends."""
-        self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    def command(self) -> list[str]:
+        """What starts the daemon."""
         arguments = ["--data-dir", str(self.data_dir), "node", "run"]
         arguments += ["--runtime", self.runtime, "--status-addr", f"{self.address}:{STATUS_PORT}"]
         arguments += ["--hostname", self.name, "--exit-with-parent"]
+        return [sys.executable, "-m", "swarmpy", *arguments]
+
+    async def start(self) -> None:
+        """Start the daemon and wait until its API answers. Raises FailedPrecondition with what it said when it ends."""
+        self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self.log_file.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "swarmpy",
-                *arguments,
+                *self.command(),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

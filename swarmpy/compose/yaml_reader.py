@@ -175,6 +175,9 @@ class _Composer:
         place = f"{self._file}:{mark.line + 1}" if mark is not None else self._file
         parts = [getattr(error, "context", None), getattr(error, "problem", None) or getattr(error, "reason", None)]
         reason = ", ".join(_one_line(str(part)) for part in parts if part) or _one_line(str(error))
+        if "maximum nesting depth" in reason:
+            # libyaml has a bound of its own since 0.2.6; it reads ahead of us.
+            return ComposeError(f"{place}: nested deeper than {MAX_DEPTH} levels")
         return ComposeError(f"{place}: not valid YAML: {reason}")
 
 
