@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from random import Random
+from types import FrameType
 from typing import NoReturn
 
 from knobs import WORLDS, Knobs
@@ -91,17 +93,42 @@ def _replay(seed: int, world: str | None, verbose: bool) -> int:
     return 0
 
 
+class _Interrupt:
+    """Ctrl-C that is not forgotten when its exception is raised where Python ignores it, as in a finalizer."""
+
+    def __init__(self) -> None:
+        self._came = False
+        self._before = signal.signal(signal.SIGINT, self._on_signal)
+
+    def forget(self) -> None:
+        """Leave the signal to whoever had it."""
+        signal.signal(signal.SIGINT, self._before)
+
+    def _on_signal(self, _signal: int, _frame: FrameType | None) -> None:
+        self._came = True
+        raise KeyboardInterrupt
+
+    def check(self) -> None:
+        """Raises KeyboardInterrupt when it came."""
+        if self._came:
+            raise KeyboardInterrupt
+
+
 def _batch(seeds: range, world: str | None, jobs: int) -> int:
     summary = Summary(seeds, jobs)
     code = 0
+    interrupt = _Interrupt()
     try:
         print(f"{len(seeds)} universes from seed {seeds.start} on, {jobs} at a time", flush=True)
         with Workers(min(jobs, len(seeds)), world) as workers:
             for outcome in _told(workers.play(seeds), len(seeds)):
                 summary.add(outcome)
+                interrupt.check()
     except KeyboardInterrupt:
         print("interrupted")
         code = INTERRUPTED
+    finally:
+        interrupt.forget()
     print("\n".join(summary.lines()), flush=True)
     return code or (1 if summary.violations else 0)
 

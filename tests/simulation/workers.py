@@ -8,6 +8,7 @@ import multiprocessing
 import resource
 import signal
 from collections.abc import Iterable, Iterator
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from random import Random
@@ -50,6 +51,8 @@ class Workers:
 
     def __init__(self, count: int, world: str | None) -> None:
         self._world = world
+        # It lets interrupts through again when it has started: not in the middle of starting the first worker.
+        resource_tracker.ensure_running()
         self._workers = [_Worker(world) for _ in range(count)]
 
     def __enter__(self) -> Self:
