@@ -1,0 +1,27 @@
+"""Figures of a series, and how they are printed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+
+def emit(**values: Any) -> None:
+    """One result."""
+    print(json.dumps(values), flush=True)
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The smallest value that ``share`` of all do not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
+
+
+def distribution(seconds: Sequence[float]) -> dict[str, float]:
+    """Median, 99th percentile and most, in milliseconds."""
+    return {
+        "p50_ms": round(quantile(seconds, 0.5) * 1e3, 3),
+        "p99_ms": round(quantile(seconds, 0.99) * 1e3, 3),
+        "max_ms": round(max(seconds) * 1e3, 3),
+    }
