@@ -5,6 +5,8 @@ What cannot be allocated is said on the waiting tasks, and tried again with ever
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import attrs
 
 from swarmpy.control.decision import Decision
@@ -25,22 +27,26 @@ def allocate_ports(view: View, service: Service) -> tuple[PortConfig, ...]:
 
     Raises AlreadyExists when a port is another service's, FailedPrecondition when no dynamic port is left.
     """
-    return PortTable.of(view).allocate(service)
+    return PortTable(view).allocate(service)
 
 
-def decide(view: View) -> Decision:
-    """Give services the ports they lack and let their NEW tasks go on."""
+def decide(view: View, service_ids: Iterable[ServiceId]) -> Decision:
+    """Give services the ports they lack and let NEW tasks go on.
+
+    ``service_ids`` are services that may have changed; those with NEW tasks are looked at in any case.
+    """
     found: list[Change] = []
     ready: dict[ServiceId, Service] = {}
     refused: dict[ServiceId, str] = {}
-    table: PortTable | None = None
-    for service in view.services():
-        if service.pending_delete:
+    table = PortTable(view)
+    new = [task for task in view.tasks_waiting() if task.status.state == TaskState.NEW]
+    for service_id in dict.fromkeys((*service_ids, *(task.service_id for task in new))):
+        service = view.service(service_id)
+        if service is None or service.pending_delete:
             continue
         if is_allocated(service):
             ready[service.id] = service
             continue
-        table = table or PortTable.of(view)
         try:
             allocated = attrs.evolve(service, ports=table.allocate(service))
         except UserError as error:
@@ -49,8 +55,8 @@ def decide(view: View) -> Decision:
         table.add(allocated)
         ready[service.id] = allocated
         found.append(changes.update(allocated))
-    for task in view.tasks():
-        if task.status.state != TaskState.NEW or not is_active(task):
+    for task in new:
+        if not is_active(task):
             continue
         owner = ready.get(task.service_id)
         if owner is not None:

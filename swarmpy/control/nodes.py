@@ -71,12 +71,8 @@ def can_be_orphaned(task: Task) -> bool:
 
 def decide(view: View, now_ns: int) -> Decision:
     """Tasks of nodes that are no members any more become ORPHANED. Their services then replace them."""
-    members = {node.id for node in view.nodes()}
-    lost = [
-        task
-        for task in view.tasks()
-        if task.node_id is not None and task.node_id not in members and can_be_orphaned(task)
-    ]
+    gone = [node_id for node_id in view.nodes_with_tasks() if view.node(node_id) is None]
+    lost = [task for node_id in gone for task in view.tasks_on_node(node_id) if can_be_orphaned(task)]
     return Decision(changes=tuple(changes.update(orphaned(task, now_ns)) for task in lost))
 
 

@@ -35,28 +35,25 @@ def _fulfils(port: PortConfig, wanted: PortConfig) -> bool:
     return port.published_port > 0 and attrs.evolve(port, published_port=0) == wanted
 
 
-@attrs.define
 class PortTable:
-    """Who holds which published port: {(protocol, port): service}."""
+    """Who holds which published port, in a view and in what was added to it since."""
 
-    ingress: dict[tuple[str, int], Service] = attrs.Factory(dict)
-    host: dict[tuple[str, int], Service] = attrs.Factory(dict)
-
-    @classmethod
-    def of(cls, view: View) -> PortTable:
-        """All ports of the services that stay. A service on its way out gives its ports up at once."""
-        table = cls()
-        for service in view.services():
-            if not service.pending_delete:
-                table.add(service)
-        return table
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._added: dict[tuple[str, int], list[Service]] = {}
 
     def add(self, service: Service) -> None:
         """The service holds its allocated ports."""
         for port in service.ports:
             if port.published_port:
-                held = self.ingress if port.publish_mode == INGRESS else self.host
-                held.setdefault((port.protocol, port.published_port), service)
+                self._added.setdefault((port.protocol, port.published_port), []).append(service)
+
+    def _owner(self, key: tuple[str, int], mode: str) -> Service | None:
+        holders: tuple[Service, ...] = (*self._view.services_on_port(*key), *self._added.get(key, ()))
+        for service in holders:
+            if any((port.protocol, port.published_port, port.publish_mode) == (*key, mode) for port in service.ports):
+                return service
+        return None
 
     def allocate(self, service: Service) -> tuple[PortConfig, ...]:
         """The ports of the service's spec, all chosen. A port that the cluster chose before is kept.
@@ -64,6 +61,8 @@ class PortTable:
         Raises AlreadyExists when a port is another service's, FailedPrecondition when no dynamic port is left.
         """
         wanted = wanted_ports(service)
+        if not wanted:
+            return ()
         taken = {(port.protocol, port.published_port) for port in wanted if port.published_port}
         kept = self._kept(service, wanted, taken)
         taken.update((port.protocol, number) for port, number in kept.items())
@@ -99,16 +98,16 @@ class PortTable:
         return kept
 
     def _is_free(self, service: Service, key: tuple[str, int]) -> bool:
-        owners = (self.ingress.get(key), self.host.get(key))
+        owners = (self._owner(key, INGRESS), self._owner(key, HOST))
         return all(owner is None or owner.id == service.id for owner in owners)
 
     def _check(self, service: Service, port: PortConfig) -> None:
         key = (port.protocol, port.published_port)
-        others = [(self.ingress, "an ingress port")]
+        others = [(INGRESS, "an ingress port")]
         if port.publish_mode == INGRESS:
-            others.append((self.host, "a host-published port"))
-        for held, what in others:
-            owner = held.get(key)
+            others.append((HOST, "a host-published port"))
+        for mode, what in others:
+            owner = self._owner(key, mode)
             if owner is not None and owner.id != service.id:
                 holder = f"service '{owner.spec.name}' ({owner.id})"
                 raise AlreadyExists(f"port '{port.published_port}' is already in use by {holder} as {what}")

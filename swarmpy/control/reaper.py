@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from swarmpy.control.decision import Decision
 from swarmpy.control.draft import SlotKey, age_key, is_active, is_ended, slot_of
 from swarmpy.control.nodes import standing
@@ -16,30 +18,36 @@ KEPT_DURING_UPDATE = 2
 """An update reads from the last ended tasks of a slot whether it was part of it, and whether it failed."""
 
 
-def decide(view: View, limit: int) -> Decision:
-    """Which tasks to delete. ``limit`` ended tasks are kept of each slot, the newest; negative: all.
+def decide(view: View, limit: int, service_ids: Iterable[ServiceId]) -> Decision:
+    """Which tasks of these services to delete. ``limit`` ended tasks are kept of each slot, the newest; negative: all.
 
     More are kept where counting restarts needs them. A task to be removed from a node that is down is deleted as
     well: an agent that comes back removes what is not among its assignments.
     """
     doomed: list[Task] = []
-    ended: dict[tuple[ServiceId, SlotKey], list[Task]] = {}
-    services = {service.id: service for service in view.services()}
-    for task in view.tasks():
-        if is_active(task) and task.service_id in services:
-            continue
-        if task.desired_state == TaskState.REMOVE or task.service_id not in services:
+    for service_id in service_ids:
+        doomed += _doomed(view, limit, service_id)
+    return Decision(changes=tuple(changes.delete(task) for task in doomed))
+
+
+def _doomed(view: View, limit: int, service_id: ServiceId) -> list[Task]:
+    service = view.service(service_id)
+    doomed: list[Task] = []
+    ended: dict[SlotKey, list[Task]] = {}
+    for task in view.tasks_of_service(service_id):
+        if service is None or task.desired_state == TaskState.REMOVE:
             if not _may_still_run(view, task):
                 doomed.append(task)
-        elif is_ended(task):
-            ended.setdefault((task.service_id, slot_of(task)), []).append(task)
-    if limit >= 0:
-        for (service_id, _), tasks in ended.items():
-            # The limit alone decides most slots without looking at the service.
-            if len(tasks) > limit:
-                keep = _kept(services[service_id], limit)
-                doomed.extend(sorted(tasks, key=age_key)[: max(0, len(tasks) - keep)])
-    return Decision(changes=tuple(changes.delete(task) for task in doomed))
+        elif not is_active(task) and is_ended(task):
+            ended.setdefault(slot_of(task), []).append(task)
+    if service is None or limit < 0:
+        return doomed
+    for tasks in ended.values():
+        # The limit alone decides most slots without looking at the service.
+        if len(tasks) > limit:
+            keep = _kept(service, limit)
+            doomed.extend(sorted(tasks, key=age_key)[: max(0, len(tasks) - keep)])
+    return doomed
 
 
 def _kept(service: Service, limit: int) -> int:

@@ -32,9 +32,7 @@ def decide(view: View, now_ns: int) -> Decision:
     """Place all tasks that wait for a node. Ends tasks that are wanted no more and never had one."""
     found: list[Change] = []
     groups: dict[Group, list[Task]] = {}
-    for task in view.tasks():
-        if task.status.state >= TaskState.ASSIGNED:
-            continue
+    for task in view.tasks_waiting():
         if task.desired_state == TaskState.SHUTDOWN:
             found.append(changes.update(retired(task, TaskState.SHUTDOWN, now_ns)))
         elif task.status.state == TaskState.PENDING and is_active(task):

@@ -28,7 +28,7 @@ from swarmpy.model.assignments import (
     StatusReport,
 )
 from swarmpy.model.ids import NodeId, TaskId, encode_id
-from swarmpy.model.objects import Kind, Node, NodeStatus, Task
+from swarmpy.model.objects import Kind, Node, NodeStatus, Service, StoreObject, Task
 from swarmpy.model.states import NodeState, Role, TaskState
 from swarmpy.network.endpoints import EndpointTable, ingress_table
 from swarmpy.ports import Clock, Peer, Random
@@ -316,9 +316,21 @@ class Dispatcher:
 
 def _touches_routing(event: Event | Resync) -> bool:
     """False for the many changes of tasks that no request is routed to."""
-    if isinstance(event, Resync) or event.kind is not Kind.TASK:
+    if isinstance(event, Resync):
         return True
-    return any(isinstance(task, Task) and is_routed(task) for task in (event.object, event.old))
+    match event.kind:
+        case Kind.CLUSTER:
+            return False
+        case Kind.NODE:
+            return _node_state(event.object) != _node_state(event.old)
+        case Kind.SERVICE:
+            return any(isinstance(service, Service) and service.ports for service in (event.object, event.old))
+        case Kind.TASK:
+            return any(isinstance(task, Task) and is_routed(task) for task in (event.object, event.old))
+
+
+def _node_state(node: StoreObject | None) -> NodeState | None:
+    return node.status.state if isinstance(node, Node) else None
 
 
 def _mark_down(tx: Tx, node_ids: list[NodeId]) -> None:

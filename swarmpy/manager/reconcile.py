@@ -45,7 +45,7 @@ class Reconciler:
     async def run(self) -> None:
         """Decide until cancelled."""
         with self._store.watch({Kind.TASK, Kind.SERVICE, Kind.NODE, Kind.CLUSTER}) as watch:
-            self._dirty.update(service.id for service in self._store.view().services())
+            self._mark_all()
             while True:
                 await self._settle(watch)
                 await self._wait(watch)
@@ -62,10 +62,13 @@ class Reconciler:
             await asyncio.sleep(COLLECT_S)
         self._mark(drain(watch))
 
+    def _mark_all(self) -> None:
+        self._dirty.update(ServiceId(service_id) for service_id in self._store.view().service_ids())
+
     def _mark(self, events: Sequence[Event | Resync]) -> None:
         for event in events:
-            if isinstance(event, Resync):
-                self._dirty.update(service.id for service in self._store.view().services())
+            if isinstance(event, Resync) or event.kind == Kind.CLUSTER:
+                self._mark_all()
             elif event.kind == Kind.NODE:
                 if _moves_tasks(event):
                     self._dirty.update(nodes.affected_services(self._store.view(), NodeId(event.id)))
@@ -93,10 +96,10 @@ class Reconciler:
                 if decision.wake_at_ns is not None:
                     self._wake_at[service_id] = decision.wake_at_ns
                 written += await self._apply(decision)
-            written += await self._apply(allocator.decide(self._store.view()))
+            written += await self._apply(allocator.decide(self._store.view(), dirty))
             written += await self._apply(self._schedule())
             limit = self._store.view().cluster().spec.task_history_limit
-            written += await self._apply(reaper.decide(self._store.view(), limit))
+            written += await self._apply(reaper.decide(self._store.view(), limit, dirty))
             self._mark(drain(watch))
             if not written and not self._dirty:
                 return

@@ -15,23 +15,42 @@ from typing import Any, Generic, TypeVar
 import attrs
 
 from swarmpy.model.objects import Cluster, Kind, Node, Service, Task
+from swarmpy.model.states import TaskState
 
 T = TypeVar("T")
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class Index(Generic[T]):
-    """A secondary index: ``key`` gives the group an object belongs to, or None when it is in no group."""
+    """A secondary index: ``key`` gives the group an object belongs to, or None when it is in no group.
+
+    With ``many`` it gives a tuple of all the groups that the object belongs to.
+    """
 
     name: str
     key: Callable[[T], Hashable]
+    many: bool = False
+
+    def has(self, obj: T, key: Hashable) -> bool:
+        """True when ``obj`` belongs to the group ``key``."""
+        found = self.key(obj)
+        return key in found if self.many and isinstance(found, tuple) else found == key
+
+
+def _held_ports(service: Service) -> tuple[Hashable, ...]:
+    # A service that is being removed has given up its ports.
+    if not service.ports or service.pending_delete:
+        return ()
+    return tuple({(port.protocol, port.published_port): None for port in service.ports if port.published_port})
 
 
 # A service that is being removed has given up its name: another may have it while the last tasks stop.
 SERVICE_NAME: Index[Service] = Index("name", lambda s: None if s.pending_delete else s.spec.name)
+SERVICE_PORT: Index[Service] = Index("port", _held_ports, many=True)
 TASK_SERVICE: Index[Task] = Index("service", lambda task: task.service_id)
 TASK_NODE: Index[Task] = Index("node", lambda task: task.node_id)
-TASK_SLOT: Index[Task] = Index("slot", lambda task: (task.service_id, task.slot) if task.slot else None)
+# Few at a time, however many tasks there are.
+TASK_WAITING: Index[Task] = Index("waiting", lambda task: True if task.status.state < TaskState.ASSIGNED else None)
 
 
 class Table(Generic[T]):
@@ -50,8 +69,8 @@ class Table(Generic[T]):
             before = None if old is None else index.key(old)
             after = None if obj is None else index.key(obj)
             if before != after:
-                _leave(groups, before, object_id)
-                _enter(groups, after, object_id)
+                _leave(groups, before, object_id, index.many)
+                _enter(groups, after, object_id, index.many)
         self.objects[object_id] = obj
 
     def forget(self, object_id: str) -> None:
@@ -59,25 +78,37 @@ class Table(Generic[T]):
         old = self.objects.pop(object_id, None)
         if old is not None:
             for index, groups in self._groups.items():
-                _leave(groups, index.key(old), object_id)
+                _leave(groups, index.key(old), object_id, index.many)
 
     def group(self, index: Index[T], key: Hashable) -> Iterable[str]:
         """The ids of this layer in one group."""
         return self._groups[index].get(key, ())
 
+    def keys(self, index: Index[T]) -> Iterable[Hashable]:
+        """The groups of this layer that are not empty."""
+        return self._groups[index]
 
-def _enter(groups: dict[Hashable, dict[str, None]], key: Hashable, object_id: str) -> None:
-    if key is not None:
-        groups.setdefault(key, {})[object_id] = None
+
+_Groups = dict[Hashable, dict[str, None]]
 
 
-def _leave(groups: dict[Hashable, dict[str, None]], key: Hashable, object_id: str) -> None:
+def _enter(groups: _Groups, key: Hashable, object_id: str, many: bool) -> None:
+    for each in _each(key, many):
+        groups.setdefault(each, {})[object_id] = None
+
+
+def _leave(groups: _Groups, key: Hashable, object_id: str, many: bool) -> None:
+    for each in _each(key, many):
+        group = groups[each]
+        del group[object_id]
+        if not group:
+            del groups[each]
+
+
+def _each(key: Hashable, many: bool) -> tuple[Hashable, ...]:
     if key is None:
-        return
-    group = groups[key]
-    del group[object_id]
-    if not group:
-        del groups[key]
+        return ()
+    return key if many and isinstance(key, tuple) else (key,)
 
 
 class Layer:
@@ -88,8 +119,8 @@ class Layer:
     def __init__(self) -> None:
         self.clusters: Table[Cluster] = Table()
         self.nodes: Table[Node] = Table()
-        self.services: Table[Service] = Table(SERVICE_NAME)
-        self.tasks: Table[Task] = Table(TASK_SERVICE, TASK_NODE, TASK_SLOT)
+        self.services: Table[Service] = Table(SERVICE_NAME, SERVICE_PORT)
+        self.tasks: Table[Task] = Table(TASK_SERVICE, TASK_NODE, TASK_WAITING)
         self.by_kind: dict[Kind, Table[Any]] = {
             Kind.CLUSTER: self.clusters,
             Kind.NODE: self.nodes,
@@ -133,6 +164,10 @@ class Stack(Generic[T]):
         for table in reversed(self._tables):
             for object_id in table.group(index, key):
                 obj = self.get(object_id)
-                if obj is not None and index.key(obj) == key:
+                if obj is not None and index.has(obj, key):
                     found[object_id] = obj
         return tuple(found.values())
+
+    def keys(self, index: Index[T]) -> tuple[Hashable, ...]:
+        """The groups of an index, and perhaps some that the upper layers have emptied."""
+        return tuple(dict.fromkeys(key for table in reversed(self._tables) for key in table.keys(index)))

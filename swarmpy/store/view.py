@@ -6,7 +6,7 @@ from operator import attrgetter
 
 from swarmpy.errors import NotFound
 from swarmpy.model.objects import Cluster, Kind, Node, Service, StoreObject, Task
-from swarmpy.store.tables import SERVICE_NAME, TASK_NODE, TASK_SERVICE, TASK_SLOT, Layer, Stack
+from swarmpy.store.tables import SERVICE_NAME, SERVICE_PORT, TASK_NODE, TASK_SERVICE, TASK_WAITING, Layer, Stack
 
 _BY_ID = attrgetter("id")
 
@@ -58,6 +58,10 @@ class View:
             return service
         return None
 
+    def services_on_port(self, protocol: str, port: int) -> tuple[Service, ...]:
+        """The services that hold a published port, for all nodes or on their own, by id."""
+        return tuple(sorted(self._services.group(SERVICE_PORT, (protocol, port)), key=_BY_ID))
+
     def task(self, task_id: str) -> Task | None:
         """The task of that id."""
         return self._tasks.get(task_id)
@@ -66,18 +70,27 @@ class View:
         """All tasks."""
         return self._tasks.all()
 
+    def service_ids(self) -> tuple[str, ...]:
+        """The ids of all services, and of those that tasks are left of."""
+        left = (str(key) for key in self._tasks.keys(TASK_SERVICE))
+        return tuple(sorted({*(service.id for service in self.services()), *left}))
+
     def tasks_of_service(self, service_id: str) -> tuple[Task, ...]:
         """The tasks of a service, ended ones too."""
         return self._tasks.group(TASK_SERVICE, service_id)
 
-    def tasks_of_slot(self, service_id: str, slot: int) -> tuple[Task, ...]:
-        """The tasks of one slot (1..) of a replicated service, ended ones too, oldest first."""
-        return self._tasks.group(TASK_SLOT, (service_id, slot))
+    def tasks_waiting(self) -> tuple[Task, ...]:
+        """The tasks that were not given to a node yet."""
+        return self._tasks.group(TASK_WAITING, True)
 
     def tasks_on_node(self, node_id: str) -> tuple[Task, ...]:
         """The tasks that were given to a node, ended ones too, by id."""
         # A task comes to its node by an update: the order of arrival would differ after a restore.
         return tuple(sorted(self._tasks.group(TASK_NODE, node_id), key=_BY_ID))
+
+    def nodes_with_tasks(self) -> tuple[str, ...]:
+        """The ids of all nodes that tasks were given to, members or not."""
+        return tuple(sorted(str(key) for key in self._tasks.keys(TASK_NODE)))
 
     def get(self, kind: Kind, object_id: str) -> StoreObject | None:
         """The object of that kind and id."""

@@ -173,9 +173,10 @@ class World:
         take(nodes.decide(self.view, now))
         for service in self.view.services():
             take(orchestrator.decide_service(self.view, service.id, now, self.new_id))
-        take(allocator.decide(self.view))
+        everything = [ServiceId(service_id) for service_id in self.view.service_ids()]
+        take(allocator.decide(self.view, everything))
         take(scheduler.decide(self.view, now))
-        take(reaper.decide(self.view, self.limit))
+        take(reaper.decide(self.view, self.limit, everything))
         self.wake_at_ns = functools.reduce(earlier, wakes, None)
         return written
 

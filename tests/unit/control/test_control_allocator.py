@@ -109,9 +109,9 @@ def test_exhaustion_is_written_on_the_tasks_and_retried() -> None:
     (task,) = world.tasks(web)
     assert task.status.state is TaskState.NEW
     assert task.status.err.startswith("no free published port for port 80/tcp of service 'web'")
-    assert allocator.decide(world.view).is_empty
+    assert allocator.decide(world.view, [s.id for s in world.view.services()]).is_empty
     with pytest.raises(FailedPrecondition):
-        PortTable.of(world.view).allocate(world.service(web))
+        PortTable(world.view).allocate(world.service(web))
     world.remove_service(hog)
     world.run()
     (running,) = world.running(web)
@@ -122,7 +122,7 @@ def test_two_services_in_one_pass_get_different_ports() -> None:
     """What one service gets in a decision is taken for the next one in the same decision."""
     world = World()
     services = [world.add_service(spec(f"s{i}", ports=(PortConfig(target_port=80),))) for i in range(3)]
-    world.write(*allocator.decide(world.view).changes)
+    world.write(*allocator.decide(world.view, [s.id for s in world.view.services()]).changes)
     assert len({published(world, service)[0] for service in services}) == 3
     world.write(*[changes.update(attrs.evolve(world.service(services[0]), pending_delete=True))])
-    assert allocator.decide(world.view).is_empty
+    assert allocator.decide(world.view, [s.id for s in world.view.services()]).is_empty

@@ -40,7 +40,7 @@ def test_running_and_stopping_tasks_are_never_deleted() -> None:
     world.settle()
     assert len(world.tasks(web)) == 1
     world.set_node(world.view.nodes()[0], NodeState.DOWN)
-    decision = reaper.decide(world.view, 0)
+    decision = reaper.decide(world.view, 0, [s.id for s in world.view.services()])
     assert [change.id for change in decision.changes] == [world.tasks(web)[0].id]
 
 

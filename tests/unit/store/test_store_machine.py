@@ -15,8 +15,10 @@ from store_world import FixedClock, LateProposer, content, service, task
 from swarmpy.errors import AlreadyExists, FailedPrecondition, NotFound, OutcomeUnknown
 from swarmpy.model import codec
 from swarmpy.model.ids import NodeId
-from swarmpy.model.objects import Service, StoreObject, Task
+from swarmpy.model.objects import Service, StoreObject, Task, TaskStatus
 from swarmpy.model.requests import RequestId
+from swarmpy.model.specs import PortConfig
+from swarmpy.model.states import TaskState
 from swarmpy.store.memory import Store
 from swarmpy.store.sessions import SESSION_EXPIRY_NS
 from swarmpy.store.transaction import Tx
@@ -26,7 +28,8 @@ SERVICES = st.sampled_from(["s1", "s2"])
 NAMES = st.sampled_from(["web", "db"])
 TASKS = st.sampled_from([f"t{i}" for i in range(6)])
 NODES = st.sampled_from([None, NodeId("n1"), NodeId("n2")])
-SLOTS = st.integers(0, 2)
+STATES = st.sampled_from([TaskState.NEW, TaskState.PENDING, TaskState.ASSIGNED, TaskState.RUNNING])
+PORTS = (("tcp", 0), ("tcp", 80), ("tcp", 81), ("udp", 80))
 MINUTES = st.sampled_from([0, 0, 1, 4, 11, -3])
 SESSIONS = st.sampled_from(["x", "y", "z"])
 
@@ -187,7 +190,7 @@ class StoreMachine(RuleBasedStateMachine):
             return AlreadyExists if action == "create" else NotFound
         if isinstance(obj, Service) and action != "delete":
             for other in model.values():
-                if isinstance(other, Service) and other.spec.name == obj.spec.name and other.id != obj.id:
+                if _clash(other, obj):
                     return AlreadyExists
         if action == "delete":
             del model[obj.id]
@@ -195,22 +198,33 @@ class StoreMachine(RuleBasedStateMachine):
             model[obj.id] = obj
         return None
 
-    @rule(action=st.sampled_from(["create", "update", "delete"]), key=SERVICES, name=NAMES, image=NAMES)
-    def write_service(self, action: str, key: str, name: str, image: str) -> None:
+    @rule(
+        action=st.sampled_from(["create", "update", "delete"]),
+        key=SERVICES,
+        name=NAMES,
+        image=NAMES,
+        ports=st.lists(st.sampled_from(PORTS), max_size=3),
+        leaving=st.booleans(),
+    )
+    def write_service(
+        self, action: str, key: str, name: str, image: str, ports: list[tuple[str, int]], leaving: bool
+    ) -> None:
         """One write of a service."""
-        self.step((action, service(name, image, object_id=key)))
+        held = tuple(PortConfig(protocol=protocol, target_port=80, published_port=port) for protocol, port in ports)
+        obj = attrs.evolve(service(name, image, object_id=key), ports=held, pending_delete=leaving)
+        self.step((action, obj))
 
     @rule(
         writes=st.lists(
-            st.tuples(st.sampled_from(["create", "update", "delete"]), TASKS, SERVICES, SLOTS, NODES), max_size=4
+            st.tuples(st.sampled_from(["create", "update", "delete"]), TASKS, SERVICES, STATES, NODES), max_size=4
         )
     )
-    def write_tasks(self, writes: list[tuple[str, str, str, int, NodeId | None]]) -> None:
+    def write_tasks(self, writes: list[tuple[str, str, str, TaskState, NodeId | None]]) -> None:
         """Several writes of tasks in one transaction."""
         model = self.current()
         objects = []
-        for action, key, owner, slot, node_id in writes:
-            obj = task(key, owner, slot=slot, node_id=node_id)
+        for action, key, owner, state, node_id in writes:
+            obj = task(key, owner, status=TaskStatus(state=state), node_id=node_id)
             if self.imitate(model, action, obj) is None:
                 objects.append((action, obj))
         if any(model.get(obj.id) is not self.current().get(obj.id) for _, obj in objects):
@@ -307,19 +321,34 @@ def not_again(_tx: Tx) -> Any:
     pytest.fail("run again")
 
 
+def _clash(other: StoreObject, service: Service) -> bool:
+    """Two services that stay have the same name."""
+    if not isinstance(other, Service) or other.id == service.id or other.pending_delete or service.pending_delete:
+        return False
+    return other.spec.name == service.spec.name
+
+
 def check_indexes(view: View) -> None:
     """Every index gives what a search through all objects gives."""
     tasks: tuple[Task, ...] = view.tasks()
     for owner in ("s1", "s2"):
         assert set(by_id(view.tasks_of_service(owner))) == set(by_id([t for t in tasks if t.service_id == owner]))
-        for slot in (1, 2):
-            wanted = [t for t in tasks if t.service_id == owner and t.slot == slot]
-            assert sorted(by_id(view.tasks_of_slot(owner, slot))) == sorted(by_id(wanted))
     for node_id in ("n1", "n2"):
         assert by_id(view.tasks_on_node(node_id)) == sorted(t.id for t in tasks if t.node_id == node_id)
     for name in ("web", "db"):
-        wanted_service = next((s for s in view.services() if s.spec.name == name), None)
+        wanted_service = next((s for s in view.services() if s.spec.name == name and not s.pending_delete), None)
         assert view.service_by_name(name) is wanted_service
+    waiting = [t.id for t in tasks if t.status.state < TaskState.ASSIGNED]
+    assert sorted(by_id(view.tasks_waiting())) == sorted(waiting)
+    assert set(view.service_ids()) >= {t.service_id for t in tasks} | {s.id for s in view.services()}
+    assert set(view.nodes_with_tasks()) >= {t.node_id for t in tasks if t.node_id}
+    for port in PORTS[1:]:
+        holders = [
+            s.id
+            for s in view.services()
+            if not s.pending_delete and any((p.protocol, p.published_port) == port for p in s.ports)
+        ]
+        assert by_id(view.services_on_port(*port)) == sorted(holders)
 
 
 def by_id(tasks: Any) -> list[str]:

@@ -187,7 +187,7 @@ async def test_a_transaction_sees_what_is_in_flight_and_a_view_does_not(store: S
             tx.service_by_name("web"),
             tx.tasks_of_service("id-web"),
             tx.tasks_on_node("n"),
-            tx.tasks_of_slot("id-web", 1),
+            tx.tasks_waiting(),
             tx.tasks(),
         )
     )
