@@ -93,7 +93,7 @@ async def lead(manager: ManagerBackend, request: ApiRequest, handler: Handler) -
     Raises what it raises, and NotLeader when it is not sure that this manager still led when it refused: one that was
     deposed and does not know yet would refuse by a state that is past, perhaps what the next leader did already.
     """
-    term = manager.raft_status().term
+    term = manager.term
     try:
         return await handler(request)
     except (Unavailable, InvalidArgument):
@@ -103,6 +103,6 @@ async def lead(manager: ManagerBackend, request: ApiRequest, handler: Handler) -
             await manager.read_barrier(CONFIRM_TIMEOUT_S)
         except Unavailable as error:
             raise NotLeader(f"this manager cannot tell whether it still leads: {error}") from error
-        if not manager.is_leader or manager.raft_status().term != term:
+        if not manager.is_leader or manager.term != term:
             raise NotLeader from None
         raise

@@ -60,6 +60,10 @@ class ManagerBackend(Protocol):
     async def call_leader(self, method: str, payload: Any, timeout: float) -> Any:
         """Call the leader. Raises as ports.Channel.call, and NoQuorum when none is known."""
 
+    @property
+    def term(self) -> int:
+        """The Raft term that this manager is in."""
+
     def raft_status(self) -> RaftStatus:
         """Role, term, commit and progress."""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from swarmpy.errors import InvalidArgument
@@ -37,7 +36,7 @@ class Fields:
     def __init__(self, value: object, path: str = "") -> None:
         if value is None:
             value = {}
-        if not isinstance(value, Mapping):
+        if not isinstance(value, dict):
             raise InvalidArgument(f"{path or 'request body'}: expected object, got {_type_name(value)}")
         self.path = path
         self._values: dict[str, object] = {str(key).lower(): item for key, item in value.items()}
@@ -80,7 +79,7 @@ class Fields:
         path = self.path_of(name)
         if value is None:
             return {}
-        if not isinstance(value, Mapping):
+        if not isinstance(value, dict):
             raise InvalidArgument(f"{path}: expected object, got {_type_name(value)}")
         return {_string(key, path): "" if v is None else _string(v, f"{path}.{key}") for key, v in value.items()}
 
@@ -146,10 +145,10 @@ def _string(value: object, path: str) -> str:
 
 def _asks_for_something(value: object) -> bool:
     """False for null, false, 0, "" and containers of nothing but these: what clients send for "not given"."""
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return any(_asks_for_something(item) for item in value.values())
     if isinstance(value, list):
-        return any(not isinstance(item, Mapping) or _asks_for_something(item) for item in value)
+        return any(not isinstance(item, dict) or _asks_for_something(item) for item in value)
     return bool(value)
 
 

@@ -140,6 +140,11 @@ class Manager:
         member = self.raft.status().leader
         return None if member is None else (NodeId(member.node_id), member.address)
 
+    @property
+    def term(self) -> int:
+        """The Raft term that this manager is in."""
+        return self.raft.term
+
     def raft_status(self) -> RaftStatus:
         """Term, role, commit, members and progress."""
         return self.raft.status()

@@ -89,7 +89,7 @@ class Node:
     """A member of the cluster."""
 
     id: NodeId
-    meta: Meta = attrs.Factory(Meta)
+    meta: Meta = Meta()
     spec: NodeSpec = attrs.Factory(NodeSpec)
     role: Role = Role.WORKER
     """The role it has now; ``spec.role`` is the one it should have."""
@@ -117,7 +117,7 @@ class Service:
     """A service."""
 
     id: ServiceId
-    meta: Meta = attrs.Factory(Meta)
+    meta: Meta = Meta()
     spec: ServiceSpec
     spec_version: int = 0
     """``meta.version`` of the write that last changed what tasks are made from: ``spec.task`` or the ports of
@@ -175,7 +175,7 @@ class Task:
     """One attempt to run one slot of a service. Replaced, never edited."""
 
     id: TaskId
-    meta: Meta = attrs.Factory(Meta)
+    meta: Meta = Meta()
     spec: TaskSpec
     spec_version: int = 0
     """The service's ``spec_version`` it was made from."""
@@ -185,7 +185,7 @@ class Task:
     slot: int = 0
     """1.. for a replicated service; 0 for a global one, where the node is the slot."""
     node_id: NodeId | None = None
-    status: TaskStatus = attrs.Factory(TaskStatus)
+    status: TaskStatus = TaskStatus()
     desired_state: TaskState = TaskState.RUNNING
     ports: tuple[PortConfig, ...] = ()
     """The service's ports as allocated when the task was made."""
@@ -228,7 +228,7 @@ class Cluster:
     """The one object that describes the whole."""
 
     id: ClusterId
-    meta: Meta = attrs.Factory(Meta)
+    meta: Meta = Meta()
     spec: ClusterSpec = attrs.Factory(ClusterSpec)
     root_ca: RootCA
     join_tokens: JoinTokens = attrs.field(repr=False)

@@ -149,7 +149,7 @@ class NetworkAttachment:
 class TaskSpec:
     """What one task is made from. A task carries a whole copy and is never edited."""
 
-    container: ContainerSpec = attrs.Factory(ContainerSpec)
+    container: ContainerSpec = ContainerSpec()
     resources: ResourceRequirements | None = None
     restart: RestartPolicy | None = None
     placement: Placement | None = None
@@ -200,7 +200,7 @@ class ServiceSpec:
 
     name: str = ""
     labels: dict[str, str] = attrs.Factory(dict)
-    task: TaskSpec = attrs.Factory(TaskSpec)
+    task: TaskSpec = TaskSpec()
     mode: ServiceMode = ServiceMode.REPLICATED
     replicas: int | None = None
     """Only of a replicated service; None is 1."""

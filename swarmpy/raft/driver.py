@@ -316,6 +316,11 @@ class RaftDriver:
         return core is not None and core.is_leader and self._duties.applied >= core.term_start
 
     @property
+    def term(self) -> int:
+        """The term this member is in; 0 while it does not run."""
+        return 0 if self._core is None else self._core.term
+
+    @property
     def conf(self) -> ConfState:
         """The membership as this member has applied it."""
         return ConfState() if self._core is None else self._core.conf

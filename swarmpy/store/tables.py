@@ -56,15 +56,19 @@ TASK_WAITING: Index[Task] = Index("waiting", lambda task: True if task.status.st
 class Table(Generic[T]):
     """Objects of one kind by id, and the ids of each group of each index."""
 
-    __slots__ = ("_groups", "objects")
+    __slots__ = ("_groups", "_indexes", "objects")
 
     def __init__(self, *indexes: Index[T]) -> None:
         self.objects: dict[str, T | None] = {}
-        self._groups: dict[Index[T], dict[Hashable, dict[str, None]]] = {index: {} for index in indexes}
+        self._indexes = indexes
+        # Made with the first object: most layers of most kinds never have one.
+        self._groups: dict[Index[T], _Groups] = {}
 
     def put(self, object_id: str, obj: T | None) -> None:
         """Write an object; None hides the one of a lower layer."""
         old = self.objects.get(object_id)
+        if not self._groups:
+            self._groups = {index: {} for index in self._indexes}
         for index, groups in self._groups.items():
             before = None if old is None else index.key(old)
             after = None if obj is None else index.key(obj)
@@ -82,11 +86,11 @@ class Table(Generic[T]):
 
     def group(self, index: Index[T], key: Hashable) -> Iterable[str]:
         """The ids of this layer in one group."""
-        return self._groups[index].get(key, ())
+        return self._groups[index].get(key, ()) if self._groups else ()
 
     def keys(self, index: Index[T]) -> Iterable[Hashable]:
         """The groups of this layer that are not empty."""
-        return self._groups[index]
+        return self._groups.get(index, ())
 
 
 _Groups = dict[Hashable, dict[str, None]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from operator import attrgetter
 
 from swarmpy.errors import NotFound
@@ -20,10 +21,25 @@ class View:
 
     def __init__(self, layers: tuple[Layer, ...], version: int) -> None:
         self._version = version
-        self._clusters = Stack([layer.clusters for layer in layers])
-        self._nodes = Stack([layer.nodes for layer in layers])
-        self._services = Stack([layer.services for layer in layers])
-        self._tasks = Stack([layer.tasks for layer in layers])
+        self._layers = layers
+
+    # Made when they are looked at: most reads are of one kind or two.
+
+    @cached_property
+    def _clusters(self) -> Stack[Cluster]:
+        return Stack([layer.clusters for layer in self._layers])
+
+    @cached_property
+    def _nodes(self) -> Stack[Node]:
+        return Stack([layer.nodes for layer in self._layers])
+
+    @cached_property
+    def _services(self) -> Stack[Service]:
+        return Stack([layer.services for layer in self._layers])
+
+    @cached_property
+    def _tasks(self) -> Stack[Task]:
+        return Stack([layer.tasks for layer in self._layers])
 
     @property
     def version(self) -> int:

@@ -126,6 +126,11 @@ class BenchManager:
         peer = Peer(node_id=NodeId(self.node_id), role=Role.MANAGER)
         return await self.world.apis[self.believes].on_forwarded(peer, payload)
 
+    @property
+    def term(self) -> int:
+        """Always the same."""
+        return self.raft_status().term
+
     def raft_status(self) -> RaftStatus:
         """A status."""
         role = RaftRole.LEADER if self.is_leader else RaftRole.FOLLOWER
