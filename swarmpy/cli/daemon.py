@@ -255,9 +255,11 @@ async def _serve(
     from swarmpy.node.clock import SystemClock
     from swarmpy.node.config import NodeConfig
     from swarmpy.node.daemon import Node
+    from swarmpy.node.garbage import freeze
     from swarmpy.node.logs import configure
 
     configure(settings.log_level)
+    freeze()  # all modules are there by now
     config = NodeConfig(
         data_dir=settings.data_dir.absolute(),
         hostname=hostname or socket.gethostname(),

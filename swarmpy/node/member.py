@@ -25,6 +25,7 @@ from swarmpy.network.mesh import UserspaceMesh
 from swarmpy.node import addresses
 from swarmpy.node.datadir import DataDir, NodeState
 from swarmpy.node.founding import Founding
+from swarmpy.node.garbage import keep_collections_short
 from swarmpy.node.joining import renew_identity
 from swarmpy.ports import Clock, Random, Runtime
 from swarmpy.raft.messages import Member as RaftMember
@@ -124,6 +125,7 @@ class Member:
                 self._founding = None
             group.create_task(self.agent.run(), name="agent")
             group.create_task(self._keep_certificate(), name="certificate")
+            group.create_task(keep_collections_short(self._written), name="garbage")
             group.create_task(self._follow_role(group), name="role")
             if manager is not None:
                 await self._enter_group(manager)
@@ -239,6 +241,9 @@ class Member:
             except SwarmpyError as error:
                 log.warning("raft_group_not_joined", reason=str(error))
                 await asyncio.sleep(ROLE_RETRY_S)
+
+    def _written(self) -> int:
+        return 0 if self.manager is None else self.manager.store.written
 
     def _is_removed(self, node_id: NodeId) -> bool:
         return self.manager is not None and self.manager.is_removed(node_id)

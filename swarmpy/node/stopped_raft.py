@@ -119,7 +119,7 @@ def state_of(log: StoppedLog, snapshot: StoredSnapshot | None) -> Store:
     data = b"" if snapshot is None else log.data_of(snapshot)
     if snapshot is not None and snapshot.index > BOOTSTRAP_INDEX:
         try:
-            store.restore(data)
+            store.restore_at_once(data)
         except LogCorrupted:
             # What it says quotes the data, which holds secrets.
             raise LogCorrupted(f"the snapshot {snapshot.file} cannot be decoded") from None

@@ -100,7 +100,7 @@ class RaftDriver:
             snapshot=stored.snapshot,
             entries=stored.entries,
         )
-        self._duties.begin(stored)
+        await self._duties.begin(stored)
         if core.voters == (core.raft_id,) and core.may_campaign:
             core.campaign()  # nobody else could lead
         try:

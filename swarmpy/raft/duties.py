@@ -52,11 +52,11 @@ class Duties:
         self.writing_since: float | None = None
         """When the write under way began, on the loop's clock."""
 
-    def begin(self, stored: StoredState) -> None:
+    async def begin(self, stored: StoredState) -> None:
         """Put the state machine where the stored snapshot is."""
         self.applied = 0
         if stored.snapshot is not None:
-            self._restore(stored.snapshot.index, stored.snapshot.data)
+            await self._restore(stored.snapshot.index, stored.snapshot.data)
 
     async def run(self, core: RaftCore, snapshots: Snapshots) -> None:
         """Do them until cancelled. Raises StorageError."""
@@ -69,7 +69,7 @@ class Duties:
                 core.persisted(ready)
                 self._send(core, ready.messages_after_persist)
                 if ready.snapshot is not None:
-                    self._install(snapshots, ready)
+                    await self._install(snapshots, ready)
                 self._changed(core)  # this disk may have been the one that makes a majority
                 for read in ready.reads:
                     self._reads.answered(read.request, read.index)
@@ -87,15 +87,15 @@ class Duties:
             await self._storage.append(ready.hard_state, ready.entries)
         self.writing_since = None
 
-    def _restore(self, index: int, data: bytes) -> None:
+    async def _restore(self, index: int, data: bytes) -> None:
         if index > BOOTSTRAP_INDEX:
-            self._state_machine.restore(data)
+            await self._state_machine.restore(data)
         self.applied = index
 
-    def _install(self, snapshots: Snapshots, ready: Ready) -> None:
+    async def _install(self, snapshots: Snapshots, ready: Ready) -> None:
         assert ready.snapshot is not None
         index = ready.snapshot.index
-        self._restore(index, ready.snapshot.data)
+        await self._restore(index, ready.snapshot.data)
         snapshots.installed(index)
         self._proposals.fail_unless(lambda proposal: proposal.index > index)
         log.info("raft_snapshot_installed", index=index, size_bytes=len(ready.snapshot.data))

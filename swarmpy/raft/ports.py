@@ -17,8 +17,8 @@ class StateMachine(Protocol):
     async def snapshot(self) -> bytes:
         """The state exactly as of the call, up to its first await; encoded in slices that yield to the loop."""
 
-    def restore(self, data: bytes) -> None:
-        """Replace the state by that of a snapshot."""
+    async def restore(self, data: bytes) -> None:
+        """Replace the state by that of a snapshot, in one step at the end; decoded in slices that yield to the loop."""
 
 
 class RaftTransport(Protocol):

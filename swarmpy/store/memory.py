@@ -21,7 +21,7 @@ from swarmpy.ports import Clock
 from swarmpy.store.flights import Flights
 from swarmpy.store.overlay import Overlay, Written
 from swarmpy.store.sessions import Sessions
-from swarmpy.store.snapshot import decode_snapshot, encode_snapshot
+from swarmpy.store.snapshot import Restored, decode_at_once, decode_snapshot, encode_snapshot
 from swarmpy.store.stamp import stamp
 from swarmpy.store.tables import Layer
 from swarmpy.store.transaction import Tx
@@ -69,6 +69,8 @@ class Store:
         self._proposer: Proposer | None = None
         self._last_proposer: Proposer | None = None
         self._line = 0
+        self.written = 0
+        """Objects that entries have written, as long as this store lives."""
         self._sessions = Sessions()
         self._flights = Flights()
         self._hub = Hub()
@@ -231,15 +233,26 @@ class Store:
         events = self._write(index, data) if data else ()
         self._version = index
         if events:
+            self.written += len(events)
             self._hub.publish(events)
 
     def snapshot(self) -> Coroutine[Any, Any, bytes]:
         """The state exactly as it is at the call, not at the await; gives way to the loop while it encodes."""
         return encode_snapshot(self._committed, self._sessions, self._version)
 
-    def restore(self, data: bytes) -> None:
-        """Replace the state by a snapshot's. Raises DataDirMismatch, LogCorrupted; then the state is as before."""
-        self._committed, self._sessions, self._version = decode_snapshot(data)
+    async def restore(self, data: bytes) -> None:
+        """Replace the state by a snapshot's, at the end and in one step; gives way to the loop while it decodes.
+
+        Raises DataDirMismatch, LogCorrupted; then the state is as before.
+        """
+        self._replace(await decode_snapshot(data))
+
+    def restore_at_once(self, data: bytes) -> None:
+        """As :meth:`restore`, where no loop runs."""
+        self._replace(decode_at_once(data))
+
+    def _replace(self, restored: Restored) -> None:
+        self._committed, self._sessions, self._version = restored
         self._overlay.clear()
         self._hub.resync(self._version)
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import io
 import struct
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -26,6 +27,8 @@ from swarmpy.store.view import View
 
 SLICE_OBJECTS = 200
 """Objects encoded without a pause: about a millisecond and a half."""
+FREEZE_BYTES = 4 << 20
+"""From this size on what was decoded is taken out of later collections: the first one would take very long."""
 T = TypeVar("T")
 _LENGTH = struct.Struct(">I")
 # Services come before the tasks that share their parts.
@@ -44,18 +47,20 @@ async def _encode(objects: dict[Kind, list[Any]], sessions: SessionsCopy, versio
     if sessions.answers:
         header |= {"sessions": len(sessions.uses), "answers": len(sessions.answers)}
         schema = codec.REQUESTS_VERSION
-    parts = [bytes([schema]), *_frame(header)]
+    out = io.BytesIO()
+    out.write(bytes([schema]))
+    _write_frame(out, header)
     for kind in _ORDER:
         for objs in _slices(objects[kind]):
-            parts += _frame({"kind": kind.value, "objects": [codec.to_plain(obj) for obj in objs]})
+            _write_frame(out, {"kind": kind.value, "objects": [codec.to_plain(obj) for obj in objs]})
             await asyncio.sleep(0)
     for uses in _slices(sessions.uses):
-        parts += _frame({"sessions": [(session, *use) for session, use in uses]})
+        _write_frame(out, {"sessions": [(session, *use) for session, use in uses]})
         await asyncio.sleep(0)
     for answers in _slices(sessions.answers):
-        parts += _frame({"answers": [(*key, *known) for key, known in answers]})
+        _write_frame(out, {"answers": [(*key, *known) for key, known in answers]})
         await asyncio.sleep(0)
-    return b"".join(parts)
+    return out.getvalue()  # its own buffer: joining parts would copy the whole state in one step
 
 
 def _slices(items: list[T]) -> Iterator[list[T]]:
@@ -63,36 +68,59 @@ def _slices(items: list[T]) -> Iterator[list[T]]:
         yield items[start : start + SLICE_OBJECTS]
 
 
-def decode_snapshot(data: bytes) -> tuple[Layer, Sessions, int]:
-    """The state and its version.
+Restored = tuple[Layer, Sessions, int]
+"""The state, the answers to requests, and the version."""
+
+
+async def decode_snapshot(data: bytes) -> Restored:
+    """The state in ``data``; gives way to the loop after each slice.
 
     Raises DataDirMismatch for a snapshot of a newer swarmpy, LogCorrupted for bytes that are no whole snapshot.
     """
+    # Collections while so many objects are born find nothing to free and take several times the decoding itself.
+    with _no_collection():
+        steps = _decode(data)
+        try:
+            while True:
+                next(steps)
+                await asyncio.sleep(0)
+        except StopIteration as end:
+            restored: Restored = end.value
+            return restored
+
+
+def decode_at_once(data: bytes) -> Restored:
+    """As :func:`decode_snapshot`, where no loop runs."""
+    with _no_collection():
+        steps = _decode(data)
+        try:
+            while True:
+                next(steps)
+        except StopIteration as end:
+            restored: Restored = end.value
+            return restored
+
+
+def _decode(data: bytes) -> Generator[None, None, Restored]:
     if data and data[0] > codec.SCHEMA_VERSION:
         raise DataDirMismatch(
             f"the snapshot has schema version {data[0]}, this swarmpy reads up to {codec.SCHEMA_VERSION}: upgrade it"
         )
     layer, sessions = Layer(), Sessions()
     try:
-        with _no_collection():
-            frames = _frames(data)
-            header = next(frames)
-            version = int(header["version"])
-            for frame in frames:
-                if "kind" in frame:
-                    _fill(layer, Kind(frame["kind"]), frame["objects"])
-                else:
-                    sessions.fill(uses=frame.get("sessions", ()), answers=frame.get("answers", ()))
-            _check_counts(header, layer, sessions)
-    except (
-        ProtocolViolation,
-        StopIteration,
-        struct.error,
-        LookupError,
-        AttributeError,
-        TypeError,
-        ValueError,
-    ) as error:
+        frames = _frames(data)
+        header: Any = next(frames, {})
+        version = int(header["version"])
+        for frame in frames:
+            if "kind" in frame:
+                _fill(layer, Kind(frame["kind"]), frame["objects"])
+            else:
+                sessions.fill(uses=frame.get("sessions", ()), answers=frame.get("answers", ()))
+            yield
+        _check_counts(header, layer, sessions)
+        if len(data) >= FREEZE_BYTES:
+            gc.freeze()
+    except (ProtocolViolation, struct.error, LookupError, AttributeError, TypeError, ValueError) as error:
         raise LogCorrupted(f"the snapshot is damaged: {error!r}") from error
     return layer, sessions, version
 
@@ -114,9 +142,10 @@ def _fill(layer: Layer, kind: Kind, plain: list[Any]) -> None:
         table.put(obj.id, share(obj, None, view))
 
 
-def _frame(content: Any) -> tuple[bytes, bytes]:
+def _write_frame(out: io.BytesIO, content: Any) -> None:
     packed = codec.pack(content)
-    return _LENGTH.pack(len(packed)), packed
+    out.write(_LENGTH.pack(len(packed)))
+    out.write(packed)
 
 
 def _frames(data: bytes) -> Iterator[Any]:
@@ -130,7 +159,7 @@ def _frames(data: bytes) -> Iterator[Any]:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    # Collections while so many objects are born find nothing to free and take several times the decoding itself.
+    """Also for all that goes on meanwhile."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

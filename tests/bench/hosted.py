@@ -19,6 +19,7 @@ from typing import Any
 from swarmpy.node.clock import SystemClock
 from swarmpy.node.config import NodeConfig
 from swarmpy.node.daemon import Node
+from swarmpy.node.garbage import freeze
 from swarmpy.node.logs import configure
 from tests.bench.workloads import WORKLOADS
 
@@ -40,6 +41,7 @@ async def serve(node: Node, reader: asyncio.StreamReader, writer: asyncio.Stream
 async def run(options: argparse.Namespace) -> None:
     """Be the daemon until a signal comes."""
     configure("info")
+    freeze()
     config = NodeConfig(
         data_dir=options.data_dir, hostname=options.hostname, runtime="process", status_address=options.status_addr
     )

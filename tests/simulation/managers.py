@@ -152,9 +152,9 @@ class LawfulStore:
         self._laws.snapshots(self._raft_id, version, data)
         return data
 
-    def restore(self, data: bytes) -> None:
+    async def restore(self, data: bytes) -> None:
         """See ``StateMachine``."""
-        self._store.restore(data)
+        await self._store.restore(data)
         self._laws.restores(self._raft_id, self._store.version, data)
 
 

@@ -20,9 +20,9 @@ SNAPSHOT = (
                 "",
             ),
             Edit(
-                "                    self._install(snapshots, ready)\n",
+                "                    await self._install(snapshots, ready)\n",
                 "                    await self._storage.save_snapshot(ready.snapshot, ready.snapshot.index + 1)\n"
-                "                    self._install(snapshots, ready)\n",
+                "                    await self._install(snapshots, ready)\n",
             ),
         ),
     ),

@@ -77,7 +77,12 @@ CLUSTER = (
         name="state-goes-back",
         bug="The allocator takes a task that has its node already back to where it waits for one.",
         module="swarmpy.control.allocator",
-        edits=(Edit("if task.status.state != TaskState.NEW or", "if task.status.state > TaskState.ASSIGNED or"),),
+        edits=(
+            Edit(
+                "in view.tasks_waiting() if task.status.state == TaskState.NEW",
+                "in view.tasks() if task.status.state <= TaskState.ASSIGNED",
+            ),
+        ),
     ),
     _cluster(
         name="assign-to-drained",

@@ -38,7 +38,8 @@ class Words:
         await asyncio.sleep(0)
         return b"\n".join(fixed)
 
-    def restore(self, data: bytes) -> None:
+    async def restore(self, data: bytes) -> None:
+        await asyncio.sleep(0)
         self.restored += 1
         self.words = data.split(b"\n") if data else []
 

@@ -273,7 +273,7 @@ class StoreMachine(RuleBasedStateMachine):
         """The follower is replaced by one that starts from the leader's snapshot."""
         data = self.loop.run_until_complete(self.leader.snapshot())
         self.follower = Store(FixedClock())
-        self.follower.restore(data)
+        self.loop.run_until_complete(self.follower.restore(data))
         self.elect()
 
     @precondition(lambda self: not self.pending)

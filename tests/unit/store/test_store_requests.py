@@ -206,7 +206,7 @@ async def test_the_table_is_restored_with_the_state(store: Store) -> None:
     data = await store.snapshot()
     assert data[0] == codec.REQUESTS_VERSION
     copy = Store(FixedClock())
-    copy.restore(data)
+    await copy.restore(data)
     assert await copy.snapshot() == data
     copy.set_proposer(InstantProposer(copy))
     assert await copy.update(never, request=request(450)) == "n449"
@@ -214,7 +214,7 @@ async def test_the_table_is_restored_with_the_state(store: Store) -> None:
     with pytest.raises(FailedPrecondition):
         await copy.update(never, request=request(5))
     with pytest.raises(DataDirMismatch):
-        Store(FixedClock()).restore(bytes([codec.SCHEMA_VERSION + 1]) + data[1:])
+        await Store(FixedClock()).restore(bytes([codec.SCHEMA_VERSION + 1]) + data[1:])
 
 
 async def test_a_session_expires_by_the_time_in_the_log() -> None:

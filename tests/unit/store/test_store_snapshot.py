@@ -51,7 +51,7 @@ async def store() -> Store:
 def restored(data: bytes) -> Store:
     """A new store with the state of a snapshot."""
     store = Store(FixedClock())
-    store.restore(data)
+    store.restore_at_once(data)
     return store
 
 
@@ -68,6 +68,20 @@ async def test_a_snapshot_holds_everything(store: Store) -> None:
     assert view.tasks_waiting() == store.view().tasks_waiting()
     assert view.services_on_port("tcp", 8080) == store.view().services_on_port("tcp", 8080)
     assert await copy.snapshot() == data
+
+
+async def test_restoring_gives_way_to_the_loop(store: Store) -> None:
+    """Others get their turn between slices; the state is the old one until all of the new one is there."""
+    data = await store.snapshot()
+    copy = Store(FixedClock())
+    restoring = asyncio.create_task(copy.restore(data))
+    turns = 0
+    while not restoring.done():
+        assert content(copy) in ({}, content(store))
+        turns += 1
+        await asyncio.sleep(0)
+    assert turns > 3
+    assert content(copy) == content(store)
 
 
 async def test_old_snapshots_are_read_for_ever() -> None:
@@ -117,9 +131,11 @@ async def test_damage_is_noticed_and_changes_nothing(store: Store) -> None:
         data[:5] + b"\xff\xff" + data[7:],
     ):
         with pytest.raises(LogCorrupted):
-            copy.restore(damaged)
+            await copy.restore(damaged)
+        with pytest.raises(LogCorrupted):
+            copy.restore_at_once(damaged)
     with pytest.raises(DataDirMismatch, match="upgrade it"):
-        copy.restore(bytes([codec.SCHEMA_VERSION + 1]) + data[1:])
+        await copy.restore(bytes([codec.SCHEMA_VERSION + 1]) + data[1:])
     assert content(copy) == before
 
 

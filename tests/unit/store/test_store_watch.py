@@ -104,5 +104,5 @@ async def test_a_restore_is_a_resync(store: Store) -> None:
     await store.update(lambda tx: tx.create(node("a")))
     data = await store.snapshot()
     with store.watch({Kind.TASK}) as watch:
-        store.restore(data)
+        await store.restore(data)
         assert watch.poll() == (Resync(version=1),)
