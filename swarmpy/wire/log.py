@@ -85,6 +85,7 @@ class SqliteLog:
         self._snapshot_index = 0
         self._generation = 0
         """0 until everything was loaded and found to be sound."""
+        self._saving = asyncio.Lock()
         self._closing: asyncio.Future[None] | None = None
         self._failure = ""
 
@@ -104,11 +105,13 @@ class SqliteLog:
 
     async def save_snapshot(self, snapshot: Snapshot, keep_from_index: int) -> None:
         """Store a snapshot; see :class:`~swarmpy.raft.storage.LogStorage`. Raises StorageError."""
-        if snapshot.index <= self._snapshot_index:
-            return
-        name = f"{snapshot.term:016x}-{snapshot.index:016x}{SNAPSHOT_SUFFIX}"
-        digest = await self._run(self._files, lambda: self._write_snapshot(name, snapshot))
-        await self._run(self._sql, lambda: self._record(snapshot, name, digest, keep_from_index))
+        # One after the other: what records a snapshot removes all files but its own, also those yet to be recorded.
+        async with self._saving:
+            if snapshot.index <= self._snapshot_index:
+                return
+            name = f"{snapshot.term:016x}-{snapshot.index:016x}{SNAPSHOT_SUFFIX}"
+            digest = await self._run(self._files, lambda: self._write_snapshot(name, snapshot))
+            await self._run(self._sql, lambda: self._record(snapshot, name, digest, keep_from_index))
 
     async def read_snapshot(self) -> Snapshot | None:
         """The newest snapshot with its data. Raises LogCorrupted, StorageError."""

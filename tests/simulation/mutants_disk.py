@@ -95,6 +95,12 @@ DISK = (
         ),
     ),
     _log(
+        name="snapshots-overlap",
+        tests="test_log_order.py",
+        bug="The record of the own snapshot removes the file of a leader's, which is recorded next.",
+        edits=(Edit("        async with self._saving:\n", "        async with asyncio.Lock():\n"),),
+    ),
+    _log(
         name="old-snapshot-goes-first",
         tests="test_log_order.py",
         bug="The old snapshot's file is removed before the new one is recorded.",
