@@ -174,10 +174,10 @@ class SqliteLog:
         except (ValueError, TypeError, KeyError) as error:
             raise LogCorrupted(f"{DATABASE} cannot be read: {error}") from error
         if not self._generation:
+            log_files.remove_half_written(self._directory)  # first, for it may fill the disk
             self._begin_generation(self._db, _integer(self._db, "generation"))
             row = _snapshot_row(self._db)
             log_files.remove_snapshots(self._directory, keep=None if row is None else row[3])
-            log_files.remove_half_written(self._directory)
         return stored
 
     @property

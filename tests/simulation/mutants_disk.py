@@ -20,7 +20,7 @@ DISK = (
         name="file-without-sync",
         tests="test_log_order.py",
         bug="A file gets its name before its content is on the disk.",
-        edits=(Edit("        os.fsync(file.fileno())\n", ""),),
+        edits=(Edit("            os.fsync(file.fileno())\n", ""),),
     ),
     _files(
         name="directory-without-sync",
