@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 import structlog
 
-from swarmpy.errors import FailedPrecondition, InvalidArgument, NotFound, NotLeader, SwarmpyError
+from swarmpy.errors import FailedPrecondition, InvalidArgument, NotFound, NotLeader, SwarmpyError, Unavailable
 from swarmpy.manager.events import drain
 from swarmpy.model.ids import NodeId
 from swarmpy.model.objects import Kind, ManagerStatus, Node
@@ -31,6 +31,9 @@ CONF_CHANGE_TIMEOUT_S = 10.0
 CATCH_UP_POLL_S = 0.05
 """How often a learner's progress is looked at, in seconds; only while there is one."""
 RETRY_S = 1.0
+SOON_S = 0.05
+SOON_TRIES = 20
+"""What is refused for the moment only is tried again so soon, and so often before anybody is told."""
 
 
 class Membership:
@@ -85,7 +88,7 @@ class Membership:
     def check_demotion(self, view: View, node: Node) -> None:
         """Would the group keep its quorum without ``node`` and those that are to go already? Asks only.
 
-        Raises FailedPrecondition with the reason why not, NotLeader.
+        Raises FailedPrecondition with the reason why not; NotLeader, and Unavailable while that is not known yet.
         """
         if node.manager is None:
             return
@@ -96,32 +99,39 @@ class Membership:
 
     async def run(self) -> None:
         """Make the group follow the store, until cancelled or no longer the leader."""
+        tries = 0
         with self._store.watch({Kind.NODE}) as watch:
             while True:
                 try:
                     delay = await self._step()
+                    tries = 0
                 except NotLeader:
                     return
                 except SwarmpyError as error:
-                    log.warning("membership_change_failed", reason=str(error))
-                    delay = RETRY_S
+                    tries += 1
+                    delay = SOON_S
+                    if type(error) is not Unavailable or tries > SOON_TRIES:
+                        log.warning("membership_change_failed", reason=str(error))
+                        delay = RETRY_S
                 await watch.wait(delay)
                 drain(watch)
 
     async def _step(self) -> float | None:
         """One look; returns the seconds until the next, None when only an event can change anything."""
         status = self._raft.status()
+        view = self._store.view()
         for learner in status.conf.learners:
-            progress = status.progress.get(learner.raft_id)
-            if progress is not None and progress.caught_up:
+            progress, node = status.progress.get(learner.raft_id), view.node(NodeId(learner.node_id))
+            is_wanted = node is not None and node.spec.role is Role.MANAGER
+            if is_wanted and progress is not None and progress.caught_up:
                 async with self._changing:
                     await self._change(ConfChangeKind.PROMOTE, learner)
                     await self._store.update(lambda tx, learner=learner: _record(tx, learner))  # type: ignore[misc]
                 log.info("manager_added", node=learner.node_id, address=learner.address)
         refused: FailedPrecondition | None = None
-        for node in _leaving(self._store.view()):
+        for leaving in _leaving(self._store.view()):
             try:
-                await self._remove(node)
+                await self._remove(leaving)
             except FailedPrecondition as error:
                 # Another one may go nevertheless, and make it possible: one that is gone for good counts as absent.
                 refused = refused or error

@@ -110,6 +110,7 @@ class RaftCore(RaftState):
         if self.is_leader:
             for progress in self.progress.values():
                 progress.last_contact = self.now
+                progress.has_answered = False
             replication.broadcast_heartbeat(self)
 
     def step(self, message: Message) -> None:
@@ -192,6 +193,7 @@ class RaftCore(RaftState):
         if progress is None:
             return
         progress.last_contact = self.now
+        progress.has_answered = True
         if message.type is MessageType.APPEND_RESPONSE:
             replication.handle_append_response(self, progress, message)
         elif message.type is MessageType.HEARTBEAT_RESPONSE:
@@ -261,6 +263,8 @@ class RaftCore(RaftState):
         if timing == self.timing:
             return
         active = [p for p in self.progress.values() if self.is_active(p)]
+        for progress in self.progress.values():
+            progress.has_answered = self.answers(progress)  # a longer timeout makes nobody answer who did not
         self.timing = timing
         for progress in active:
             progress.last_contact = self.now

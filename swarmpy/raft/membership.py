@@ -53,8 +53,8 @@ def _ordered(members: dict[int, Member]) -> tuple[Member, ...]:
 def propose(state: RaftState, change: ConfChange) -> int:
     """Leader: append ``change`` to the log. Returns its index.
 
-    Raises NotLeader; Unavailable while another change is under way; FailedPrecondition when the change makes no sense
-    or would leave the cluster without a reachable quorum.
+    Raises NotLeader; Unavailable while another change is under way, or the leader does not know yet who answers;
+    FailedPrecondition when the change makes no sense or would leave the cluster without a reachable quorum.
     """
     if not state.is_leader:
         raise NotLeader
@@ -90,7 +90,7 @@ def _check_promotion(state: RaftState, raft_id: int, *, is_voter: bool) -> None:
     if is_voter:
         raise FailedPrecondition(f"raft member {raft_id} votes already")
     progress = state.progress[raft_id]
-    if not state.is_active(progress) or progress.state is not ProgressState.REPLICATE:
+    if not state.answers(progress) or progress.state is not ProgressState.REPLICATE:
         raise FailedPrecondition(f"raft member {raft_id} has not caught up with the log: promote it when it has")
 
 
@@ -107,7 +107,7 @@ def _check_removal(state: RaftState, raft_id: int) -> None:
 def check_removals(state: RaftState, raft_ids: Collection[int]) -> None:
     """Leader: would a quorum be left and answer without ``raft_ids``? Asks only, and changes nothing.
 
-    One of them may be this leader, which is to hand over first. Raises NotLeader, FailedPrecondition.
+    One of them may be this leader, which is to hand over first. Raises NotLeader, FailedPrecondition, Unavailable.
     """
     if not state.is_leader:
         raise NotLeader
@@ -121,8 +121,12 @@ def check_removals(state: RaftState, raft_ids: Collection[int]) -> None:
 
 
 def _check_quorum_of(state: RaftState, voters: Sequence[int], refusal: str) -> None:
-    answering = sum(1 for v in voters if v == state.raft_id or state.is_active(state.progress[v]))
+    others = [state.progress[voter] for voter in voters if voter != state.raft_id]
+    me = len(voters) - len(others)
+    answering = me + sum(map(state.answers, others))
     needed = majority(len(voters))
+    if answering < needed <= me + sum(map(state.is_active, others)):
+        raise Unavailable(f"{refusal}: the leader has not heard of all managers yet: ask again in a moment")
     if answering < needed:
         raise FailedPrecondition(
             f"{refusal}: {answering} of {len(voters)} managers that are left answer, {needed} are needed; "

@@ -37,6 +37,7 @@ class Progress:
 
     __slots__ = (
         "_inflight",
+        "has_answered",
         "inflight_bytes",
         "last_contact",
         "match",
@@ -62,7 +63,9 @@ class Progress:
         self.sent_commit = 0
         self.read_acked = 0
         self.last_contact = now
-        """The leader's tick at which it last answered."""
+        """The leader's tick at which it last answered, or from which on the leader is patient with it."""
+        self.has_answered = False
+        """It did answer, and did not merely begin to be waited for."""
         self._inflight: deque[tuple[int, int]] = deque()
         self.inflight_bytes = 0
 

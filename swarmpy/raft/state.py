@@ -153,8 +153,12 @@ class RaftState:
         return self.is_leader and self.log.committed >= self.term_start
 
     def is_active(self, progress: Progress) -> bool:
-        """True when the follower has answered within an election timeout."""
+        """True when the follower has answered within an election timeout, or could not be expected to yet."""
         return self.now - progress.last_contact < self.timing.election
+
+    def answers(self, progress: Progress) -> bool:
+        """True when the follower has really answered within an election timeout: it may be counted on."""
+        return progress.has_answered and self.is_active(progress)
 
     def send(self, message: Message) -> None:
         """Queue a message of this member: promises wait for the disk, others do not.

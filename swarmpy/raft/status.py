@@ -30,11 +30,11 @@ class FollowerProgress:
     """Its log agrees with the leader's up to here, on its disk."""
     state: ProgressState
     active: bool
-    """It has answered within an election timeout."""
+    """It has answered within an election timeout, or could not be expected to yet."""
     silent_ticks: int
     """Since it last answered."""
     caught_up: bool
-    """Active, pipelined, and at most :data:`CAUGHT_UP_ENTRIES` behind."""
+    """It answers, is pipelined, and at most :data:`CAUGHT_UP_ENTRIES` behind."""
 
 
 @attrs.frozen(kw_only=True)
@@ -100,7 +100,7 @@ def status_of(core: RaftCore, *, applied: int, since_snapshot: tuple[int, int] |
             state=p.state,
             active=active,
             silent_ticks=core.now - p.last_contact,
-            caught_up=active and near,
+            caught_up=core.answers(p) and near,
         )
     return RaftStatus(
         raft_id=core.raft_id,

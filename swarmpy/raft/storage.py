@@ -33,7 +33,7 @@ class StoredState:
 
 
 class LogStorage(Protocol):
-    """One member's durable state. Calls come one after the other, except that ``save_snapshot`` may overlap others.
+    """One member's durable state. Calls come one after the other, but ``save_snapshot`` may overlap all, itself too.
 
     Every method raises StorageError, after which the member must stop: what is on the disk is no longer known.
     """

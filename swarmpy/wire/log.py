@@ -64,13 +64,15 @@ _DISK_ERRORS = frozenset(
 )
 """What is the disk's fault or the system's; everything else that SQLite says is damage."""
 T = TypeVar("T")
+_SnapshotRow = tuple[int, int, str, str, str]
+"""Index, term, membership, file and digest."""
 
 
 class SqliteLog:
     """The :class:`~swarmpy.raft.storage.LogStorage` in a directory of its own (created 0700, files 0600).
 
-    All SQL runs on one thread, in the order of the calls; snapshot files are written on another one, so that appends
-    need not wait for them. The first call is :meth:`load`. After any error every call raises StorageError.
+    All SQL runs on one thread, in the order of the calls; snapshot files are written and read on another one, so that
+    appends need not wait for them. The first call is :meth:`load`. After any error every call raises StorageError.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -85,6 +87,7 @@ class SqliteLog:
         self._snapshot_index = 0
         self._generation = 0
         """0 until everything was loaded and found to be sound."""
+        self._saving = asyncio.Lock()
         self._closing: asyncio.Future[None] | None = None
         self._failure = ""
 
@@ -104,15 +107,19 @@ class SqliteLog:
 
     async def save_snapshot(self, snapshot: Snapshot, keep_from_index: int) -> None:
         """Store a snapshot; see :class:`~swarmpy.raft.storage.LogStorage`. Raises StorageError."""
-        if snapshot.index <= self._snapshot_index:
-            return
-        name = f"{snapshot.term:016x}-{snapshot.index:016x}{SNAPSHOT_SUFFIX}"
-        digest = await self._run(self._files, lambda: self._write_snapshot(name, snapshot))
-        await self._run(self._sql, lambda: self._record(snapshot, name, digest, keep_from_index))
+        # One after the other: the record of a snapshot removes all files but its own, also those yet to be recorded.
+        async with self._saving:
+            if snapshot.index <= self._snapshot_index:
+                return
+            name = f"{snapshot.term:016x}-{snapshot.index:016x}{SNAPSHOT_SUFFIX}"
+            digest = await self._run(self._files, lambda: self._write_snapshot(name, snapshot))
+            await self._run(self._sql, lambda: self._record(snapshot, name, digest, keep_from_index))
 
     async def read_snapshot(self) -> Snapshot | None:
         """The newest snapshot with its data. Raises LogCorrupted, StorageError."""
-        return await self._run(self._sql, self._read_snapshot)
+        async with self._saving:  # its file stays
+            row = await self._run(self._sql, lambda: _snapshot_row(self._loaded))
+            return await self._run(self._files, lambda: self._read_snapshot(row))
 
     async def close(self) -> None:
         """Finish what is under way, close the database and end the threads. Idempotent.
@@ -167,9 +174,10 @@ class SqliteLog:
         except (ValueError, TypeError, KeyError) as error:
             raise LogCorrupted(f"{DATABASE} cannot be read: {error}") from error
         if not self._generation:
+            log_files.remove_half_written(self._directory)  # first, for it may fill the disk
             self._begin_generation(self._db, _integer(self._db, "generation"))
-            log_files.remove_snapshots(self._directory, keep=_snapshot_file(self._db))
-            log_files.remove_half_written(self._directory)
+            row = _snapshot_row(self._db)
+            log_files.remove_snapshots(self._directory, keep=None if row is None else row[3])
         return stored
 
     @property
@@ -200,7 +208,7 @@ class SqliteLog:
                 f"generation {mark} of the log was begun, but generation {generation} is there: {WAL} is lost, or "
                 "older files were put back"
             )
-        snapshot = self._read_snapshot()
+        snapshot = self._read_snapshot(_snapshot_row(db))
         if snapshot_index != (0 if snapshot is None else snapshot.index):
             raise LogCorrupted(f"the snapshot at {snapshot_index} is missing")
         entries = self._checked_entries(db, first, last)
@@ -275,9 +283,19 @@ class SqliteLog:
         log_files.write_mark(self._directory, generation)
         self._generation = generation
 
-    def _read_snapshot(self) -> Snapshot | None:
-        assert self._db is not None, "load() comes first"
-        row = self._db.execute("SELECT idx, term, conf, file, sha256 FROM snapshots ORDER BY idx DESC").fetchone()
+    def _close(self) -> None:
+        self._files.shutdown(wait=True)
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    # ---- on the snapshots' thread
+
+    def _read_snapshot(self, row: _SnapshotRow | None) -> Snapshot | None:
+        """The one that ``row`` tells of. The file may be large, and appends must not wait for it."""
         if row is None:
             return None
         index, term, conf, name, digest = row
@@ -291,17 +309,6 @@ class SqliteLog:
             return Snapshot(index=index, term=term, conf=conf_from_plain(json.loads(conf)), data=data)
         except (ValueError, TypeError) as error:
             raise LogCorrupted(f"the members in the snapshot {name} cannot be read: {error}") from error
-
-    def _close(self) -> None:
-        self._files.shutdown(wait=True)
-        if self._db is not None:
-            self._db.close()
-            self._db = None
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
-
-    # ---- on the snapshots' thread
 
     def _write_snapshot(self, name: str, snapshot: Snapshot) -> str:
         """Write the file; it counts when the database names it. Returns the digest."""
@@ -334,9 +341,12 @@ def _integer(db: sqlite3.Connection, key: str) -> int:
     return number
 
 
-def _snapshot_file(db: sqlite3.Connection) -> str | None:
-    row = db.execute("SELECT file FROM snapshots ORDER BY idx DESC").fetchone()
-    return None if row is None else row[0]
+def _snapshot_row(db: sqlite3.Connection) -> _SnapshotRow | None:
+    """What is stored of the newest snapshot."""
+    row: _SnapshotRow | None = db.execute(
+        "SELECT idx, term, conf, file, sha256 FROM snapshots ORDER BY idx DESC"
+    ).fetchone()
+    return row
 
 
 def _row(entry: Entry) -> tuple[int, int, int, bytes, int]:

@@ -169,11 +169,16 @@ def write_file(path: Path, data: bytes) -> None:
     """Write a file so that its name, once it exists, is complete and durable. Raises OSError."""
     temporary = path.with_suffix(TEMPORARY_SUFFIX)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+    except OSError:
+        with suppress(OSError):  # it may have taken the last room of the disk, in which the log could be opened again
+            temporary.unlink()
+        raise
     sync_directory(path.parent)
 
 

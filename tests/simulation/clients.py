@@ -63,6 +63,9 @@ class Served(Protocol):
     def driver(self) -> RaftDriver:
         """Its part in the consensus."""
 
+    async def read_index(self, timeout: float) -> int:
+        """That of its driver."""
+
 
 class Group(Protocol):
     """Whom clients may ask."""
@@ -281,7 +284,7 @@ class Clients:
         """Read ``key`` on ``manager``."""
 
         async def look() -> str | None:
-            await manager.driver.read_index(patience_s)
+            await manager.read_index(patience_s)
             return value_of(manager.store.view(), key)
 
         with self.recorded(Operation(client=client, key=key, kind=Kind.READ, invoked=0)) as operation:

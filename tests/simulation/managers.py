@@ -15,9 +15,9 @@ import attrs
 from clients import serve
 from disk import DiskOptions, SimDisk
 from film import Film
+from leader_laws import LeaderLaws
 from loop import SimLoop, SimulationError
 from net import Host, SimNetwork
-from raft_laws import RaftLaws
 
 from swarmpy.model.specs import RaftConfig
 from swarmpy.ports import Peer
@@ -98,7 +98,7 @@ class Synced:
 class LawfulDisk:
     """A member's storage, under the eyes of the laws."""
 
-    def __init__(self, disk: SimDisk, laws: RaftLaws, raft_id: int, synced: Synced) -> None:
+    def __init__(self, disk: SimDisk, laws: LeaderLaws, raft_id: int, synced: Synced) -> None:
         self._disk = disk
         self._laws = laws
         self._raft_id = raft_id
@@ -135,7 +135,7 @@ class LawfulDisk:
 class LawfulStore:
     """The state machine that Raft sees: the store, under the eyes of the laws."""
 
-    def __init__(self, store: Store, laws: RaftLaws, raft_id: int) -> None:
+    def __init__(self, store: Store, laws: LeaderLaws, raft_id: int) -> None:
         self._store = store
         self._laws = laws
         self._raft_id = raft_id
@@ -161,7 +161,7 @@ class LawfulStore:
 class LawfulProposer:
     """What the store proposes to: the driver, under the eyes of the laws."""
 
-    def __init__(self, driver: RaftDriver, laws: RaftLaws, raft_id: int) -> None:
+    def __init__(self, driver: RaftDriver, laws: LeaderLaws, raft_id: int) -> None:
         self._driver = driver
         self._laws = laws
         self._raft_id = raft_id
@@ -205,6 +205,13 @@ class SimManager:
             group.create_task(self._sender.run())
             group.create_task(self.driver.run())
 
+    async def read_index(self, timeout: float) -> int:
+        """The driver's, under the eyes of the laws."""
+        asked_at = self._laws.commit
+        index = await self.driver.read_index(timeout)
+        self._laws.shows(self.member.raft_id, index, asked_at)
+        return index
+
     def send(self, to: Member, messages: Sequence[Message]) -> None:
         """Implements ``RaftTransport``."""
         self._laws.sends(self.member.raft_id, messages)
@@ -246,7 +253,7 @@ class Managers:
         self.film = film or Film()
         self.synced: dict[int, Synced] = {}
         """By raft id; of a member that lost its disk, as it was then."""
-        self.laws = RaftLaws(net.loop, self.film, self.synced, election_s=config.election_tick * config.tick_ns / 1e9)
+        self.laws = LeaderLaws(net.loop, self.film, self.synced, election_s=config.election_tick * config.tick_ns / 1e9)
         self.hosts = [net.host(f"m{n}", f"10.0.0.{n}:2377") for n in range(1, count + spares + 1)]
         self.disks: dict[str, SimDisk] = {}
         self.founders: tuple[Member, ...] = ()

@@ -24,18 +24,6 @@ ELUSIVE = (
         ),
     ),
     _raft(
-        name="read-before-first-commit",
-        bug="A new leader answers reads before it knows what is committed.",
-        module="swarmpy.raft.reads",
-        edits=(Edit("    if not state.has_committed_in_term:\n", "    if state.log.committed < 0:\n"),),
-    ),
-    _raft(
-        name="old-confirmation",
-        bug="A heartbeat's answer confirms reads that came after the heartbeat.",
-        module="swarmpy.raft.replication",
-        edits=(Edit("max(progress.read_acked, min(message.context, state.read_round))", "state.read_round"),),
-    ),
-    _raft(
         name="stable-without-term",
         bug="A finished write counts for other entries that have taken the place of those written.",
         module="swarmpy.raft.log",

@@ -113,7 +113,7 @@ READS = (
     _raft(
         name="read-without-quorum",
         bug="A leader answers reads without confirming that it still leads.",
-        killer=52,
+        killer=11,
         module="swarmpy.raft.reads",
         edits=(Edit("confirmed = agreed(rounds)", "confirmed = state.read_round_sent"),),
     ),
@@ -122,5 +122,18 @@ READS = (
         bug="A read is answered before its index is applied.",
         module="swarmpy.raft.open_reads",
         edits=(Edit("            if wanted <= index:\n", "            if wanted:\n"),),
+    ),
+    _raft(
+        name="read-before-first-commit",
+        bug="A new leader answers reads before it knows what is committed.",
+        module="swarmpy.raft.reads",
+        edits=(Edit("    if not state.has_committed_in_term:\n", "    if state.log.committed < 0:\n"),),
+    ),
+    _raft(
+        name="old-confirmation",
+        bug="A heartbeat's answer confirms reads that came after the heartbeat.",
+        killer=136,
+        module="swarmpy.raft.replication",
+        edits=(Edit("max(progress.read_acked, min(message.context, state.read_round))", "state.read_round"),),
     ),
 )

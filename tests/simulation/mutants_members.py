@@ -114,4 +114,20 @@ MEMBERS = (
         module="swarmpy.raft.membership",
         edits=(Edit("gone = voters.pop(raft_id, None) or", "gone = voters.get(raft_id) or"),),
     ),
+    _raft(
+        name="change-without-quorum",
+        bug="A manager is removed, or gets a vote, though too few of those left answer.",
+        killer=13,
+        module="swarmpy.raft.membership",
+        edits=(
+            Edit("    if answering < needed <= me + sum(map(state.is_active, others)):\n", "    if answering < 0:\n"),
+            Edit("    if answering < needed:\n", "    if answering < 0:\n"),
+        ),
+    ),
+    _raft(
+        name="patience-is-an-answer",
+        bug="A leader that is new, or stood still, counts on those that it has not heard yet.",
+        module="swarmpy.raft.state",
+        edits=(Edit("return progress.has_answered and self.is_active(progress)", "return self.is_active(progress)"),),
+    ),
 )

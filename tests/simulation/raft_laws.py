@@ -54,7 +54,7 @@ class Durable(Protocol):
 
 
 @attrs.define(eq=False)
-class _Seen:
+class Seen:
     """What is known of one member. A crash forgets the second half only."""
 
     raft_id: int
@@ -74,6 +74,8 @@ class _Seen:
     """Those of the last look."""
     heard: dict[int, int] = attrs.Factory(dict)
     """Its own tick when somebody was last heard."""
+    awake_since: int = -1
+    """The tick at which it last woke up: what was heard before is old."""
     patient_since: int = 0
     """The tick from which silence is held against the others."""
     looked_at: float = 0.0
@@ -95,8 +97,9 @@ class RaftLaws:
         self._checked = film.checked
         self._durable = durable
         self._standstill_s = election_s * 0.8
+        self._woken_s = election_s * 1.3
         self._drivers: dict[int, RaftDriver] = {}
-        self._members: dict[int, _Seen] = {}
+        self._members: dict[int, Seen] = {}
         self._votes: dict[tuple[int, int], int] = {}
         self._log: dict[tuple[int, int], tuple[Entry, int | None]] = {}
         """Every entry that anybody ever wrote, and the term of the one before it."""
@@ -120,11 +123,11 @@ class RaftLaws:
 
     def loaded(self, raft_id: int, stored: StoredState) -> None:
         """Its log is ``stored``."""
-        old = self._members.get(raft_id) or _Seen(raft_id)
+        old = self._members.get(raft_id) or Seen(raft_id)
         snapshot = stored.snapshot
         written = {} if snapshot is None else {snapshot.index: snapshot.term}
         written |= {entry.index: entry.term for entry in stored.entries}
-        self._members[raft_id] = _Seen(raft_id, term=old.term, written=written, conf_index=old.conf_index)
+        self._members[raft_id] = Seen(raft_id, term=old.term, written=written, conf_index=old.conf_index)
         term = stored.hard_state.term if snapshot is None else max(stored.hard_state.term, snapshot.term)
         if term < old.term:
             self._fail(raft_id, f"spoke in term {old.term} and wakes up in term {term}")
@@ -132,7 +135,7 @@ class RaftLaws:
 
     # -- looking at a member ------------------------------------------------------------------------------------------
 
-    def look(self, raft_id: int) -> _Seen | None:
+    def look(self, raft_id: int) -> Seen | None:
         """What must be true of a member at any moment. None before its log is loaded."""
         seen = self._members.get(raft_id)
         if seen is None:
@@ -142,6 +145,7 @@ class RaftLaws:
             core = seen.core = self._drivers[raft_id]._core
             if core is None:
                 return None
+            self._meets(seen, core)
         if core.term < seen.term:
             self._fail(raft_id, f"spoke in term {seen.term} and is in term {core.term}")
         if (vote := self._votes.get((raft_id, core.term), core.vote)) != core.vote:
@@ -154,10 +158,15 @@ class RaftLaws:
             self._leads(seen, core)
         if self._loop.now - seen.looked_at > self._standstill_s:
             seen.patient_since = core.now  # it stood still
+            if self._loop.now - seen.looked_at > self._woken_s:
+                seen.awake_since = core.now
         seen.looked_at, seen.voters = self._loop.now, core.voters
         return seen
 
-    def _commits(self, seen: _Seen, core: RaftCore) -> None:
+    def _meets(self, seen: Seen, core: RaftCore) -> None:
+        """It lives."""
+
+    def _commits(self, seen: Seen, core: RaftCore) -> None:
         log, index = core.log, core.log.committed
         if index < seen.commit:
             self._fail(seen.raft_id, f"took back the commit of {seen.commit}, to {index}")
@@ -189,7 +198,7 @@ class RaftLaws:
     def _is_on_quorum(self, voters: Sequence[int], index: int, term: int) -> bool:
         return 2 * sum(1 for voter in voters if self._durable[voter].holds(index, term)) > len(voters)
 
-    def _has_conf(self, seen: _Seen, core: RaftCore) -> None:
+    def _has_conf(self, seen: Seen, core: RaftCore) -> None:
         seen.conf = core.conf
         seen.patient_since = core.now
         if core.conf_index:
@@ -209,7 +218,7 @@ class RaftLaws:
     def _conf_at(self, index: int) -> Membership:
         return self.confs[bisect_right(self.confs, index, key=lambda conf: conf.index) - 1]
 
-    def _leads(self, seen: _Seen, core: RaftCore) -> None:
+    def _leads(self, seen: Seen, core: RaftCore) -> None:
         term, raft_id = core.term, seen.raft_id
         seen.led, seen.patient_since = term, core.now
         other = self.leaders.setdefault(term, raft_id)
@@ -256,7 +265,7 @@ class RaftLaws:
             elif kind is MessageType.APPEND_RESPONSE and not message.reject:
                 self._acknowledges(seen, disk, term, message.index)
 
-    def _acknowledges(self, seen: _Seen, disk: Durable, term: int, index: int) -> None:
+    def _acknowledges(self, seen: Seen, disk: Durable, term: int, index: int) -> None:
         assert seen.core is not None
         mine = seen.core.log.term_at(index)
         # When the leader of a later term has cut the entry off, and that is on the disk, it is as if it had been there.
@@ -274,25 +283,6 @@ class RaftLaws:
         if not kept:
             self._fail(raft_id, f"votes for {candidate} in term {term}, which is not on its disk: {stored}")
         self._checked("one vote in a term, and it is on the disk")
-
-    def hears(self, raft_id: int, message: Message) -> None:
-        """``message`` has come."""
-        seen = self.look(raft_id)
-        if seen is not None and seen.core is not None:
-            seen.heard[message.source] = seen.core.now
-
-    def accepts_write(self, raft_id: int) -> None:
-        """A leader takes a write. A quorum has answered it within an election timeout of its own ticks."""
-        seen = self.look(raft_id)
-        assert seen is not None
-        assert seen.core is not None
-        core = seen.core
-        heard = [core.now if v == raft_id else max(seen.heard.get(v, 0), seen.patient_since) for v in core.voters]
-        quorum = sorted(heard, reverse=True)[len(heard) // 2]
-        silence = core.now - quorum
-        if silence > core.timing.election:
-            self._fail(raft_id, f"takes a write {silence} ticks after a quorum was heard")
-        self._checked("a leader that is cut off takes no writes")
 
     # -- the disk -----------------------------------------------------------------------------------------------------
 
@@ -320,7 +310,7 @@ class RaftLaws:
             seen.written[index] = term
             self._checked("logs match")
 
-    def _changes_alone(self, seen: _Seen, entry: Entry) -> None:
+    def _changes_alone(self, seen: Seen, entry: Entry) -> None:
         earlier = [i for i in range(self.commit + 1, entry.index) if i in seen.written]
         pending = [i for i in earlier if self._log[i, seen.written[i]][0].kind is EntryKind.CONF_CHANGE]
         if pending:

@@ -6,13 +6,13 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
-from typing import Self
+from typing import Any, Self
 
 import attrs
 import pytest
 from manager_world import ROOT, MovedClock
 
-from swarmpy.errors import ConnectionFailed, FailedPrecondition
+from swarmpy.errors import ConnectionFailed, FailedPrecondition, Unavailable
 from swarmpy.manager.manager import Manager
 from swarmpy.manager.membership import Membership
 from swarmpy.manager.operations import update_cluster, update_node
@@ -22,7 +22,16 @@ from swarmpy.model.specs import NodeSpec, RaftConfig
 from swarmpy.model.states import Role
 from swarmpy.ports import Channel
 from swarmpy.raft.driver import RaftDriver
-from swarmpy.raft.messages import ConfState, HardState, Member, Message, MessageType, Snapshot
+from swarmpy.raft.messages import (
+    ConfChange,
+    ConfChangeKind,
+    ConfState,
+    HardState,
+    Member,
+    Message,
+    MessageType,
+    Snapshot,
+)
 from swarmpy.raft.storage import BOOTSTRAP_INDEX, MemoryStorage, bootstrap
 from swarmpy.security import tokens
 from swarmpy.store.memory import Store
@@ -34,6 +43,11 @@ DEADLINE_S = 20.0
 
 def member(raft_id: int) -> Member:
     return Member(raft_id=raft_id, node_id=f"node{raft_id}", address=f"10.0.0.{raft_id}:2377")
+
+
+def node(raft_id: int) -> Node:
+    status = ManagerStatus(raft_id=raft_id, address=member(raft_id).address)
+    return Node(id=NodeId(f"node{raft_id}"), spec=NodeSpec(role=Role.MANAGER), role=Role.MANAGER, manager=status)
 
 
 class Managers:
@@ -53,19 +67,23 @@ class Managers:
             storage = MemoryStorage()
             await storage.save_snapshot(Snapshot(index=BOOTSTRAP_INDEX, term=1, conf=conf), 2)
             await storage.append(HardState(term=1, commit=BOOTSTRAP_INDEX), ())
-            self.stores[raft_id] = Store(MovedClock())
-            self.drivers[raft_id] = RaftDriver(
-                raft_id=raft_id,
-                storage=storage,
-                transport=self,
-                state_machine=self.stores[raft_id],
-                random=random.Random(raft_id),
-                config=FAST,
-            )
-            self.tasks[raft_id] = asyncio.create_task(self.drivers[raft_id].run())
+            self.start(raft_id, storage)
         leader = await self.leader()
         await self.stores[leader].update(self._found)
         return self
+
+    def start(self, raft_id: int, storage: MemoryStorage) -> None:
+        """Switch one on."""
+        self.stores[raft_id] = Store(MovedClock())
+        self.drivers[raft_id] = RaftDriver(
+            raft_id=raft_id,
+            storage=storage,
+            transport=self,
+            state_machine=self.stores[raft_id],
+            random=random.Random(raft_id),
+            config=FAST,
+        )
+        self.tasks[raft_id] = asyncio.create_task(self.drivers[raft_id].run())
 
     async def __aexit__(self, *exc: object) -> None:
         for task in (*self.loops, *self.tasks.values()):
@@ -75,9 +93,7 @@ class Managers:
 
     def _found(self, tx) -> None:
         for raft_id in self.ids:
-            status = ManagerStatus(raft_id=raft_id, address=member(raft_id).address)
-            spec = NodeSpec(role=Role.MANAGER)
-            tx.create(Node(id=NodeId(f"node{raft_id}"), spec=spec, role=Role.MANAGER, manager=status))
+            tx.create(node(raft_id))
 
     def send(self, to: Member, messages: Sequence[Message]) -> None:
         """See ``RaftTransport``."""
@@ -194,6 +210,51 @@ async def test_a_hand_over_that_fails_does_not_end_the_work() -> None:
         managers.look_after(leader)
         await managers.until(lambda: other not in managers.voters(leader))
         handing.cancel()
+
+
+async def test_a_new_leader_waits_to_hear_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A demotion that a leader begins its office with waits for the answers it needs, and fails for no reason."""
+    monkeypatch.setattr("swarmpy.manager.membership.RETRY_S", 10 * DEADLINE_S)
+    async with Managers(1, 2, 3) as managers:
+        old = await managers.leader()
+        new, third = [i for i in managers.ids if i != old]
+        await managers.demand(old, old)
+        refused: list[Unavailable] = []
+        change = managers.drivers[new].propose_conf_change
+
+        async def noted(*args: Any, **kwargs: Any) -> None:
+            try:
+                await change(*args, **kwargs)
+            except Unavailable as error:
+                refused.append(error)
+                raise
+
+        monkeypatch.setattr(managers.drivers[new], "propose_conf_change", noted)
+        managers.drop = lambda m: (m.source, m.to) == (third, new) and not refused
+        await managers.drivers[old].transfer_leadership(new, DEADLINE_S)
+        assert await managers.leader() == new
+        managers.look_after(new)
+        await managers.until(lambda: old not in managers.voters(new))
+        assert "not heard of all managers yet" in str(refused[0])
+
+
+async def test_a_learner_that_is_to_go_gets_no_vote() -> None:
+    """One that was demoted, or whose node was removed, while it caught up is removed and not promoted first."""
+    async with Managers(1, 2, 3) as managers:
+        leader = await managers.leader()
+        driver = managers.drivers[leader]
+        for raft_id in (4, 5):
+            managers.start(raft_id, MemoryStorage())
+            learner = ConfChange(kind=ConfChangeKind.ADD_LEARNER, member=member(raft_id))
+            await driver.propose_conf_change(learner, DEADLINE_S)
+        await managers.stores[leader].update(lambda tx: tx.create(node(4)))
+        await managers.demand(leader, 4)
+        await managers.until(lambda: all(driver.status().progress[i].caught_up for i in (4, 5)))
+        voted: set[int] = set()
+        driver.subscribe(lambda status: voted.update(m.raft_id for m in status.conf.voters))
+        managers.look_after(leader)
+        await managers.until(lambda: not driver.status().conf.learners)
+        assert voted == {1, 2, 3}
 
 
 class NoNetwork:

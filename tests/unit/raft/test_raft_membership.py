@@ -9,6 +9,7 @@ from swarmpy.errors import FailedPrecondition, NotLeader, Unavailable
 from swarmpy.raft import membership
 from swarmpy.raft.messages import ConfChange, ConfChangeKind, Entry, EntryKind, HardState, Member, Message, MessageType
 from swarmpy.raft.progress import ProgressState
+from swarmpy.raft.status import status_of
 
 ADD, PROMOTE = ConfChangeKind.ADD_LEARNER, ConfChangeKind.PROMOTE
 REMOVE, UPDATE = ConfChangeKind.REMOVE, ConfChangeKind.UPDATE
@@ -81,6 +82,23 @@ class TestJoining:
         do(cluster, 1, ADD, 2)
         with pytest.raises(FailedPrecondition, match="caught up"):
             cluster[1].propose_conf_change(change(PROMOTE, 2))
+
+    def test_promotion_after_the_leader_stood_still(self) -> None:
+        """A leader that wakes up is patient with all; that makes no vote of a learner that died before."""
+        cluster = Cluster(1, joiners=(2,))
+        core = cluster.elect(1)
+        do(cluster, 1, ADD, 2)
+        cluster.crash(2)
+        cluster.tick(TIMING.election + 1)
+        core.wake()
+        assert not status_of(core, applied=0).progress[2].caught_up
+        with pytest.raises(FailedPrecondition, match="caught up"):
+            core.propose_conf_change(change(PROMOTE, 2))
+        cluster.down.clear()
+        cluster.tick()
+        assert status_of(core, applied=0).progress[2].caught_up
+        do(cluster, 1, PROMOTE, 2)
+        assert core.voters == (1, 2)
 
 
 class TestOneAtATime:
@@ -271,6 +289,26 @@ class TestRemoving:
             cluster[1].propose_conf_change(change(REMOVE, 2))
         do(cluster, 1, REMOVE, 3)
         assert cluster[1].voters == (1, 2)
+
+    @pytest.mark.parametrize("moment", ["elected", "woken"])
+    def test_whom_a_leader_has_not_heard_yet_does_not_count(self, moment) -> None:
+        """A new leader, or one that wakes up, does not take silence for an answer: it asks to be asked again."""
+        cluster = Cluster(1, 2, 3, 4, 5)
+        cluster.down = {4, 5}
+        core = cluster.elect(1)
+        if moment == "woken":
+            cluster.tick(TIMING.election + 1)
+            core.wake()
+            cluster.settle()
+        assert core.has_committed_in_term
+        for ask in (lambda: core.propose_conf_change(change(REMOVE, 2)), lambda: core.check_removals([2])):
+            with pytest.raises(Unavailable, match="not heard of all managers yet"):
+                ask()
+        cluster.tick(TIMING.election)
+        with pytest.raises(FailedPrecondition, match="2 of 4 managers that are left answer, 3 are needed"):
+            core.propose_conf_change(change(REMOVE, 2))
+        do(cluster, 1, REMOVE, 4)
+        assert core.voters == (1, 2, 3, 5)
 
     def test_asking_first(self) -> None:
         """Whether members may go can be asked for all at once; nothing changes by it."""

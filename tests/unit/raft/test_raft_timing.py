@@ -87,6 +87,19 @@ class TestCore:
         core.tick()
         assert not core.is_leader
 
+    def test_a_longer_timeout_brings_nobody_back(self) -> None:
+        """Whom a leader missed by the old timeout it does not count on by a new one until there is an answer."""
+        cluster = Cluster(1, 2, 3)
+        core = cluster.elect(1)
+        cluster.crash(3)
+        cluster.tick(TIMING.election)
+        core.set_timing(Timing(heartbeat=1, election=10 * TIMING.election))
+        assert core.answers(core.progress[2])
+        assert not core.answers(core.progress[3])
+        cluster.restart(3)
+        cluster.tick()
+        assert core.answers(core.progress[3])
+
     def test_leader_is_heard_at_once(self) -> None:
         """Followers may count by shorter timeouts already, so the next heartbeat does not wait for the old ones."""
         core = core_of(1, 1, 2, 3)

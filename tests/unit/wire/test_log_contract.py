@@ -220,6 +220,22 @@ def test_snapshot_beside_appends(play) -> None:
     play(scenario)
 
 
+def test_snapshots_beside_each_other(play) -> None:
+    """A leader's snapshot may come while the member's own is being written: the newer one counts, with its data."""
+
+    async def scenario(log: LogStorage, reopen: Reopen) -> None:
+        await log.load()
+        await log.append(None, entries(1, 10))
+        own, installed = snapshot(5, data=bytes(1 << 20)), snapshot(30, 2, data=b"newer")
+        saving = asyncio.create_task(log.save_snapshot(own, 6))
+        await asyncio.gather(log.save_snapshot(installed, 31), saving)
+        assert await log.read_snapshot() == installed
+        state = await (await reopen(log)).load()
+        assert (state.snapshot, state.entries) == (installed, ())
+
+    play(scenario)
+
+
 def test_bootstrap(play) -> None:
     """A bootstrapped storage has one voter and no entry, and is not bootstrapped twice."""
 

@@ -11,6 +11,7 @@ import sys
 import threading
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_log_contract import entries, entry, snapshot
@@ -251,6 +252,31 @@ class TestBehaviour:
             turns += 1
             await asyncio.sleep(0)
         assert turns > 3
+        await log.close()
+
+    async def test_a_snapshot_that_is_read_holds_no_append_up(self, full, monkeypatch) -> None:
+        """A leader that reads its snapshot for a follower goes on writing; a newer snapshot waits for the reader."""
+        going, go = threading.Event(), threading.Event()
+        checksum = module.snapshot_checksum
+
+        def slow(*args: Any) -> str:
+            going.set()
+            go.wait(10)
+            return checksum(*args)
+
+        log = SqliteLog(full)
+        stored = (await log.load()).snapshot
+        monkeypatch.setattr(module, "snapshot_checksum", slow)
+        reading = asyncio.create_task(log.read_snapshot())
+        await asyncio.to_thread(going.wait, 10)
+        async with asyncio.timeout(5):
+            await log.append(None, [entry(11, 2)])
+        saving = asyncio.create_task(log.save_snapshot(snapshot(8, term=2), 7))
+        await asyncio.wait([saving], timeout=0.1)
+        go.set()
+        assert await reading == stored
+        await saving
+        assert (await log.read_snapshot()) == snapshot(8, term=2)
         await log.close()
 
     async def test_close_waits_for_what_is_under_way(self, full, monkeypatch) -> None:

@@ -97,6 +97,32 @@ async def test_full_during_a_snapshot(small) -> None:
     assert not list((small.path / "raft").glob("*.tmp"))
 
 
+async def test_a_snapshot_that_found_no_room_takes_none(small) -> None:
+    """What was written of it is removed: the log can be opened again in the room that there was before."""
+    log = SqliteLog(small.path / "raft")
+    await log.load()
+    await log.append(HardState(term=1, vote=1, commit=2), [entry(1), entry(2)])
+    small.fill(leave=60_000)
+    with pytest.raises(StorageError, match="No space left"):
+        await log.save_snapshot(snapshot(2, data=bytes(200_000)), 3)
+    await stays_closed(log)
+    assert not list((small.path / "raft").glob("*.tmp"))
+    assert len((await stored(small.path / "raft")).entries) == 2
+
+
+async def test_leftovers_make_room(small) -> None:
+    """What a killed process left half written does not keep the next one from opening the log."""
+    log = SqliteLog(small.path / "raft")
+    await log.load()
+    await log.append(HardState(term=1, vote=1), [entry(1)])
+    await log.close()
+    small.fill(leave=60_000)
+    with (small.path / "raft" / "0000000000000001-0000000000000001.tmp").open("wb", buffering=0) as leftover:
+        leftover.write(bytes(200_000))
+    assert (await stored(small.path / "raft")).entries == (entry(1),)
+    assert not list((small.path / "raft").glob("*.tmp"))
+
+
 @pytest.mark.parametrize("leave", range(0, 60_000, 4096))
 async def test_full_from_the_beginning(small, leave) -> None:
     """Where there is no room for a log there is none: it can be begun when there is room."""

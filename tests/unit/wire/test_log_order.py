@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import stat
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,4 +59,23 @@ async def test_snapshot_that_is_not_recorded(log: SqliteLog, tmp_path: Path) -> 
     await log.close()
     again = SqliteLog(tmp_path / "raft")
     assert (await again.load()).snapshot == snapshot(5)
+    await again.close()
+
+
+async def test_snapshots_that_overlap(log: SqliteLog, tmp_path: Path) -> None:
+    """The record of an older snapshot does not take the file of a newer one along that is recorded after it."""
+    go = threading.Event()
+    blocked = asyncio.create_task(log._run(log._sql, lambda: go.wait(10)))
+    saving = [asyncio.create_task(log.save_snapshot(snapshot(index), index + 1)) for index in (7, 9)]
+    async with asyncio.timeout(10):
+        while not list((tmp_path / "raft").glob("*7.snap")):
+            await asyncio.sleep(0.01)
+    # Whether both files are there by now, or the second waits for the first, is the log's business.
+    await asyncio.wait(saving, timeout=0.2)
+    go.set()
+    await asyncio.gather(blocked, *saving)
+    assert await log.read_snapshot() == snapshot(9)
+    await log.close()
+    again = SqliteLog(tmp_path / "raft")
+    assert (await again.load()).snapshot == snapshot(9)
     await again.close()
