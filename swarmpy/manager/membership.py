@@ -13,8 +13,9 @@ from typing import Any
 import attrs
 import structlog
 
-from swarmpy.errors import FailedPrecondition, InvalidArgument, NotFound, NotLeader, SwarmpyError
+from swarmpy.errors import FailedPrecondition, NotFound, NotLeader, SwarmpyError
 from swarmpy.manager.events import drain
+from swarmpy.manager.whereabouts import identity
 from swarmpy.model.ids import NodeId
 from swarmpy.model.objects import Kind, ManagerStatus, Node
 from swarmpy.model.states import NodeState, Role
@@ -45,7 +46,7 @@ class Membership:
 
     async def join(self, peer: Peer, payload: Any) -> Any:
         """``raft.join``: the calling manager wants to be a member, reachable at ``address``. Idempotent."""
-        raft_id, address = _raft_identity(payload)
+        raft_id, address = identity(payload, "raft.join")
         node = self._store.view().node(peer.node_id) if peer.node_id else None
         if node is None or node.spec.role != Role.MANAGER:
             raise FailedPrecondition(f"node {peer.node_id} is not to be a manager")
@@ -60,6 +61,7 @@ class Membership:
                 await self._change(ConfChangeKind.ADD_LEARNER, member)
             elif known.address != address:
                 await self._change(ConfChangeKind.UPDATE, member)
+                log.info("manager_moved", node=node.id, old=known.address, new=address)
             await self._store.update(lambda tx: _record(tx, member))
         return None
 
@@ -172,11 +174,3 @@ def _record(tx: Tx, member: Member) -> None:
     manager = ManagerStatus(raft_id=member.raft_id, address=member.address)
     if node.manager != manager or node.role != Role.MANAGER:
         tx.update(attrs.evolve(node, manager=manager, role=Role.MANAGER))
-
-
-def _raft_identity(payload: Any) -> tuple[int, str]:
-    if isinstance(payload, dict):
-        raft_id, address = payload.get("raft_id"), payload.get("address")
-        if isinstance(raft_id, int) and raft_id > 0 and isinstance(address, str) and ":" in address:
-            return raft_id, address
-    raise InvalidArgument("raft.join: raft_id and address are needed")

@@ -225,9 +225,9 @@ class Host:
             self._start(*join, *self.own, manager.cluster_address)
             until(lambda: f"joined a swarm as a {role}" in self.log, f"{self.name} joins")
 
-    def resume(self) -> None:
+    def resume(self, *options: str) -> None:
         """Start the daemon."""
-        self._start("node", "run", *self.own)
+        self._start("node", "run", *self.own, *options)
         until(lambda: self.api("/info"), f"{self.name} answers")
 
     def _start(self, *arguments: str) -> None:
@@ -281,11 +281,20 @@ class Hosts:
 
     def new(self) -> Host:
         """Another machine, with no daemon."""
+        name = f"host-{len(self._hosts) + 1}"
+        self._hosts.append(Host(name=name, address=self._free_address(), data_dir=self.directory / name))
+        return self._hosts[-1]
+
+    def moved(self, host: Host) -> Host:
+        """A machine with the data and the name of ``host``, whose daemon has ended, and another address."""
+        assert not host.is_up
+        self._hosts.append(attrs.evolve(host, address=self._free_address()))
+        return self._hosts[-1]
+
+    def _free_address(self) -> str:
         number = len(self._hosts) + 1
         assert number <= MAX_HOSTS, "no more addresses are reserved"
-        name = f"host-{number}"
-        self._hosts.append(Host(name=name, address=f"{self._prefix}.{number}", data_dir=self.directory / name))
-        return self._hosts[-1]
+        return f"{self._prefix}.{number}"
 
     def cluster(self, managers: int, workers: int) -> list[Host]:
         """A cluster; managers first."""
