@@ -22,7 +22,9 @@ from swarmpy.manager.membership import Membership
 from swarmpy.manager.raft_report import METHOD as RAFT_STATUS
 from swarmpy.manager.raft_report import RaftReporter, reachable
 from swarmpy.manager.reconcile import Reconciler
-from swarmpy.manager.whereabouts import INTRODUCE, Whereabouts
+from swarmpy.manager.schema import METHOD as SCHEMA
+from swarmpy.manager.schema import SchemaRaiser, schema_read_here
+from swarmpy.manager.whereabouts import INTRODUCE, Whereabouts, join_payload
 from swarmpy.model.assignments import ManagerAddress
 from swarmpy.model.ids import ClusterId, NodeId, encode_id
 from swarmpy.model.objects import Kind, Node
@@ -112,7 +114,9 @@ class Manager:
             known=known_managers,
             hints=tuple(manager_hints),
         )
-        self._membership = Membership(store=self.store, raft=self.raft)
+        changing_members = asyncio.Lock()
+        self._membership = Membership(store=self.store, raft=self.raft, changing=changing_members)
+        self._schema = SchemaRaiser(store=self.store, raft=self.raft, pool=self._pool, changing=changing_members)
         self._registrar = Registrar(
             store=self.store,
             clock=clock,
@@ -134,6 +138,7 @@ class Manager:
         router = self._router
         router.notify("raft.messages", self._on_raft_messages, MANAGERS)
         router.call("raft.join", self._on_leader(self._membership.join), MANAGERS)
+        router.call(SCHEMA, schema_read_here, MANAGERS)
         router.call(INTRODUCE, self._whereabouts.on_introduced, MANAGERS)
         router.call("raft.leave", self._on_leader(self._membership.leave), MEMBERS)
         router.call(RAFT_STATUS, self._on_leader(self._reporter.on_asked), MANAGERS)
@@ -241,10 +246,10 @@ class Manager:
     async def join_group(self, addresses: Callable[[], Iterable[str]], timeout: float) -> None:
         """Ask the leader, through any of ``addresses``, to make this manager a member; return when it has a vote."""
         calls = LeaderCalls(self._dialer, self._random, addresses)
-        payload = {"raft_id": self._raft_id, "address": self.address}
+        me = Member(raft_id=self._raft_id, node_id=self.node_id, address=self.address)
         try:
             async with asyncio.timeout(timeout):
-                await calls.call("raft.join", payload, timeout=timeout)
+                await calls.call("raft.join", join_payload(me), timeout=timeout)
                 while not self._has_vote():
                     self._status_changed.clear()
                     await self._status_changed.wait()
@@ -324,6 +329,7 @@ class Manager:
                 group.create_task(dispatcher.run(), name="dispatcher")
                 group.create_task(reconciler.run(), name="reconciler")
                 group.create_task(self._membership.run(), name="membership")
+                group.create_task(self._schema.run(), name="schema")
         finally:
             self._status_changed.set()
 

@@ -18,6 +18,7 @@ import structlog
 
 from swarmpy.errors import InvalidArgument, PermissionDenied, ProtocolViolation, SwarmpyError
 from swarmpy.manager.leader_calls import LeaderCalls
+from swarmpy.model import codec
 from swarmpy.ports import Dialer, Peer, Random
 from swarmpy.raft.driver import RaftDriver
 from swarmpy.raft.messages import NO_ONE, Member
@@ -131,9 +132,8 @@ class Whereabouts:
             del self._heard_of[next(iter(self._heard_of))]
 
     async def _ask_leader(self) -> None:
-        payload = {"raft_id": self._me.raft_id, "address": self._me.address}
         try:
-            await self._calls.call("raft.join", payload, timeout=JOIN_TIMEOUT_S, repeatable=True)
+            await self._calls.call("raft.join", join_payload(self._me), timeout=JOIN_TIMEOUT_S, repeatable=True)
         except SwarmpyError as error:
             log.debug("new_address_not_told", address=self._me.address, reason=str(error))
         else:
@@ -152,6 +152,11 @@ class Whereabouts:
         if peer.node_id is None or self._raft.node_of(raft_id) not in (None, peer.node_id):
             raise PermissionDenied(f"node {peer.node_id} is not raft member {raft_id}")
         self._raft.meet(Member(raft_id=raft_id, node_id=peer.node_id, address=address))
+
+
+def join_payload(me: Member) -> dict[str, Any]:
+    """What a manager asks the leader with to be a member at its address."""
+    return {"raft_id": me.raft_id, "address": me.address, "schema": codec.SCHEMA_VERSION}
 
 
 def identity(payload: Any, method: str) -> tuple[int, str]:
