@@ -28,7 +28,7 @@ from swarmpy.errors import (
     SwarmpyError,
     Unavailable,
 )
-from swarmpy.model.assignments import EndpointUpdate, SessionMessage, SessionRequest
+from swarmpy.model.assignments import EndpointUpdate, ManagerAddress, SessionMessage, SessionRequest
 from swarmpy.model.ids import NodeId, TaskId
 from swarmpy.model.objects import NodeDescription, TaskStatus
 from swarmpy.model.states import Role
@@ -91,6 +91,7 @@ class Agent:
         self._routing = Routing(data_plane, random, self._writer)
         self._worker = Worker(runtime, clock, random, self._writer, self._reporter)
         self._managers = KnownManagers(seeds, random, clock)
+        self._told: tuple[ManagerAddress, ...] = ()
         self._search = Backoff(random, first=SEARCH_FIRST_S, most=SEARCH_MOST_S)
         self._description = NodeDescription()
         self._stale = asyncio.Event()
@@ -112,6 +113,11 @@ class Agent:
     def description(self) -> NodeDescription:
         """Machine and engine, as last seen."""
         return self._description
+
+    @property
+    def managers(self) -> tuple[ManagerAddress, ...]:
+        """The managers, as last told; empty when nobody ever has."""
+        return self._told
 
     def known_managers(self) -> tuple[str, ...]:
         """``host:port`` of the managers, as last told."""
@@ -143,7 +149,7 @@ class Agent:
         """
         try:
             remembered = await self._local.load()
-            self._managers.learn(manager.address for manager in remembered.managers)
+            self._learn(remembered.managers)
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._writer.run(), name="agent-local-state")
                 self._routing.restore(remembered.endpoints)
@@ -285,9 +291,13 @@ class Agent:
             log.warning("no_manager_answers", reason=str(error), consequence="tasks and routing go on unchanged")
             self._silence_told = True
 
+    def _learn(self, managers: tuple[ManagerAddress, ...]) -> None:
+        self._told = managers
+        self._managers.learn(manager.address for manager in managers)
+
     def _on_message(self, message: SessionMessage) -> None:
         if message.managers is not None:
-            self._managers.learn(manager.address for manager in message.managers)
+            self._learn(message.managers)
             self._writer.put_managers(message.managers)
         if message.role is not None and message.role != self._role:
             log.info("role_changed", old=self._role.value, new=message.role.value)

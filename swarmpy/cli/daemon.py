@@ -196,11 +196,22 @@ def node_join(
 @_status_option
 @_hostname_option
 @_detach_option
+@click.option("--listen-addr", default="", metavar="HOST:PORT", help="Where to listen from now on.")
+@click.option("--advertise-addr", default="", metavar="HOST[:PORT]", help="What others reach it at from now on.")
+@click.option(
+    "--manager-addr",
+    multiple=True,
+    metavar="HOST[:PORT]",
+    help="Where a manager is now, should all that this node knows have moved; may be repeated.",
+)
 @click.option("--exit-with-parent", is_flag=True, hidden=True)
 @data_dir_option
 @pass_settings
 def node_run(settings: Settings, exit_with_parent: bool, detach: bool, **daemon: Any) -> None:
-    """Run this node's daemon; it goes on in its cluster, or waits to be told to found or join one."""
+    """Run this node's daemon; it goes on in its cluster, or waits to be told to found or join one.
+
+    A node whose address has changed is started with --listen-addr or --advertise-addr once; it remembers them.
+    """
     if exit_with_parent:
         _die_with_parent()
     if detach:
@@ -249,7 +260,15 @@ async def _act(settings: Settings, action: Action) -> None:
 
 
 async def _serve(
-    settings: Settings, action: Action | None, *, runtime: str | None, status_addr: str, hostname: str | None
+    settings: Settings,
+    action: Action | None,
+    *,
+    runtime: str | None,
+    status_addr: str,
+    hostname: str | None,
+    listen_addr: str = "",
+    advertise_addr: str = "",
+    manager_addr: tuple[str, ...] = (),
 ) -> None:
     """Be the daemon until a signal comes; after ``action`` fails, no longer."""
     from swarmpy.node.clock import SystemClock
@@ -265,6 +284,9 @@ async def _serve(
         hostname=hostname or socket.gethostname(),
         runtime=runtime,
         status_address=status_addr,
+        listen_address=listen_addr,
+        advertise_address=advertise_addr,
+        manager_addresses=manager_addr,
     )
     stop, started = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -285,10 +307,12 @@ async def _serve(
             await node
 
 
-def _detach(settings: Settings, *, runtime: str | None, status_addr: str, hostname: str | None) -> None:
+def _detach(settings: Settings, *, runtime: str | None, hostname: str | None, **options: str | tuple[str, ...]) -> None:
     """Start ``node run`` in a session of its own and wait until its API answers."""
     arguments = ["--data-dir", str(settings.data_dir.absolute()), "--log-level", settings.log_level, "node", "run"]
-    arguments += ["--status-addr", status_addr]
+    for name, given in options.items():
+        option = f"--{name.replace('_', '-')}"
+        arguments += [word for value in ([given] if isinstance(given, str) else given) for word in (option, value)]
     if runtime is not None:
         arguments += ["--runtime", runtime]
     if hostname is not None:

@@ -101,6 +101,9 @@ def log_summary(report: Json) -> list[str]:
     lines = [
         f"log      {log['entries']} entries, {log['bytes']} bytes since the snapshot at {snapshot['index']}{age}",
     ]
+    schema = report["schema"]
+    waits = f", version {schema['read']} when all managers read it" if schema["written"] < schema["read"] else ""
+    lines.append(f"schema   version {schema['written']} is written{waits}")
     if report.get("note"):
         lines.append(f"members  as this manager knows them; the leader was not heard: {report['note']}")
     return lines

@@ -22,6 +22,7 @@ from swarmpy.model.states import Availability, NodeState, Role
 from swarmpy.ports import Clock, Peer, Random
 from swarmpy.security import ca, tokens
 from swarmpy.store.memory import Store
+from swarmpy.store.schema import check_reader
 
 log = structlog.get_logger(__name__)
 
@@ -34,6 +35,8 @@ class JoinCall:
     csr_pem: bytes
     hostname: str = ""
     availability: Availability = Availability.ACTIVE
+    schema: int = codec.BASE_VERSION
+    """The newest schema version that it reads. Older machines do not tell theirs."""
 
 
 @attrs.frozen(kw_only=True)
@@ -73,7 +76,10 @@ class Registrar:
         return {"cert_pem": self._ca_pem}
 
     async def join(self, peer: Peer, payload: Any) -> Any:
-        """``ca.join``: a :class:`JoinCall` for a :class:`Certified`. Raises PermissionDenied on a wrong token."""
+        """``ca.join``: a :class:`JoinCall` for a :class:`Certified`.
+
+        Raises PermissionDenied on a wrong token, FailedPrecondition for a manager of a version that is too old.
+        """
         self._require_leader()
         call = codec.from_plain(JoinCall, payload)
         cluster = self._store.view().cluster()
@@ -81,6 +87,8 @@ class Registrar:
         if role is None:
             log.warning("join_refused", address=peer.address, reason="invalid join token")
             raise PermissionDenied(tokens.INVALID)
+        if role is Role.MANAGER:
+            check_reader(call.schema, cluster)
         node_id = NodeId(encode_id(self._random.randbytes(16)))
         certified = self._sign(node_id, role, call.csr_pem)
         node = Node(

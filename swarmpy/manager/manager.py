@@ -22,6 +22,9 @@ from swarmpy.manager.membership import Membership
 from swarmpy.manager.raft_report import METHOD as RAFT_STATUS
 from swarmpy.manager.raft_report import RaftReporter, reachable
 from swarmpy.manager.reconcile import Reconciler
+from swarmpy.manager.schema import METHOD as SCHEMA
+from swarmpy.manager.schema import SchemaRaiser, schema_read_here
+from swarmpy.manager.whereabouts import INTRODUCE, Whereabouts, join_payload
 from swarmpy.model.assignments import ManagerAddress
 from swarmpy.model.ids import ClusterId, NodeId, encode_id
 from swarmpy.model.objects import Kind, Node
@@ -77,7 +80,12 @@ class Manager:
         random: Random,
         config: RaftConfig,
         snapshot_time: Callable[[], int] = lambda: 0,
+        known_managers: Callable[[], Iterable[str]] = tuple,
+        manager_hints: Iterable[str] = (),
     ) -> None:
+        """``known_managers``: all addresses of managers that this node has heard of; ``manager_hints``: those that an
+        operator gave, because the others have moved.
+        """
         self.node_id = node_id
         self.cluster_id = cluster_id
         self.address = address
@@ -96,8 +104,19 @@ class Manager:
             state_machine=self.store,
             random=random,
             config=config,
+            address=address,
         )
-        self._membership = Membership(store=self.store, raft=self.raft)
+        self._whereabouts = Whereabouts(
+            me=Member(raft_id=raft_id, node_id=node_id, address=address),
+            raft=self.raft,
+            dialer=dialer,
+            random=random,
+            known=known_managers,
+            hints=tuple(manager_hints),
+        )
+        changing_members = asyncio.Lock()
+        self._membership = Membership(store=self.store, raft=self.raft, changing=changing_members)
+        self._schema = SchemaRaiser(store=self.store, raft=self.raft, pool=self._pool, changing=changing_members)
         self._registrar = Registrar(
             store=self.store,
             clock=clock,
@@ -119,6 +138,8 @@ class Manager:
         router = self._router
         router.notify("raft.messages", self._on_raft_messages, MANAGERS)
         router.call("raft.join", self._on_leader(self._membership.join), MANAGERS)
+        router.call(SCHEMA, schema_read_here, MANAGERS)
+        router.call(INTRODUCE, self._whereabouts.on_introduced, MANAGERS)
         router.call("raft.leave", self._on_leader(self._membership.leave), MEMBERS)
         router.call(RAFT_STATUS, self._on_leader(self._reporter.on_asked), MANAGERS)
         router.call("ca.root", self._registrar.root, None)
@@ -157,6 +178,10 @@ class Manager:
         """Where the managers listen."""
         members = self.raft.status().members
         return tuple(ManagerAddress(node_id=NodeId(m.node_id), address=m.address) for m in members)
+
+    def manager_addresses(self) -> list[str]:
+        """Every address at which there may be a manager."""
+        return self._whereabouts.addresses()
 
     def new_id(self) -> str:
         """A fresh identifier."""
@@ -210,6 +235,7 @@ class Manager:
                 group.create_task(self.raft.run(), name="raft")
                 group.create_task(self._lead(), name="manager-lead")
                 group.create_task(self._follow_timing(), name="manager-timing")
+                group.create_task(self._whereabouts.run(), name="manager-whereabouts")
         finally:
             await self._pool.close()
 
@@ -225,10 +251,10 @@ class Manager:
     async def join_group(self, addresses: Callable[[], Iterable[str]], timeout: float) -> None:
         """Ask the leader, through any of ``addresses``, to make this manager a member; return when it has a vote."""
         calls = LeaderCalls(self._dialer, self._random, addresses)
-        payload = {"raft_id": self._raft_id, "address": self.address}
+        me = Member(raft_id=self._raft_id, node_id=self.node_id, address=self.address)
         try:
             async with asyncio.timeout(timeout):
-                await calls.call("raft.join", payload, timeout=timeout)
+                await calls.call("raft.join", join_payload(me), timeout=timeout)
                 while not self._has_vote():
                     self._status_changed.clear()
                     await self._status_changed.wait()
@@ -308,6 +334,7 @@ class Manager:
                 group.create_task(dispatcher.run(), name="dispatcher")
                 group.create_task(reconciler.run(), name="reconciler")
                 group.create_task(self._membership.run(), name="membership")
+                group.create_task(self._schema.run(), name="schema")
         finally:
             self._status_changed.set()
 
@@ -336,11 +363,13 @@ class Manager:
 
     def _on_raft_status(self, _status: RaftStatus) -> None:
         self._status_changed.set()
+        self._whereabouts.changed()
         if self._dispatcher is not None:
             self._dispatcher.managers_changed()
 
     def _on_unreachable(self, address: str) -> None:
-        for member in self.raft.status().members:
+        # Of a member that has said that it is elsewhere, the old address tells nothing.
+        for member in self.raft.whereabouts():
             if member.address == address:
                 self.raft.report_unreachable(member.raft_id)
 

@@ -13,8 +13,10 @@ from typing import Any
 import attrs
 import structlog
 
-from swarmpy.errors import FailedPrecondition, InvalidArgument, NotFound, NotLeader, SwarmpyError, Unavailable
+from swarmpy.errors import FailedPrecondition, NotFound, NotLeader, SwarmpyError, Unavailable
 from swarmpy.manager.events import drain
+from swarmpy.manager.schema import schema_of
+from swarmpy.manager.whereabouts import identity
 from swarmpy.model.ids import NodeId
 from swarmpy.model.objects import Kind, ManagerStatus, Node
 from swarmpy.model.states import NodeState, Role
@@ -22,6 +24,7 @@ from swarmpy.ports import Peer
 from swarmpy.raft.driver import RaftDriver
 from swarmpy.raft.messages import ConfChange, ConfChangeKind, Member
 from swarmpy.store.memory import Store
+from swarmpy.store.schema import check_reader
 from swarmpy.store.transaction import Tx
 from swarmpy.store.view import View
 
@@ -39,20 +42,25 @@ SOON_TRIES = 20
 class Membership:
     """The leader's half runs in :meth:`run`; the handlers answer on the leader only."""
 
-    def __init__(self, *, store: Store, raft: RaftDriver) -> None:
+    def __init__(self, *, store: Store, raft: RaftDriver, changing: asyncio.Lock | None = None) -> None:
+        """``changing`` is held while the members change."""
         self._store = store
         self._raft = raft
-        self._changing = asyncio.Lock()
+        self._changing = changing or asyncio.Lock()
 
     # -- calls of other managers --------------------------------------------------------------------------------------
 
     async def join(self, peer: Peer, payload: Any) -> Any:
-        """``raft.join``: the calling manager wants to be a member, reachable at ``address``. Idempotent."""
-        raft_id, address = _raft_identity(payload)
+        """``raft.join``: the calling manager wants to be a member, reachable at ``address``. Idempotent.
+
+        Raises FailedPrecondition for a node that is not to be a manager, or whose version is too old to be one.
+        """
+        raft_id, address = identity(payload, "raft.join")
         node = self._store.view().node(peer.node_id) if peer.node_id else None
         if node is None or node.spec.role != Role.MANAGER:
             raise FailedPrecondition(f"node {peer.node_id} is not to be a manager")
         async with self._changing:
+            check_reader(schema_of(payload), self._store.view().cluster())
             member = Member(raft_id=raft_id, node_id=node.id, address=address)
             stale = [m for m in self._raft.status().members if m.node_id == node.id and m.raft_id != raft_id]
             for old in stale:
@@ -63,6 +71,7 @@ class Membership:
                 await self._change(ConfChangeKind.ADD_LEARNER, member)
             elif known.address != address:
                 await self._change(ConfChangeKind.UPDATE, member)
+                log.info("manager_moved", node=node.id, old=known.address, new=address)
             await self._store.update(lambda tx: _record(tx, member))
         return None
 
@@ -182,11 +191,3 @@ def _record(tx: Tx, member: Member) -> None:
     manager = ManagerStatus(raft_id=member.raft_id, address=member.address)
     if node.manager != manager or node.role != Role.MANAGER:
         tx.update(attrs.evolve(node, manager=manager, role=Role.MANAGER))
-
-
-def _raft_identity(payload: Any) -> tuple[int, str]:
-    if isinstance(payload, dict):
-        raft_id, address = payload.get("raft_id"), payload.get("address")
-        if isinstance(raft_id, int) and raft_id > 0 and isinstance(address, str) and ":" in address:
-            return raft_id, address
-    raise InvalidArgument("raft.join: raft_id and address are needed")

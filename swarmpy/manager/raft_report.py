@@ -178,10 +178,17 @@ class RaftReporter:
                 "index": status.snapshot_index,
                 "age_s": round(max(0, self._clock.time_ns() - written) / 1e9, 3) if written else None,
             },
+            "schema": {"written": self._schema_written(), "read": codec.SCHEMA_VERSION},
             "members": [attrs.asdict(member) for member in members],
             "note": note,
             "advice": advice(members),
         }
+
+    def _schema_written(self) -> int:
+        try:
+            return self._store.view().cluster().schema
+        except NotFound:
+            return codec.BASE_VERSION  # of a manager that has learnt nothing yet
 
     async def _members(self) -> tuple[tuple[MemberReport, ...], str]:
         try:

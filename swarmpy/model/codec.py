@@ -1,7 +1,8 @@
 """How objects look as bytes: attrs classes through cattrs to msgpack. The only file that knows.
 
-Stored bytes start with the schema version that their reader must know; newer ones are refused, unknown fields are
-ignored, and absent fields take their defaults (fields at their default are left out when writing).
+Stored bytes start with the schema version that their reader must know; newer ones are refused, and absent fields take
+their defaults (fields at their default are left out when writing). Unknown fields are ignored in what is told, and
+refused in what all managers must hold alike (:func:`from_stored`).
 """
 
 from __future__ import annotations
@@ -16,11 +17,15 @@ from cattrs.preconf.msgpack import make_converter
 
 from swarmpy.errors import DataDirMismatch, ProtocolViolation
 
-SCHEMA_VERSION = 2
-"""The newest that can be read."""
+SCHEMA_VERSION = 3
+"""The newest that can be read. ``docs/upgrading.md`` says what a new one is needed for, and who may write it when."""
 FIRST_VERSION = 1
 REQUESTS_VERSION = 2
 """Of an entry or a snapshot that remembers requests: who ignores them would do a repeated one again."""
+GATE_VERSION = 3
+"""Of an entry or a snapshot with the version that the cluster writes: who ignores it would lose it."""
+BASE_VERSION = REQUESTS_VERSION
+"""What every manager reads that does not tell what it reads: it may be written without asking."""
 T = TypeVar("T")
 
 _converter = make_converter(omit_if_default=True, detailed_validation=False)
@@ -31,6 +36,7 @@ def _unstructure_factory(cls: type[Any]) -> Any:
 
 
 _converter.register_unstructure_hook_factory(has, _unstructure_factory)
+_strict = make_converter(detailed_validation=False, forbid_extra_keys=True)
 
 
 def to_plain(obj: Any) -> Any:
@@ -42,6 +48,23 @@ def from_plain(cls: type[T], data: Any) -> T:
     """The object of ``cls`` that ``data`` (of a peer) describes. Raises ProtocolViolation."""
     try:
         return _converter.structure(data, cls)
+    except (cattrs.BaseValidationError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ProtocolViolation(f"malformed {cls.__name__}: {error!r}") from error
+
+
+def from_stored(cls: type[T], data: Any) -> T:
+    """As :func:`from_plain`, for what the managers must all hold alike.
+
+    Raises DataDirMismatch for a field that this version does not know: who left it out would hold another state.
+    """
+    try:
+        return _strict.structure(data, cls)
+    except cattrs.ForbiddenExtraKeysError as error:
+        fields = ", ".join(sorted(error.extra_fields))
+        raise DataDirMismatch(
+            f"stored {error.cl.__name__} has fields that this swarmpy does not know ({fields}): upgrade it to "
+            "the version of the other managers"
+        ) from error
     except (cattrs.BaseValidationError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ProtocolViolation(f"malformed {cls.__name__}: {error!r}") from error
 
@@ -65,6 +88,17 @@ def encode(obj: Any, version: int = FIRST_VERSION) -> bytes:
     return bytes([version]) + pack(to_plain(obj))
 
 
+def check_version(version: int, what: str) -> None:
+    """Raise DataDirMismatch for a schema version that this swarmpy does not read, ProtocolViolation for none at all."""
+    if version > SCHEMA_VERSION:
+        raise DataDirMismatch(
+            f"{what} has schema version {version}, this swarmpy reads up to {SCHEMA_VERSION}: upgrade it to "
+            "the version of the other managers"
+        )
+    if version < FIRST_VERSION:
+        raise ProtocolViolation(f"{what} has no schema version")
+
+
 def decode(cls: type[T], data: bytes) -> T:
     """The object that :func:`encode` wrote.
 
@@ -72,8 +106,5 @@ def decode(cls: type[T], data: bytes) -> T:
     """
     if not data:
         raise ProtocolViolation(f"malformed {cls.__name__}: no bytes")
-    if data[0] > SCHEMA_VERSION:
-        raise DataDirMismatch(
-            f"stored {cls.__name__} has schema version {data[0]}, this swarmpy reads up to {SCHEMA_VERSION}: upgrade it"
-        )
+    check_version(data[0], f"stored {cls.__name__}")
     return from_plain(cls, unpack(data[1:]))

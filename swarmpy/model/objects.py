@@ -10,6 +10,7 @@ import enum
 
 import attrs
 
+from swarmpy.model.codec import BASE_VERSION
 from swarmpy.model.ids import ClusterId, NodeId, ServiceId, TaskId
 from swarmpy.model.specs import (
     ClusterSpec,
@@ -232,6 +233,8 @@ class Cluster:
     spec: ClusterSpec = attrs.Factory(ClusterSpec)
     root_ca: RootCA
     join_tokens: JoinTokens = attrs.field(repr=False)
+    schema: int = BASE_VERSION
+    """The newest schema version that may be written, as all managers read it. It never falls."""
     removed_nodes: dict[str, int] = attrs.Factory(dict)
     """Node ids whose certificates are no longer accepted, and until when they would be valid (ns)."""
 

@@ -24,11 +24,21 @@ def parse(text: str, *, what: str, default_port: int = DEFAULT_PORT) -> tuple[st
         host, _, port_text = text.partition(":")
     if not host:
         raise InvalidArgument(f"{what}: {text!r} has no host: write HOST:PORT")
+    if ":" in host and not _is_address(host):
+        raise InvalidArgument(f"{what}: {text!r} is not HOST:PORT")
     if not port_text:
         return host, default_port
     if not port_text.isascii() or not port_text.isdigit() or not 0 < int(port_text) < 65536:
         raise InvalidArgument(f"{what}: {port_text!r} is not a port (1-65535)")
     return host, int(port_text)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def join(host: str, port: int) -> str:
@@ -64,6 +74,54 @@ def own_address(toward: str = "192.0.2.1") -> str:
             raise InvalidArgument(
                 "could not choose an IP address to advertise: give one of this machine with --advertise-addr"
             ) from None
+
+
+def is_here(host: str) -> bool:
+    """True when ``host`` (an IP address) is one of this machine's."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((host, 0))
+        except OSError:
+            return False
+    return True
+
+
+def is_chosen(listen: str, advertise: str) -> bool:
+    """True when :func:`choose` has to look for an address to advertise by itself."""
+    return not advertise and parse(listen or "0.0.0.0", what="--listen-addr")[0] in ANY  # noqa: S104
+
+
+def move(
+    was: tuple[str, str], listen: str, advertise: str, manager: str, *, was_chosen: bool
+) -> tuple[tuple[str, str], bool]:
+    """Where a node that was at ``was`` (listen, advertise) is now, and whether its address was chosen for it.
+
+    ``listen`` and ``advertise`` are what the user gave now, or "": what hung together before hangs together still.
+    Without either, an address that was chosen and that this machine has no longer is chosen anew. Raises
+    InvalidArgument. Asks the resolver: not to be called on the event loop.
+    """
+    was_listen, was_advertise = was
+    if not listen and not advertise:
+        if not was_chosen or is_here(parse(was_advertise, what="address")[0]):
+            return was, was_chosen
+        return choose(was_listen, "", manager), True
+    was_together = parse(was_listen, what="address")[0] == parse(was_advertise, what="address")[0]
+    if advertise and not listen:
+        listen = was_listen
+        if was_together:
+            # It listened only where it was to be found.
+            port = parse(was_listen, what="address")[1]
+            listen = join(resolve(parse(advertise, what="--advertise-addr")[0], what="--advertise-addr"), port)
+    elif not advertise and not was_together and not was_chosen:
+        advertise = was_advertise
+    now = choose(listen, advertise, manager)
+    host = parse(now[0], what="--listen-addr")[0]
+    if host not in ANY and not is_here(host):
+        raise InvalidArgument(
+            f"cannot listen on {host}: it is not an address of this machine; give one with --listen-addr"
+        )
+    return now, is_chosen(listen, advertise)
 
 
 def choose(listen: str, advertise: str, manager: str) -> tuple[str, str]:

@@ -19,3 +19,14 @@ class NodeConfig:
     """One of RUNTIMES; None: as remembered, or "auto" for a node that is in no cluster yet."""
     status_address: str = "127.0.0.1:2378"
     """``host:port`` of the read-only status page, on loopback; "" for none."""
+    listen_address: str = ""
+    """Where a node that is in a cluster listens from now on, ``host:port``; "": as before."""
+    advertise_address: str = ""
+    """What others reach it at from now on, ``host[:port]``; "": as before."""
+    manager_addresses: tuple[str, ...] = ()
+    """``host[:port]`` of managers that it may not have heard of, for they have moved."""
+
+    @property
+    def has_addresses(self) -> bool:
+        """True when it says where this node or others are."""
+        return bool(self.listen_address or self.advertise_address or self.manager_addresses)

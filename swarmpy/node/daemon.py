@@ -36,6 +36,7 @@ from swarmpy.node.datadir import DataDir, NodeState
 from swarmpy.node.founding import found
 from swarmpy.node.joining import fetch_identity
 from swarmpy.node.member import Member, new_raft_id
+from swarmpy.node.moving import manager_hints, where_now
 from swarmpy.ports import Clock, Random, Runtime
 from swarmpy.runtime.choose import choose_runtime
 from swarmpy.security.identity import NodeIdentity, load_identity, save_identity
@@ -78,6 +79,8 @@ class Node:
                 self._failed = asyncio.get_running_loop().create_future()
                 if known is not None:
                     await self._resume(*known)
+                elif self._config.has_addresses:
+                    log.warning("addresses_not_used", reason="this node is in no cluster: give them as it enters one")
                 if started is not None:
                     started.set()
                 await self._until(stop)
@@ -148,8 +151,9 @@ class Node:
                 remedy="swarm leave --force, then join again",
             )
         # A node whose engine is not there yet, or no more, is a member all the same; a manager may be needed.
+        state = await asyncio.to_thread(where_now, self._data, self._config, state)
         runtime = await self._runtime(state.node_id, state.advertise_address, kind, may_be_away=True)
-        self._start_member(self._new_member(state, identity, runtime))
+        self._start_member(self._new_member(state, identity, runtime, manager_hints=manager_hints(self._config)))
         log.info("node_resumed", node=state.node_id, cluster=state.cluster_id, role=identity.role.value)
 
     def _new_member(self, state: NodeState, identity: NodeIdentity, runtime: Runtime, **more: object) -> Member:
@@ -250,7 +254,9 @@ class Node:
         """Where the managers listen, as far as this node knows."""
         if self.manager is not None:
             return self.manager.managers()
-        return self._member.state.managers if self._member else ()
+        if self._member is None:
+            return ()
+        return self._member.agent.managers or self._member.state.managers
 
     def problems(self) -> tuple[str, ...]:
         """What does not work on this node."""
@@ -286,6 +292,7 @@ class Node:
                 raft_id=raft_id,
                 listen_address=listen,
                 advertise_address=advertise,
+                address_chosen=addresses.is_chosen(request.listen_addr, request.advertise_addr),
                 runtime=runtime.name,
                 raft=request.spec.raft,
             )
@@ -316,6 +323,7 @@ class Node:
                 raft_id=new_raft_id(self._random),
                 listen_address=listen,
                 advertise_address=advertise,
+                address_chosen=addresses.is_chosen(request.listen_addr, request.advertise_addr),
                 runtime=probe.name,
                 raft=certified.raft,
                 managers=certified.managers,

@@ -48,6 +48,8 @@ class NodeState:
     """``host:port`` it binds as a manager."""
     advertise_address: str
     """``host:port`` others reach it at."""
+    address_chosen: bool = False
+    """Nobody gave ``advertise_address``: it was chosen, and is chosen anew when this machine has it no longer."""
     runtime: str
     raft: RaftConfig
     """The cluster's timing when this node joined."""

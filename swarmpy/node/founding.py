@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import attrs
 
+from swarmpy.model import codec
 from swarmpy.model.ids import ClusterId, NodeId, encode_id
 from swarmpy.model.objects import Cluster, ManagerStatus, Node, NodeDescription, NodeStatus
 from swarmpy.model.specs import ClusterSpec, NodeSpec
@@ -48,7 +49,8 @@ def found(
     )
     identity = NodeIdentity.from_pem(cert_pem=cert_pem, key_pem=key_pem, ca_pem=root.cert_pem)
     join_tokens = tokens.make_tokens(root.cert_digest, random)
-    cluster = Cluster(id=cluster_id, spec=spec, root_ca=root, join_tokens=join_tokens)
+    # Its only manager is this one, which reads the newest.
+    cluster = Cluster(id=cluster_id, spec=spec, root_ca=root, join_tokens=join_tokens, schema=codec.SCHEMA_VERSION)
     node = Node(
         id=node_id,
         spec=NodeSpec(role=Role.MANAGER, availability=availability),

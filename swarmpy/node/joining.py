@@ -72,7 +72,9 @@ async def _fetch_certificate(
     address: str, ca_pem: bytes, token: str, hostname: str, availability: Availability
 ) -> tuple[NodeIdentity, Certified]:
     key_pem, csr_pem = new_key_and_csr()
-    call = JoinCall(token=token, csr_pem=csr_pem, hostname=hostname, availability=availability)
+    call = JoinCall(
+        token=token, csr_pem=csr_pem, hostname=hostname, availability=availability, schema=codec.SCHEMA_VERSION
+    )
     dialer = RpcDialer(joiner_context(ca_pem))
     try:
         answer = await _call(dialer, address, codec.to_plain(call))

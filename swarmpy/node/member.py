@@ -66,8 +66,11 @@ class Member:
         random: Random,
         serve_api: Callable[[Router], None],
         founding: Founding | None = None,
+        manager_hints: tuple[str, ...] = (),
     ) -> None:
+        """``manager_hints``: ``host:port`` of managers that an operator named."""
         self.state = state
+        self._hints = manager_hints
         self.manager: Manager | None = None
         self.ready = asyncio.Event()
         self._data = data
@@ -104,12 +107,12 @@ class Member:
 
     def _seeds(self) -> list[str]:
         own = [self.manager.address] if self.manager is not None else []
-        return [*own, *(m.address for m in self.state.managers)]
+        return [*own, *self._hints, *(m.address for m in self.state.managers)]
 
     def _known_managers(self) -> list[str]:
         known = [self.agent.manager, *self.agent.known_managers(), *self._seeds()]
         if self.manager is not None:
-            known = [m.address for m in self.manager.managers()] + known
+            known = [*self.manager.manager_addresses(), *known]
         return list(dict.fromkeys(address for address in known if address))
 
     # -- life ---------------------------------------------------------------------------------------------------------
@@ -195,6 +198,8 @@ class Member:
             random=self._random,
             config=self.state.raft,
             snapshot_time=functools.partial(snapshot_time, self._data.raft),
+            known_managers=lambda: [*self.agent.known_managers(), *self._seeds()],
+            manager_hints=self._hints,
         )
         self._serve_api(router)
         server = RpcServer(router, self._credentials, host=self._listen_host, port=self._listen_port)

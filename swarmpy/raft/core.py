@@ -70,6 +70,7 @@ class RaftCore(RaftState):
         *,
         random: Random,
         timing: Timing,
+        address: str = "",
         hard_state: HardState = _NEW,
         snapshot: Snapshot | None = None,
         entries: tuple[Entry, ...] = (),
@@ -79,6 +80,7 @@ class RaftCore(RaftState):
             # A crash between saving an installed snapshot and the term that came with it. No vote was sent in it.
             hard_state = HardState(term=snapshot.term, commit=hard_state.commit)
         super().__init__(raft_id, random=random, timing=timing, log=log, hard_state=hard_state)
+        self.address = address
         if snapshot is not None:
             log.commit_to(snapshot.index)
             log.applied_to(snapshot.index)
@@ -123,11 +125,8 @@ class RaftCore(RaftState):
         if message.source in self.removed_members:
             self._tell_removed(message.source)
             return
-        if message.sender is not None:
-            if message.sender != self.members.get(message.source):
-                self.remember_stranger(message.source, message.sender)
-            else:
-                self.strangers.pop(message.source, None)
+        if message.sender is not None and message.sender.raft_id == message.source:
+            self.meet(message.sender)
         if message.term > self.term:
             if not self._accept_later_term(message):
                 return
@@ -135,6 +134,13 @@ class RaftCore(RaftState):
             self._answer_earlier_term(message)
             return
         self._dispatch(message)
+
+    def meet(self, member: Member) -> None:
+        """A member says itself where it is."""
+        if member != self.members.get(member.raft_id):
+            self.remember_stranger(member.raft_id, member)
+        else:
+            self.strangers.pop(member.raft_id, None)
 
     def _accept_later_term(self, message: Message) -> bool:
         kind = message.type
@@ -347,6 +353,10 @@ class RaftCore(RaftState):
     def member(self, raft_id: int) -> Member | None:
         """Where to send to ``raft_id``, if it is known."""
         return self.members.get(raft_id) or self.strangers.get(raft_id) or self.removed_members.get(raft_id)
+
+    def whereabouts(self) -> tuple[Member, ...]:
+        """All members, each where it said itself that it is, or else where the configuration says."""
+        return tuple(self.strangers.get(raft_id, member) for raft_id, member in self.members.items())
 
     def reachable_at(self, raft_id: int) -> tuple[Member, ...]:
         """Where to send to ``raft_id``: where the configuration says, and where it says itself that it is.

@@ -58,8 +58,11 @@ class RaftDriver:
         state_machine: StateMachine,
         random: Random,
         config: RaftConfig,
+        address: str = "",
     ) -> None:
+        """``address``: where this member listens now, should the others believe it to be elsewhere."""
         self._raft_id = raft_id
+        self._address = address
         self._storage = storage
         self._transport = transport
         self._state_machine = state_machine
@@ -96,6 +99,7 @@ class RaftDriver:
             self._raft_id,
             random=self._random,
             timing=timing_of(self._config),
+            address=self._address,
             hard_state=stored.hard_state,
             snapshot=stored.snapshot,
             entries=stored.entries,
@@ -191,6 +195,15 @@ class RaftDriver:
         if self._core is not None:
             self._core.report_unreachable(raft_id)
             self._stir()
+
+    def meet(self, member: Member) -> None:
+        """A member has told where it is, by another way than a message."""
+        if self._core is not None:
+            self._core.meet(member)
+
+    def whereabouts(self) -> tuple[Member, ...]:
+        """See :meth:`RaftCore.whereabouts`."""
+        return () if self._core is None else self._core.whereabouts()
 
     def _send(self, core: RaftCore, messages: Sequence[Message]) -> None:
         ready: list[Message] = []

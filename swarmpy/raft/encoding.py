@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from swarmpy.errors import LogCorrupted, ProtocolViolation
+from swarmpy.errors import DataDirMismatch, LogCorrupted, ProtocolViolation
 from swarmpy.raft.messages import (
     ConfChange,
     ConfChangeKind,
@@ -107,6 +107,8 @@ def _entry(row: Any, expected_index: int) -> Entry:
     _natural(term)
     if index != expected_index or type(data) is not bytes:
         raise ValueError(f"entry {index!r} where {expected_index} belongs")
+    if kind not in _KINDS:
+        raise ProtocolViolation(f"entry {index} is of kind {kind!r}, which this swarmpy does not know: upgrade it")
     return Entry(term=term, index=index, kind=_KINDS[kind], data=data)
 
 
@@ -156,9 +158,18 @@ def encode_conf_change(change: ConfChange) -> bytes:
 
 
 def decode_conf_change(entry: Entry) -> ConfChange:
-    """The change that ``entry`` carries. Raises LogCorrupted: a committed entry that cannot be read is fatal."""
+    """The change that ``entry`` carries.
+
+    Raises DataDirMismatch for one of a newer version, LogCorrupted for bytes that are none: a committed entry that
+    cannot be read is fatal.
+    """
     try:
-        kind, member = json.loads(entry.data)
+        kind, member, *more = json.loads(entry.data)
+        if more or (type(kind) is int and kind > max(ConfChangeKind)):
+            raise DataDirMismatch(
+                f"entry {entry.index} of the raft log changes the managers in a way that this swarmpy does not know "
+                f"(kind {kind}): upgrade it to the version of the other managers"
+            )
         return ConfChange(kind=ConfChangeKind(kind), member=_member(member))
     except (TypeError, ValueError) as error:
         raise LogCorrupted(f"entry {entry.index} of the raft log is no membership change: {error}") from error

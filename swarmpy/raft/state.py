@@ -77,6 +77,9 @@ class PendingRead:
 class RaftState:
     """The data of one member. Sets are kept as sorted tuples, so that every loop has one order."""
 
+    address = ""
+    """Where this member listens now; "": where the configuration says."""
+
     def __init__(self, raft_id: int, *, random: Random, timing: Timing, log: RaftLog, hard_state: HardState) -> None:
         self.raft_id = raft_id
         self.random = random
@@ -144,8 +147,11 @@ class RaftState:
 
     @property
     def me(self) -> Member | None:
-        """This member, or None before it has learnt of its own joining."""
-        return self.members.get(self.raft_id)
+        """This member where it can be reached, or None before it has learnt of its own joining."""
+        known = self.members.get(self.raft_id)
+        if known is None or self.address in ("", known.address):
+            return known
+        return attrs.evolve(known, address=self.address)
 
     @property
     def has_committed_in_term(self) -> bool:

@@ -20,6 +20,7 @@ from swarmpy.model.requests import Answered, RequestId
 from swarmpy.ports import Clock
 from swarmpy.store.flights import Flights
 from swarmpy.store.overlay import Overlay, Written
+from swarmpy.store.schema import check_writable, version_of
 from swarmpy.store.sessions import Sessions
 from swarmpy.store.snapshot import Restored, decode_at_once, decode_snapshot, encode_snapshot
 from swarmpy.store.stamp import stamp
@@ -129,7 +130,7 @@ class Store:
         changes = tx.changes()
         if changes:
             entry = ChangeList(changes=changes)
-            await _wait(self._propose(entry, codec.encode(entry)), timeout)
+            await _wait(self._propose(entry, self._encoded(entry)), timeout)
         return result
 
     async def _update_once(self, fn: Callable[[Tx], T], timeout: float, request: RequestId) -> T:
@@ -154,7 +155,7 @@ class Store:
 
     def _launch(self, changes: tuple[Change, ...], answered: Answered) -> asyncio.Future[None]:
         entry = ChangeList(changes=changes, answered=answered)
-        done = self._propose(entry, codec.encode(entry, codec.REQUESTS_VERSION))
+        done = self._propose(entry, self._encoded(entry))
         self._flights.add(answered, done)
         return done
 
@@ -181,7 +182,7 @@ class Store:
                 if len(tx.changes()) >= max_changes:
                     break
             entry = ChangeList(changes=tx.changes())
-            data = codec.encode(entry)
+            data = self._encoded(entry)
             if taken > 1 and len(data) > MAX_ENTRY_BYTES:
                 most = taken // 2
                 continue
@@ -193,6 +194,13 @@ class Store:
         if self._proposer is None:
             raise NotLeader
         return Tx((self._overlay.layer, self._committed), self._version, self._clock.time_ns())
+
+    def _encoded(self, entry: ChangeList) -> bytes:
+        version = version_of(entry)
+        if version > codec.BASE_VERSION:
+            clusters = [cluster for cluster in self._committed.clusters.objects.values() if cluster is not None]
+            check_writable(version, entry, clusters)
+        return codec.encode(entry, version)
 
     def _propose(self, entry: ChangeList, data: bytes) -> asyncio.Future[None]:
         if self._proposer is None:
@@ -258,7 +266,7 @@ class Store:
 
     def _write(self, index: int, data: bytes) -> tuple[Event, ...]:
         ours = self._overlay.settle(index, data)
-        entry = codec.decode(ChangeList, data) if ours is None else ours.entry
+        entry = self._decoded(index, data) if ours is None else ours.entry
         if entry.answered is not None and not self._sessions.record(entry.answered):
             # What is in flight was computed as if this were done.
             self._overlay.clear()
@@ -271,6 +279,10 @@ class Store:
             obj = stamp(change, view, index)
             events.append(self._put(Written(action=change.action, kind=change.kind, id=change.id, object=obj), index))
         return tuple(events)
+
+    def _decoded(self, index: int, data: bytes) -> ChangeList:
+        codec.check_version(data[0], f"entry {index} of the raft log")
+        return codec.from_stored(ChangeList, codec.unpack(data[1:]))
 
     def _put(self, written: Written, index: int) -> Event:
         table = self._committed.by_kind[written.kind]

@@ -1,10 +1,11 @@
 """The whole state as bytes, and back.
 
 A snapshot is the schema version (one byte) and then frames, each a length (4 bytes, big-endian) and msgpack: a header
-``{"version", "counts"}``, then slices ``{"kind", "objects"}`` in the order of creation. Where requests are remembered
-(schema version 2), the header also has ``{"sessions", "answers"}`` (how many), and slices ``{"sessions"}`` and
-``{"answers"}`` follow in the order of their use. Encoding gives way to the loop between slices, because a manager that
-is silent for longer than an election timeout loses its office.
+``{"version", "counts"}``, then slices ``{"kind", "objects"}`` in the order of creation. The schema version is the least
+that its reader must know (:mod:`swarmpy.store.schema`). Where requests are remembered, the header also has
+``{"sessions", "answers"}`` (how many), and slices ``{"sessions"}`` and ``{"answers"}`` follow in the order of their
+use. Encoding gives way to the loop between slices, because a manager that is silent for longer than an election timeout
+loses its office.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from collections.abc import Coroutine, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from swarmpy.errors import DataDirMismatch, LogCorrupted, ProtocolViolation
+from swarmpy.errors import LogCorrupted, ProtocolViolation
 from swarmpy.model import codec
 from swarmpy.model.objects import KIND_CLASSES, Kind, StoreObject
+from swarmpy.store.schema import version_needed
 from swarmpy.store.sessions import Sessions, SessionsCopy
 from swarmpy.store.stamp import share
 from swarmpy.store.tables import Layer
@@ -43,10 +45,9 @@ def encode_snapshot(layer: Layer, sessions: Sessions, version: int) -> Coroutine
 
 async def _encode(objects: dict[Kind, list[Any]], sessions: SessionsCopy, version: int) -> bytes:
     header: dict[str, Any] = {"version": version, "counts": {kind.value: len(objects[kind]) for kind in _ORDER}}
-    schema = codec.FIRST_VERSION
     if sessions.answers:
         header |= {"sessions": len(sessions.uses), "answers": len(sessions.answers)}
-        schema = codec.REQUESTS_VERSION
+    schema = version_needed(objects[Kind.CLUSTER], remembers_requests=bool(sessions.answers))
     out = io.BytesIO()
     out.write(bytes([schema]))
     _write_frame(out, header)
@@ -102,12 +103,10 @@ def decode_at_once(data: bytes) -> Restored:
 
 
 def _decode(data: bytes) -> Generator[None, None, Restored]:
-    if data and data[0] > codec.SCHEMA_VERSION:
-        raise DataDirMismatch(
-            f"the snapshot has schema version {data[0]}, this swarmpy reads up to {codec.SCHEMA_VERSION}: upgrade it"
-        )
     layer, sessions = Layer(), Sessions()
     try:
+        if data:
+            codec.check_version(data[0], "the snapshot")
         frames = _frames(data)
         header: Any = next(frames, {})
         version = int(header["version"])
@@ -138,7 +137,7 @@ def _fill(layer: Layer, kind: Kind, plain: list[Any]) -> None:
     view = View((layer,), 0)
     table = layer.by_kind[kind]
     for item in plain:
-        obj: StoreObject = codec.from_plain(KIND_CLASSES[kind], item)
+        obj: StoreObject = codec.from_stored(KIND_CLASSES[kind], item)
         table.put(obj.id, share(obj, None, view))
 
 

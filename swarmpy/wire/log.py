@@ -228,6 +228,11 @@ class SqliteLog:
                 raise LogCorrupted(f"entry {expected} is missing, {index} comes next")
             if crc != entry_checksum(index, term, kind, data):
                 raise LogCorrupted(f"entry {index} does not match its checksum")
+            if kind > max(EntryKind):
+                raise DataDirMismatch(
+                    f"{self._directory}: entry {index} is of kind {kind}, which this swarmpy does not know: upgrade it "
+                    "to the version of the other managers"
+                )
             entries.append(Entry(index=index, term=term, kind=EntryKind(kind), data=data))
         if first + len(entries) != last + 1:
             raise LogCorrupted(f"entry {first + len(entries)} is missing, and all after it up to {last}")

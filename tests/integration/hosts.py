@@ -126,6 +126,8 @@ class Host:
     name: str
     address: str
     data_dir: Path
+    code: Path | None = None
+    """A directory with the swarmpy that its daemon runs; None: the one that is tested."""
     _started: list[subprocess.Popen[bytes]] = attrs.field(factory=list, init=False)
 
     @property
@@ -225,16 +227,21 @@ class Host:
             self._start(*join, *self.own, manager.cluster_address)
             until(lambda: f"joined a swarm as a {role}" in self.log, f"{self.name} joins")
 
-    def resume(self) -> None:
+    def resume(self, *options: str) -> None:
         """Start the daemon."""
-        self._start("node", "run", *self.own)
+        self._start("node", "run", *self.own, *options)
         until(lambda: self.api("/info"), f"{self.name} answers")
 
     def _start(self, *arguments: str) -> None:
         self.data_dir.mkdir(mode=0o700, exist_ok=True)
         with (self.data_dir / "daemon.log").open("w") as log:
             command = [sys.executable, "-m", "swarmpy", "--data-dir", str(self.data_dir), *arguments]
-            self._started.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
+            env = dict(os.environ)
+            if self.code is not None:
+                # -P: or the working directory would come before it.
+                command.insert(1, "-P")
+                env["PYTHONPATH"] = str(self.code)
+            self._started.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env))
 
     @property
     def is_up(self) -> bool:
@@ -279,19 +286,35 @@ class Hosts:
         self._prefix, self._reservation = reserve_prefix(MAX_HOSTS)
         self._hosts: list[Host] = []
 
-    def new(self) -> Host:
+    def new(self, code: Path | None = None) -> Host:
         """Another machine, with no daemon."""
-        number = len(self._hosts) + 1
-        assert number <= MAX_HOSTS, "no more addresses are reserved"
-        name = f"host-{number}"
-        self._hosts.append(Host(name=name, address=f"{self._prefix}.{number}", data_dir=self.directory / name))
+        name = f"host-{len(self._hosts) + 1}"
+        host = Host(name=name, address=self._free_address(), data_dir=self.directory / name, code=code)
+        self._hosts.append(host)
         return self._hosts[-1]
 
-    def cluster(self, managers: int, workers: int) -> list[Host]:
+    def running(self, host: Host, code: Path) -> Host:
+        """The machine ``host``, whose daemon has ended, with another swarmpy installed."""
+        assert not host.is_up
+        self._hosts[self._hosts.index(host)] = with_code = attrs.evolve(host, code=code)
+        return with_code
+
+    def moved(self, host: Host) -> Host:
+        """A machine with the data and the name of ``host``, whose daemon has ended, and another address."""
+        assert not host.is_up
+        self._hosts.append(attrs.evolve(host, address=self._free_address()))
+        return self._hosts[-1]
+
+    def _free_address(self) -> str:
+        number = len(self._hosts) + 1
+        assert number <= MAX_HOSTS, "no more addresses are reserved"
+        return f"{self._prefix}.{number}"
+
+    def cluster(self, managers: int, workers: int, code: Path | None = None) -> list[Host]:
         """A cluster; managers first."""
-        first = self.new()
+        first = self.new(code)
         first.init()
-        others = [self.new() for _ in range(managers + workers - 1)]
+        others = [self.new(code) for _ in range(managers + workers - 1)]
         for number, host in enumerate(others, start=1):
             host.join(first, "manager" if number < managers else "worker")
         until(lambda: all(state == "ready" for state, _ in first.nodes().values()), "all nodes are ready")

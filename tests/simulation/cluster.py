@@ -19,6 +19,7 @@ from loop import SimLoop
 from net import SimNetwork
 
 from swarmpy.manager.manager import Manager
+from swarmpy.model import codec
 from swarmpy.model.assignments import Endpoint, PublishedPort
 from swarmpy.model.ids import ClusterId, NodeId
 from swarmpy.model.objects import Cluster as ClusterObject
@@ -84,7 +85,8 @@ class Cluster:
 
     def _found(self, tx: Tx) -> None:
         root = RootCA(cert_pem=b"", key_pem=b"", cert_digest="")
-        tx.create(ClusterObject(id=ClusterId("c"), root_ca=root, join_tokens=JoinTokens(worker="w", manager="m")))
+        join_tokens = JoinTokens(worker="w", manager="m")
+        tx.create(ClusterObject(id=ClusterId("c"), root_ca=root, join_tokens=join_tokens, schema=codec.SCHEMA_VERSION))
         for machine in self.machines.values():
             role = machine.host.role or Role.WORKER
             manager = ManagerStatus(raft_id=machine.raft_id, address=machine.host.address) if machine.raft_id else None

@@ -192,6 +192,7 @@ class SimManager:
             state_machine=LawfulStore(self.store, self._laws, raft_id),
             random=loop.random,
             config=group.config,
+            address=host.address,
         )
         self._laws.born(raft_id, self.driver)
         self._proposer = LawfulProposer(self.driver, self._laws, raft_id)

@@ -28,6 +28,7 @@ REPORT: dict[str, Any] = {
     "log": {"entries": 200, "bytes": 4096},
     "snapshot": {"index": 1000, "age_s": 3.25},
     "members": [LEADER, {**SLOW, "last_contact_s": 0.1}, {**GONE, "last_contact_s": 400.0, "reachable": False}],
+    "schema": {"written": 3, "read": 3},
     "note": "",
 }
 
@@ -55,12 +56,21 @@ def test_members() -> None:
 def test_log(age_s: float | None, words: str) -> None:
     """How much log there is since the snapshot, and how old that is, if it is known."""
     report = {**REPORT, "snapshot": {"index": 1000, "age_s": age_s}}
-    assert log_summary(report) == [f"log      200 entries, 4096 bytes since the snapshot at 1000{words}"]
+    assert log_summary(report) == [
+        f"log      200 entries, 4096 bytes since the snapshot at 1000{words}",
+        "schema   version 3 is written",
+    ]
+
+
+def test_schema() -> None:
+    """While managers of an older version are there, it says what will be written when they are upgraded."""
+    report = {**REPORT, "schema": {"written": 2, "read": 3}}
+    assert log_summary(report)[1] == "schema   version 2 is written, version 3 when all managers read it"
 
 
 def test_without_the_leader() -> None:
     """Why the table knows less is said above it."""
-    assert log_summary({**REPORT, "note": "the swarm has no leader"})[1] == (
+    assert log_summary({**REPORT, "note": "the swarm has no leader"})[2] == (
         "members  as this manager knows them; the leader was not heard: the swarm has no leader"
     )
 

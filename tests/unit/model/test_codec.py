@@ -93,6 +93,17 @@ def test_unknown_fields_are_ignored() -> None:
     assert codec.from_plain(Task, plain) == GOLDEN_TASK
 
 
+def test_unknown_fields_are_refused_in_what_all_managers_hold() -> None:
+    """Who left one out would hold another state than the rest, and would write it, too."""
+    plain = codec.to_plain(GOLDEN_LIST)
+    assert codec.from_stored(changes.ChangeList, plain) == GOLDEN_LIST
+    plain["changes"][0]["node"]["spec"]["new_field"] = 1
+    with pytest.raises(DataDirMismatch, match=r"NodeSpec has fields .* \(new_field\): upgrade it"):
+        codec.from_stored(changes.ChangeList, plain)
+    with pytest.raises(ProtocolViolation, match="malformed ChangeList"):
+        codec.from_stored(changes.ChangeList, {"changes": 7})
+
+
 def test_absent_fields_take_their_defaults() -> None:
     """Only what has no default must be there."""
     assert codec.from_plain(Node, {"id": "n"}) == Node(id=NodeId("n"))
@@ -102,8 +113,8 @@ def test_absent_fields_take_their_defaults() -> None:
 
 def test_a_newer_schema_is_refused() -> None:
     """Stored bytes of a newer schema say what to do."""
-    with pytest.raises(DataDirMismatch, match="schema version 3, this swarmpy reads up to 2: upgrade it"):
-        codec.decode(Task, b"\x03" + codec.encode(GOLDEN_TASK)[1:])
+    with pytest.raises(DataDirMismatch, match="schema version 4, this swarmpy reads up to 3: upgrade it"):
+        codec.decode(Task, b"\x04" + codec.encode(GOLDEN_TASK)[1:])
 
 
 @pytest.mark.parametrize(

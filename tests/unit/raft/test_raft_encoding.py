@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from raft_cluster import conf_of, member
 
-from swarmpy.errors import LogCorrupted, ProtocolViolation
+from swarmpy.errors import DataDirMismatch, LogCorrupted, ProtocolViolation
 from swarmpy.raft.encoding import (
     decode_conf_change,
     decode_messages,
@@ -118,6 +118,22 @@ def test_conf_change_round_trip() -> None:
     change = ConfChange(kind=ConfChangeKind.PROMOTE, member=member(4))
     data = encode_conf_change(change)
     assert decode_conf_change(Entry(term=1, index=2, kind=EntryKind.CONF_CHANGE, data=data)) == change
-    for bad in (b"", b"[9,[1,2,3]]", b"[1]", b"\xff"):
+    for bad in (b"", b"[0,[1,2,3]]", b"[1]", b"\xff"):
         with pytest.raises(LogCorrupted):
             decode_conf_change(Entry(term=1, index=2, kind=EntryKind.CONF_CHANGE, data=bad))
+
+
+@pytest.mark.parametrize("data", [b'[9,[1,"n","a:1"]]', b'[1,[1,"n","a:1"],"more"]'])
+def test_a_membership_change_of_a_newer_version_is_refused(data: bytes) -> None:
+    """It is not taken for one that is known, nor for damage that removing the log would mend."""
+    with pytest.raises(DataDirMismatch, match=r"entry 2 of the raft log changes the managers in a way .* upgrade it"):
+        decode_conf_change(Entry(term=1, index=2, kind=EntryKind.CONF_CHANGE, data=data))
+
+
+def test_an_entry_of_a_newer_kind_is_refused() -> None:
+    """It is not acknowledged, and the log says why."""
+    entry = Entry(term=1, index=5, data=b"x")
+    row = encode_messages([Message(type=MessageType.APPEND, to=1, source=2, term=1, index=4, entries=(entry,))])[0]
+    row[12][0][2] = 7
+    with pytest.raises(ProtocolViolation, match="entry 5 is of kind 7, which this swarmpy does not know: upgrade it"):
+        decode_messages([row])

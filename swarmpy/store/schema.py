@@ -1,0 +1,49 @@
+"""Which schema version the log and the snapshots are written in: the least that a reader needs, and none too new.
+
+A manager stops at what is newer than it reads. So nothing newer is written than all managers of the cluster read:
+``Cluster.schema`` says how far that is. The leader raises it when all managers have been upgraded, it never falls, and
+who reads less is not let in any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from swarmpy.errors import FailedPrecondition
+from swarmpy.model import codec
+from swarmpy.model.changes import ChangeList
+from swarmpy.model.objects import Cluster
+
+
+def version_needed(clusters: Iterable[Cluster], *, remembers_requests: bool) -> int:
+    """The least schema version that a reader of these must know."""
+    version = codec.REQUESTS_VERSION if remembers_requests else codec.FIRST_VERSION
+    return max([version, *(cluster.schema for cluster in clusters if cluster.schema >= codec.GATE_VERSION)])
+
+
+def version_of(entry: ChangeList) -> int:
+    """The least schema version that a reader of ``entry`` must know."""
+    clusters = [change.cluster for change in entry.changes if change.cluster is not None]
+    return version_needed(clusters, remembers_requests=entry.answered is not None)
+
+
+def check_writable(version: int, entry: ChangeList, clusters: Iterable[Cluster]) -> None:
+    """Raise FailedPrecondition for an entry of ``version`` that not all managers of the cluster read.
+
+    The entry that raises the cluster's version is of the new one already: who does not read that must stop there.
+    """
+    raised = [change.cluster.schema for change in entry.changes if change.cluster is not None]
+    written = max([codec.BASE_VERSION, *(cluster.schema for cluster in clusters)])
+    if version > max([written, *raised]):
+        raise FailedPrecondition(
+            f"this needs schema version {version}, and not all managers read more than {written} yet: upgrade them"
+        )
+
+
+def check_reader(reads: int, cluster: Cluster) -> None:
+    """Raise FailedPrecondition when a manager that reads up to ``reads`` would not understand the others."""
+    if reads < cluster.schema:
+        raise FailedPrecondition(
+            f"the swarmpy of this node is too old to be a manager: it reads schema versions up to {reads}, and the "
+            f"managers of this cluster write version {cluster.schema}; upgrade it first"
+        )
