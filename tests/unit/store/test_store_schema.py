@@ -84,7 +84,7 @@ async def test_a_snapshot_is_of_the_version_that_the_cluster_writes() -> None:
         store.apply(1, codec.encode(entry, version_of(entry)))
         data = await store.snapshot()
         assert data[0] == version
-        layer, _, _ = decode_snapshot(data)
+        layer, _, _ = await decode_snapshot(data)
         assert [c.schema for c in layer.clusters.objects.values() if c is not None] == [schema]
 
 
