@@ -71,7 +71,8 @@ class Fields:
 
     def strings(self, name: str) -> tuple[str, ...]:
         """A list of strings."""
-        return tuple(_string(item, f"{self.path_of(name)}[{i}]") for i, item in enumerate(self._list(name)))
+        items = self._list(name)
+        return tuple(_string(item, f"{self.path_of(name)}[{i}]") for i, item in enumerate(items)) if items else ()
 
     def string_map(self, name: str) -> dict[str, str]:
         """An object whose values are strings (null is "")."""

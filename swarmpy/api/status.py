@@ -6,6 +6,7 @@ there is no quorum too; that is when they are needed most.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,7 +42,7 @@ class StatusApi:
 
     async def status(self, _request: ApiRequest) -> ApiResponse:
         """``GET /status``: the node, the cluster as it knows it, and everything that is not as it should be."""
-        return json_response(node_status(self._node))
+        return json_response(await node_status(self._node))
 
     async def raft(self, _request: ApiRequest) -> ApiResponse:
         """``GET /status/raft``: the consensus in full; only on managers, and not on the loopback page."""
@@ -84,8 +85,11 @@ def quorum_of(manager: ManagerBackend) -> Quorum:
     )
 
 
-def node_status(node: NodeBackend) -> dict[str, Any]:
-    """The whole status page as plain data. On a worker the parts that only managers know are null."""
+async def node_status(node: NodeBackend) -> dict[str, Any]:
+    """The whole status page as plain data. On a worker the parts that only managers know are null.
+
+    Gives way to the loop between services: to look at all tasks of a large cluster takes longer than a heartbeat.
+    """
     manager = node.manager
     out: dict[str, Any] = {
         "cluster_id": node.cluster_id,
@@ -103,8 +107,11 @@ def node_status(node: NodeBackend) -> dict[str, Any]:
     }
     problems = [*([node.error] if node.error else []), *node.problems()]
     if manager is not None:
+        services = []
+        for service in sorted(live_services(manager.store.view()), key=lambda s: s.spec.name):
+            services.append(_service(manager.store.view(), service))
+            await asyncio.sleep(0)
         view, reach = manager.store.view(), manager.reachable_managers()
-        services = [_service(view, service) for service in sorted(live_services(view), key=lambda s: s.spec.name)]
         out.update(_consensus(manager))
         nodes = sorted(view.nodes(), key=lambda other: (other.description.hostname, other.id))
         out["nodes"] = [_node(other, manager.leader(), reach) for other in nodes]

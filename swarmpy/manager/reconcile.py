@@ -89,22 +89,26 @@ class Reconciler:
             self._wake_any_at = None
             written += await self._apply(nodes.decide(self._store.view(), self._clock.time_ns()))
             for service_id in dirty:
-                decision = orchestrator.decide_service(
-                    self._store.view(), service_id, self._clock.time_ns(), self._new_id
-                )
-                self._wake_at.pop(service_id, None)
-                if decision.wake_at_ns is not None:
-                    self._wake_at[service_id] = decision.wake_at_ns
-                written += await self._apply(decision)
+                written += await self._settle_service(service_id)
+                # Of thousands of services most need nothing, and nothing would be waited for.
+                await asyncio.sleep(0)
             written += await self._apply(allocator.decide(self._store.view(), dirty))
             written += await self._apply(self._schedule())
-            limit = self._store.view().cluster().spec.task_history_limit
-            written += await self._apply(reaper.decide(self._store.view(), limit, dirty))
             self._mark(drain(watch))
             if not written and not self._dirty:
                 return
             if round_number == MAX_ROUNDS:
                 log.warning("decisions_do_not_settle", services=sorted(self._dirty), written=written)
+
+    async def _settle_service(self, service_id: ServiceId) -> int:
+        decision = orchestrator.decide_service(self._store.view(), service_id, self._clock.time_ns(), self._new_id)
+        self._wake_at.pop(service_id, None)
+        if decision.wake_at_ns is not None:
+            self._wake_at[service_id] = decision.wake_at_ns
+        written = await self._apply(decision)
+        view = self._store.view()
+        limit = view.cluster().spec.task_history_limit
+        return written + await self._apply(reaper.decide(view, limit, (service_id,)))
 
     def _schedule(self) -> Decision:
         decision = scheduler.decide(self._store.view(), self._clock.time_ns())

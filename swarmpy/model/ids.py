@@ -12,6 +12,8 @@ TaskId = NewType("TaskId", str)
 ID_BYTES = 16
 ID_LENGTH = 25
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+_PAIRS = tuple(one + two for one in _DIGITS for two in _DIGITS)
+"""Two digits at a time: ids are made with every task."""
 
 
 def encode_id(raw: bytes) -> str:
@@ -26,6 +28,6 @@ def base36(raw: bytes, width: int) -> str:
     number = int.from_bytes(raw, "big")
     out = []
     while number:
-        number, digit = divmod(number, 36)
-        out.append(_DIGITS[digit])
-    return "".join(reversed(out)).rjust(width, "0")
+        number, pair = divmod(number, 36 * 36)
+        out.append(_PAIRS[pair])
+    return "".join(reversed(out)).lstrip("0").rjust(width, "0")

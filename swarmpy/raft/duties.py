@@ -23,7 +23,8 @@ from swarmpy.raft.storage import BOOTSTRAP_INDEX, LogStorage, StoredState
 log = structlog.get_logger(__name__)
 
 APPLY_SLICE = 64
-"""Entries applied before others get their turn on the loop."""
+APPLY_SLICE_BYTES = 32 * 1024
+"""Entries applied, or bytes of them, before others get their turn on the loop: some milliseconds."""
 
 
 class Duties:
@@ -101,7 +102,8 @@ class Duties:
         log.info("raft_snapshot_installed", index=index, size_bytes=len(ready.snapshot.data))
 
     async def _apply(self, core: RaftCore, snapshots: Snapshots, entries: Sequence[Entry]) -> None:
-        for count, entry in enumerate(entries, 1):
+        count = size = 0
+        for entry in entries:
             if entry.kind is EntryKind.CONF_CHANGE:
                 core.apply_conf_change(decode_conf_change(entry), entry.index)
             elif entry.data:
@@ -109,5 +111,7 @@ class Duties:
                 snapshots.applied(len(entry.data))
             self.applied = entry.index
             self._proposals.applied(entry.index, entry.term)
-            if count % APPLY_SLICE == 0:
+            count, size = count + 1, size + len(entry.data)
+            if count >= APPLY_SLICE or size >= APPLY_SLICE_BYTES:
+                count = size = 0
                 await asyncio.sleep(0)

@@ -27,8 +27,8 @@ from swarmpy.store.stamp import share
 from swarmpy.store.tables import Layer
 from swarmpy.store.view import View
 
-SLICE_OBJECTS = 200
-"""Objects encoded without a pause: about a millisecond and a half."""
+SLICE_OBJECTS = 64
+"""Objects encoded without a pause: half a millisecond."""
 FREEZE_BYTES = 4 << 20
 """From this size on what was decoded is taken out of later collections: the first one would take very long."""
 T = TypeVar("T")

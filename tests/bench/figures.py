@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,3 +26,15 @@ def distribution(seconds: Sequence[float]) -> dict[str, float]:
         "p99_ms": round(quantile(seconds, 0.99) * 1e3, 3),
         "max_ms": round(max(seconds) * 1e3, 3),
     }
+
+
+def summary(name: str, seconds: Sequence[float], **more: Any) -> None:
+    """Median, least and most of a series."""
+    emit(
+        bench=name,
+        runs=len(seconds),
+        median_s=round(statistics.median(seconds), 3),
+        min_s=round(min(seconds), 3),
+        max_s=round(max(seconds), 3),
+        **more,
+    )

@@ -82,8 +82,8 @@ APPLY = (
         module="swarmpy.raft.duties",
         edits=(
             Edit(
-                "for count, entry in enumerate(entries, 1):",
-                "for count, entry in enumerate(sorted(entries, key=lambda entry: -entry.index), 1):",
+                "        for entry in entries:\n",
+                "        for entry in sorted(entries, key=lambda entry: -entry.index):\n",
             ),
         ),
     ),
