@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from swarmpy.errors import DeadlineExceeded, NoQuorum, NotFound, NotLeader, SwarmpyError
+from swarmpy.errors import DeadlineExceeded, NoQuorum, NotLeader, SwarmpyError
 from swarmpy.manager.dispatcher import Dispatcher
 from swarmpy.manager.events import drain
 from swarmpy.manager.joining import Registrar
@@ -243,8 +243,8 @@ class Manager:
         """Every manager lives by the cluster's timing from the moment it has applied a change of it."""
         with self.store.watch({Kind.CLUSTER}) as watch:
             while True:
-                if _has_cluster(self.store):
-                    self.raft.set_timing(self.store.view().cluster().spec.raft)
+                if self.store.cluster is not None:
+                    self.raft.set_timing(self.store.cluster.spec.raft)
                 await watch.wait()
                 drain(watch)
 
@@ -271,7 +271,8 @@ class Manager:
 
     def is_removed(self, node_id: NodeId) -> bool:
         """True for a node that was removed from the cluster: its certificate counts for nothing any more."""
-        return _has_cluster(self.store) and node_id in self.store.view().cluster().removed_nodes
+        cluster = self.store.cluster
+        return cluster is not None and node_id in cluster.removed_nodes
 
     def reachable_managers(self) -> dict[str, bool | None]:
         """See :func:`~swarmpy.manager.raft_report.reachable`."""
@@ -340,7 +341,7 @@ class Manager:
 
     async def _wait_cluster(self) -> None:
         with self.store.watch({Kind.CLUSTER}) as watch:
-            while not _has_cluster(self.store):
+            while self.store.cluster is None:
                 await watch.wait()
                 drain(watch)
 
@@ -400,14 +401,6 @@ class Manager:
         async with contextlib.aclosing(self._leading_dispatcher().session(peer, payload)) as messages:
             async for message in messages:
                 yield message
-
-
-def _has_cluster(store: Store) -> bool:
-    try:
-        store.view().cluster()
-    except NotFound:
-        return False
-    return True
 
 
 def _only_lost_leadership(error: BaseException) -> bool:

@@ -301,6 +301,11 @@ class RaftCore(RaftState):
         messages, self.outbox = tuple(self.outbox), []
         return messages
 
+    @property
+    def has_output(self) -> bool:
+        """True when something waits to be fetched: what a tick may bring about, and mostly does not."""
+        return bool(self.outbox or self.promises or self.read_states) or self.durable != (self.term, self.vote)
+
     def ready(self) -> Ready | None:
         """Everything to be done now, or None. Each Ready must be followed by :meth:`advance` before the next."""
         messages = self.take_messages()

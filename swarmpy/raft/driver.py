@@ -162,7 +162,9 @@ class RaftDriver:
 
     def _ticked(self) -> None:
         if self._core is not None:
-            self._changed(self._core)
+            self._look(self._core)
+            if self._core.has_output:
+                self._stir()
 
     def _minded(self, now: float) -> None:
         """Twice in an election timeout: what need not be looked at more often."""
@@ -171,6 +173,7 @@ class RaftDriver:
         self._reads.ask_again(self._core)
         self._mind_the_disk(self._core, now)
         self._snapshots.drop_stale()
+        self._stir()
 
     def _mind_the_disk(self, core: RaftCore, now: float) -> None:
         since = self._duties.writing_since

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar, cast
 from swarmpy.errors import InvalidArgument, InvariantViolation, NotLeader, OutcomeUnknown
 from swarmpy.model import codec
 from swarmpy.model.changes import Change, ChangeList
-from swarmpy.model.objects import Kind
+from swarmpy.model.objects import Cluster, Kind
 from swarmpy.model.requests import Answered, RequestId
 from swarmpy.ports import Clock
 from swarmpy.store.flights import Flights
@@ -81,6 +81,11 @@ class Store:
     def view(self) -> View:
         """The committed state of this manager, valid until the next ``await``."""
         return View((self._committed,), self._version)
+
+    @property
+    def cluster(self) -> Cluster | None:
+        """The cluster as committed, None before it is initialised: asked for with every message, so at no cost."""
+        return next(iter(self._committed.clusters.objects.values()), None)
 
     def watch(self, kinds: Collection[Kind] | None = None, limit: int = DEFAULT_LIMIT) -> Watch:
         """Events of objects of ``kinds`` (None: of all) from the moment the ``with`` block is entered.
