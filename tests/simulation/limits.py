@@ -11,6 +11,7 @@ SMALL: dict[tuple[str, str], tuple[int, ...]] = {
     ("swarmpy.raft.replication", "MAX_APPEND_ENTRIES"): (1, 3),
     ("swarmpy.raft.progress", "MAX_INFLIGHT_MESSAGES"): (1, 4),
     ("swarmpy.raft.core", "MAX_APPLY_ENTRIES"): (1, 3),
+    ("swarmpy.raft.core", "MAX_UNAPPLIED_ENTRIES"): (1, 5),
     ("swarmpy.raft.duties", "APPLY_SLICE"): (1, 2),
     ("swarmpy.raft.transfer", "CHUNK_BYTES"): (300, 3000),
     ("swarmpy.store.snapshot", "SLICE_OBJECTS"): (1, 10),
