@@ -331,8 +331,10 @@ class RaftCore(RaftState):
     def _is_behind(self) -> bool:
         """True when more is to be applied, and can be, than should wait."""
         log, high = self.log, min(self.log.committed, self.log.stable)
-        found = log.slice(log.applied + 1, high, MAX_UNAPPLIED_BYTES, MAX_UNAPPLIED_ENTRIES)
-        return len(found) < high - log.applied
+        waiting = high - log.applied
+        if waiting > MAX_UNAPPLIED_ENTRIES or self.is_leader:  # who has counted the bytes when they were proposed
+            return waiting > MAX_UNAPPLIED_ENTRIES
+        return len(log.slice(log.applied + 1, high, MAX_UNAPPLIED_BYTES)) < waiting
 
     def _only_apply(self, messages: tuple[Message, ...]) -> Ready:
         """What is new waits, and all promises with it: its disk could take it in faster than it is applied."""
