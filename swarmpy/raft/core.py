@@ -51,6 +51,10 @@ from swarmpy.raft.state import RaftState, Timing
 
 MAX_UNCOMMITTED_BYTES = 8 * 1024 * 1024
 MAX_UNCOMMITTED_ENTRIES = 10_000
+MAX_UNAPPLIED_BYTES = 32 * 1024 * 1024
+MAX_UNAPPLIED_ENTRIES = 20_000
+"""Committed and not applied: beyond that a member acknowledges nothing more, so that its leader's window closes. More
+than a leader lets come of its own, and than a restart has to apply by the default settings."""
 MAX_APPLY_BYTES = 1024 * 1024
 MAX_APPLY_ENTRIES = 256
 
@@ -310,6 +314,8 @@ class RaftCore(RaftState):
         """Everything to be done now, or None. Each Ready must be followed by :meth:`advance` before the next."""
         messages = self.take_messages()
         log = self.log
+        if self._is_behind():
+            return self._only_apply(messages)
         entries = log.unstable()
         new_term_or_vote = self.durable != (self.term, self.vote)
         after = (*self.outbox, *self.promises)
@@ -329,6 +335,27 @@ class RaftCore(RaftState):
             hard_state=self.hard_state if new_term_or_vote or entries or changes_conf else None,
             entries=entries,
             messages_after_persist=after,
+            committed=committed,
+            reads=reads_done,
+        )
+
+    def _is_behind(self) -> bool:
+        """True when more is to be applied, and can be, than should wait."""
+        log, high = self.log, min(self.log.committed, self.log.stable)
+        waiting = high - log.applied
+        if waiting > MAX_UNAPPLIED_ENTRIES or self.is_leader:  # who has counted the bytes when they were proposed
+            return waiting > MAX_UNAPPLIED_ENTRIES
+        return len(log.slice(log.applied + 1, high, MAX_UNAPPLIED_BYTES)) < waiting
+
+    def _only_apply(self, messages: tuple[Message, ...]) -> Ready:
+        """What is new waits, and all promises with it: its disk could take it in faster than it is applied."""
+        log, high = self.log, min(self.log.committed, self.log.stable)
+        committed = log.slice(log.applied + 1, high, MAX_APPLY_BYTES, MAX_APPLY_ENTRIES)
+        changes_conf = any(entry.kind is EntryKind.CONF_CHANGE for entry in committed)
+        reads_done, self.read_states = tuple(self.read_states), []
+        return Ready(
+            messages=messages,
+            hard_state=HardState(term=self.term, vote=self.vote, commit=high) if changes_conf else None,
             committed=committed,
             reads=reads_done,
         )

@@ -63,6 +63,17 @@ LOG = (
         edits=(Edit("commit=min(progress.match, state.log.committed),", "commit=state.log.committed,"),),
     ),
     _raft(
+        name="behind-and-acknowledges",
+        bug="A member that only applies for a while acknowledges what it has yet to write.",
+        module="swarmpy.raft.core",
+        edits=(
+            Edit(
+                "            messages=messages,\n            hard_state=HardState(",
+                "            messages=(*messages, *self.promises),\n            hard_state=HardState(",
+            ),
+        ),
+    ),
+    _raft(
         name="minority-commits",
         bug="One voter less than a majority commits.",
         module="swarmpy.raft.progress",

@@ -10,12 +10,28 @@ from raft_cluster import conf_of, core_of, drain, elect, entries_of, member, sen
 from raft_drivers import DEADLINE, FAST, Group
 
 from swarmpy.errors import DeadlineExceeded, NoQuorum, Unavailable
+from swarmpy.raft import core as core_module
 from swarmpy.raft import inbox, open_reads, snapshots
-from swarmpy.raft.core import MAX_UNCOMMITTED_BYTES, MAX_UNCOMMITTED_ENTRIES
+from swarmpy.raft.core import (
+    MAX_UNAPPLIED_BYTES,
+    MAX_UNAPPLIED_ENTRIES,
+    MAX_UNCOMMITTED_BYTES,
+    MAX_UNCOMMITTED_ENTRIES,
+)
+from swarmpy.raft.encoding import encode_conf_change
 from swarmpy.raft.frames import MAX_FRAME_BYTES, frames, size_of
 from swarmpy.raft.inbox import Inbox
 from swarmpy.raft.log import RaftLog
-from swarmpy.raft.messages import Entry, Message, MessageType, Snapshot
+from swarmpy.raft.messages import (
+    ConfChange,
+    ConfChangeKind,
+    Entry,
+    EntryKind,
+    HardState,
+    Message,
+    MessageType,
+    Snapshot,
+)
 from swarmpy.raft.open_reads import Reads
 from swarmpy.raft.reads import MAX_PENDING_READS
 from swarmpy.raft.snapshots import MAX_LOG_BYTES, MAX_PINNED_BYTES, Snapshots
@@ -106,6 +122,60 @@ class TestCore:
         drain(core)
         assert core.uncommitted_bytes == 0
         core.propose(bytes(1_000_000))
+
+    @pytest.mark.parametrize(("count", "size"), [(1000, 1), (4, 1_000_000)], ids=["many", "large"])
+    def test_follower_whose_disk_is_slow(self, count, size) -> None:
+        """It acknowledges no more than it can apply: the leader's window closes, and its memory is bounded."""
+        core = core_of(1, 1, 2, 3)
+        data, acked, most = bytes(size), 1, 0
+        for _ in range(60):
+            if acked == core.log.last_index:
+                core.step(
+                    Message(
+                        type=MessageType.APPEND,
+                        to=1,
+                        source=2,
+                        term=1,
+                        index=acked,
+                        log_term=1,
+                        entries=tuple(Entry(term=1, index=acked + n, data=data) for n in range(1, count + 1)),
+                        commit=acked,
+                    )
+                )
+            ready = core.ready()
+            assert ready is not None
+            most = max(most, core.log.last_index - core.log.applied)
+            core.advance(ready)
+            acked = max([acked, *(m.index for m in ready.messages_after_persist)])
+            assert not ready.hard_state or ready.hard_state.commit <= core.log.stable
+        assert most <= MAX_UNAPPLIED_ENTRIES + 2 * count
+        assert most * size <= MAX_UNAPPLIED_BYTES + 2 * count * size
+        drain(core)
+        assert core.log.applied == core.log.committed
+
+    def test_a_change_of_members_is_not_forgotten_meanwhile(self, monkeypatch) -> None:
+        """Where a follower only applies, it still makes a committed change durable before it lives by it."""
+        monkeypatch.setattr(core_module, "MAX_UNAPPLIED_ENTRIES", 2)
+        learner = encode_conf_change(ConfChange(kind=ConfChangeKind.ADD_LEARNER, member=member(4)))
+        core = core_of(1, 1, 2, 3)
+        entries = (Entry(term=1, index=2, kind=EntryKind.CONF_CHANGE, data=learner), *entries_of(1, 1, 1, first=3))
+        append = Message(type=MessageType.APPEND, to=1, source=2, term=1, index=1, log_term=1, entries=entries)
+        core.step(append)
+        written = core.ready()
+        assert written is not None
+        core.advance(written)
+        more = entries_of(1, first=6)
+        core.step(attrs.evolve(append, index=5, entries=more, commit=6))
+        ready = core.ready()
+        assert ready is not None
+        assert (ready.entries, ready.messages_after_persist) == ((), ())
+        assert ready.hard_state == HardState(term=1, commit=5)
+        assert [entry.index for entry in ready.committed] == [2, 3, 4, 5]
+        core.advance(ready)
+        after = core.ready()
+        assert after is not None
+        assert after.entries == more
+        assert [m.index for m in after.messages_after_persist] == [6]
 
     def test_entries_count_too(self) -> None:
         """Small entries are bounded by their number, committed or not."""
