@@ -168,6 +168,9 @@ def test_upgrade(hosts: Hosts, tmp_path: Path, previous: Previous) -> None:
         for number, host in enumerate(followers):
             others = [leader, *(other for other in followers if other is not host)]
             followers[number] = restart(hosts, host, TESTED, others)
+        # Until all are upgraded, one may go back.
+        for code in (previous.code, TESTED):
+            followers[0] = restart(hosts, followers[0], code, [leader, followers[1]])
         assert leader.is_up
         assert leader_of([leader, *followers]) is leader, "an older manager leads two newer ones"
 
