@@ -178,6 +178,9 @@ def test_upgrade(hosts: Hosts, tmp_path: Path, previous: Previous) -> None:
         leader = restart(hosts, leader, previous.code, followers)
         first = leader_of([leader, *followers])
         assert first in followers, "a newer manager leads an older one"
+        if previous.schema < codec.SCHEMA_VERSION:
+            until(lambda: "event=schema_held_back" in first.log, "the leader knows that one is older")
+            assert leader.is_up
         assert raft(first)["schema"]["written"] <= previous.schema
         assert tasks(first) == before
 
