@@ -49,6 +49,11 @@ REMOVED_STOP_S = 60.0
 """Most seconds that stopping the tasks of a removed node may take."""
 REMOVED_RETRY_S = 60.0
 """How often a removed node asks whether it still is."""
+NO_MANAGER = (
+    "no manager answers: tasks and routing go on unchanged; if the managers have moved, start this node with "
+    "--manager-addr and the address of one"
+)
+"""The problem of a node that has been looking for a while."""
 _SILENCE = (ConnectionFailed, DeadlineExceeded, OutcomeUnknown)
 """What says that a manager does not answer, rather than that it wants a new session."""
 
@@ -139,7 +144,7 @@ class Agent:
 
     def problems(self) -> tuple[str, ...]:
         """What does not work on this node, one line each."""
-        own = (self.removal, self._engine_problem)
+        own = (self.removal, self._engine_problem, NO_MANAGER if self._silence_told else "")
         return (*self._routing.problems(), *(problem for problem in own if problem))
 
     async def run(self) -> None:

@@ -58,6 +58,8 @@ class SchemaRaiser:
         self._raft = raft
         self._pool = pool
         self._changing = changing
+        self._older: dict[str, int] = {}
+        """What the managers of older versions read, by node."""
 
     async def run(self) -> None:
         """Raise the version as soon as all managers read a newer one; return when it is this manager's newest."""
@@ -76,11 +78,13 @@ class SchemaRaiser:
         members = self._raft.status().members
         async with asyncio.TaskGroup() as group:
             asked = [group.create_task(self._ask(member)) for member in members]
+        read = [question.result() for question in asked]
+        self._tell_older({m.node_id: v for m, v in zip(members, read, strict=True) if v and v < codec.SCHEMA_VERSION})
         async with self._changing:
             if self._raft.status().members != members:
                 return
             written = self._store.view().cluster().schema
-            raised = schema_to_write(written, [question.result() for question in asked])
+            raised = schema_to_write(written, read)
             if raised == written:
                 return
 
@@ -89,6 +93,11 @@ class SchemaRaiser:
 
             await self._store.update(write)
         log.info("schema_raised", old=written, new=raised)
+
+    def _tell_older(self, older: dict[str, int]) -> None:
+        if older and older != self._older:
+            log.info("schema_held_back", managers=older, wanted=codec.SCHEMA_VERSION, remedy="upgrade them, too")
+        self._older = older
 
     async def _ask(self, member: Member) -> int | None:
         if member.raft_id == self._raft.status().raft_id:

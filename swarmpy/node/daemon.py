@@ -260,7 +260,10 @@ class Node:
 
     def problems(self) -> tuple[str, ...]:
         """What does not work on this node."""
-        return self._member.agent.problems() if self._member else ()
+        if self._member is None:
+            return ()
+        lost_touch = self.manager.lost_touch if self.manager is not None else ""
+        return (*((lost_touch,) if lost_touch else ()), *self._member.agent.problems())
 
     def task_states(self) -> tuple[TaskState, ...]:
         """The observed states of the tasks on this node."""

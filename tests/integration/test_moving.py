@@ -146,11 +146,10 @@ def test_all_managers_move_at_once(hosts: Hosts, tmp_path: Path) -> None:
         host.kill(signal.SIGKILL)
     first = hosts.moved(managers[0])
     second, third = move(hosts, managers[1]), hosts.moved(managers[2])
-    first.resume(
-        "--listen-addr",
-        first.cluster_address,
-        *("--manager-addr", second.cluster_address, "--manager-addr", third.address),
-    )
+    first.resume("--listen-addr", first.cluster_address)
+    until(lambda: "the other managers have not heard yet" in first.does("status"), "it says what is wrong")
+    first.kill(signal.SIGTERM)
+    first.resume("--manager-addr", second.cluster_address, "--manager-addr", third.address)
     until(lambda: first.status()["leader"], "two are enough")
     # Of the last one nobody but the first has heard; it comes when the others have long agreed.
     third.resume("--listen-addr", third.cluster_address)
@@ -168,6 +167,7 @@ def test_the_only_manager_moves_and_its_worker_is_told(hosts: Hosts, tmp_path: P
     manager = move(hosts, manager)
     check_known([manager], [manager])
     until(lambda: manager.nodes()["host-2"][0] == "down", "the worker is missed")
+    until(lambda: "no manager answers" in str(worker.status()["problems"]), "it says what is wrong")
     worker.kill(signal.SIGTERM)
     worker.resume("--manager-addr", manager.address)
     until(lambda: manager.nodes()["host-2"][0] == "ready", "the worker is back")

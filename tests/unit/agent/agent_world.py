@@ -106,6 +106,7 @@ class Engine:
         self.most_preparing = 0
         self.closed = False
         self.description = NodeDescription(hostname="node", runtime="simulated")
+        self.address = "10.0.0.1"
 
     def _called(self, call: str, task_id: TaskId) -> None:
         self.calls.append((call, task_id))
@@ -115,7 +116,7 @@ class Engine:
             raise error
 
     def running(self, task_id: TaskId) -> RunningTask:
-        port = PortStatus(target_port=80, host_address="10.0.0.1", host_port=30000)
+        port = PortStatus(target_port=80, host_address=self.address, host_port=30000)
         return RunningTask(container=ContainerStatus(container_id=f"c-{task_id}", pid=7), ports=(port,))
 
     def end(self, name: str, exit_code: int = 0, error: str = "") -> None:

@@ -286,6 +286,23 @@ async def test_running_tasks_are_adopted() -> None:
         await eventually(lambda: state_at(manager, "a") is S.FAILED)
 
 
+async def test_adopted_tasks_are_announced_where_the_node_is_now() -> None:
+    """A node that has moved tells the managers where its running tasks are reached from now on."""
+    manager = Manager("m1:2377")
+    assigned(manager, "a")
+    host = Host(manager)
+    async with host.run():
+        await eventually(lambda: state_at(manager, "a") is S.RUNNING)
+    assert [port.host_address for port in manager.states["a"].ports] == ["10.0.0.1"]
+    known = attrs.evolve(make_task("a"), status=manager.states["a"])
+    manager.first = SessionMessage(assignments=whole(known))
+    host.engine.address = "10.0.0.9"
+    host.engine.calls.clear()
+    async with host.run():
+        await eventually(lambda: [port.host_address for port in manager.states["a"].ports] == ["10.0.0.9"])
+        assert host.engine.calls == [("wait", A)]
+
+
 async def test_what_ended_meanwhile_is_reported() -> None:
     """Tasks that ended, or whose container vanished, while no agent was there are reported by the next one."""
     manager = Manager("m1:2377")

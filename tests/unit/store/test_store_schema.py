@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 import hashlib
 import json
 import random
@@ -144,12 +145,15 @@ async def test_a_snapshot_of_a_newer_leader_stops_a_manager() -> None:
 
 
 def _stored_fields() -> dict[str, list[str]]:
-    """The fields of everything that is replicated, by class."""
+    """The fields of everything that is replicated, and the values of its enumerations, by class."""
     found: dict[str, list[str]] = {}
     waiting: list[type] = [ChangeList, *objects.KIND_CLASSES.values()]
     while waiting:
         cls = waiting.pop()
-        if cls.__name__ in found or not attrs.has(cls):
+        if cls.__name__ in found:
+            continue
+        if issubclass(cls, enum.Enum):
+            found[cls.__name__] = [str(value.value) for value in cls]
             continue
         attrs.resolve_types(cls)
         found[cls.__name__] = [field.name for field in attrs.fields(cls)]
@@ -159,7 +163,7 @@ def _stored_fields() -> dict[str, list[str]]:
 
 
 def _classes_in(annotation: object) -> list[type]:
-    if isinstance(annotation, type) and attrs.has(annotation):
+    if isinstance(annotation, type) and (attrs.has(annotation) or issubclass(annotation, enum.Enum)):
         return [annotation]
     return [cls for inner in getattr(annotation, "__args__", ()) for cls in _classes_in(inner)]
 
