@@ -9,7 +9,6 @@ import os
 import shutil
 import subprocess
 from collections.abc import Sequence
-from pathlib import Path
 
 from network import Addresses, Blocked, Network
 
@@ -94,16 +93,6 @@ def possible() -> str:
         return "namespaces need root"
     missing = [tool for tool in ("ip", "nft", "nsenter") if shutil.which(tool) is None]
     return f"not installed: {', '.join(missing)}" if missing else ""
-
-
-def leftovers() -> list[str]:
-    """Namespaces of soaks whose process is gone."""
-    found = []
-    for path in Path("/run/netns").glob("soak*-*"):
-        pid = path.name.removeprefix("soak").partition("-")[0]
-        if pid.isdecimal() and not Path(f"/proc/{pid}").exists():
-            found.append(path.name)
-    return sorted(found)
 
 
 def _run(*command: str, text: str = "") -> None:
