@@ -59,6 +59,9 @@ async def problems(machines: Mapping[str, Machine], through: Machine) -> list[st
         reach = (node.get("ManagerStatus") or {}).get("Reachability", "")
         if node["Spec"]["Role"] != wanted or (wanted == "manager" and reach != "reachable"):
             found.append(f"node {name} is {node['Spec']['Role']}, {reach or 'no member of the managers'}")
+    members = [member["role"] for member in (await client.raft_status())["members"]]
+    if members != ["voter"] * sum(machine.is_manager for machine in machines.values()):
+        found.append(f"the members of the Raft group are {members}")
     services = [s for s in await client.services() if LABEL in s["Spec"].get("Labels", {})]
     wanted_tasks = {s["Spec"]["Name"]: _replicas(s, len(nodes)) for s in services}
     by_id = {s["ID"]: s["Spec"]["Name"] for s in services}

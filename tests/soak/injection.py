@@ -30,6 +30,7 @@ class Injector:
         self._demoted: set[str] = set()
         self._intervals: list[Interval] = []
         self._majority_since: float | None = None
+        self._lost_disk = False
         self.disk_exits = 0
 
     # -- who can do what ----------------------------------------------------------------------------------------------
@@ -88,6 +89,7 @@ class Injector:
             if not await self._set_role(name, "manager"):
                 self._report.violation(f"{name} could not be promoted within {OPERATOR_TIMEOUT_S:g} s")
         self._demoted.clear()
+        self._lost_disk = False
         self.changed()
 
     async def supervise(self) -> None:
@@ -139,6 +141,8 @@ class Injector:
                 await self._cut_for({(names[0], names[1]), (names[1], names[0])}, fault.duration)
             case Kind.DISK_FULL:
                 await self._fill(machines[0], fault.duration)
+            case Kind.DISK_LOST:
+                await self._lose(machines[0], fault.duration)
             case Kind.CLOCK:
                 machines[0].clock.set(fault.amount)
             case Kind.DEMOTE:
@@ -171,6 +175,15 @@ class Injector:
             self.disk_exits += 1
             self._report.line("disk_full_exit", node=machine.name)
         machine.empty_disk()
+        await machine.start()
+
+    async def _lose(self, machine: Machine, seconds: float) -> None:
+        if self._lost_disk:
+            return
+        self._lost_disk = True
+        await machine.kill()
+        await asyncio.to_thread(machine.lose_log)
+        await asyncio.sleep(seconds)
         await machine.start()
 
     # -- roles --------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import math
 import os
+import shutil
 import signal
 import sys
 import time
@@ -206,6 +207,11 @@ class Machine:
             self.disk.empty()
             self.is_full = False
             self.changed()
+
+    def lose_log(self) -> None:
+        """Remove the Raft log, as docs/disk.md tells operators to when it is damaged."""
+        shutil.rmtree(self.data_dir / "raft", ignore_errors=True)
+        (self.data_dir / "raft.mark").unlink(missing_ok=True)
 
     def resident_kib(self) -> int:
         """Memory of its process in KiB; 0 when it has none."""

@@ -41,17 +41,19 @@ class Kind(enum.StrEnum):
     LINK = "link"
     """The link between two managers is cut."""
     DISK_FULL = "disk_full"
+    DISK_LOST = "disk_lost"
+    """kill -9 of a manager, and its Raft log is gone. Once a storm only: two lost logs may be a majority's."""
     CLOCK = "clock"
     """The wall clock of a node jumps by ``amount`` seconds."""
     RESTART = "restart"
     """SIGTERM, and a start as soon as it has ended."""
     RESTART_LEADER = "restart_leader"
     DEMOTE = "demote"
-    """A manager is made a worker, and a manager again after the duration."""
+    """A manager, the leader as often as not, is made a worker, and a manager again after the duration."""
 
 
 NETWORK = frozenset({Kind.ISOLATE, Kind.ISOLATE_LEADER, Kind.SPLIT, Kind.ONE_WAY, Kind.LINK})
-WEIGHTS = {Kind.KILL: 3, Kind.KILL_LEADER: 3, Kind.ISOLATE_LEADER: 2, Kind.KILL_MAJORITY: 1, Kind.DEMOTE: 1}
+WEIGHTS = {Kind.KILL: 3, Kind.KILL_LEADER: 3, Kind.ISOLATE_LEADER: 2, Kind.KILL_MAJORITY: 1, Kind.DISK_LOST: 1}
 """Chances of the kinds; 2 where nothing is said."""
 
 
@@ -130,8 +132,10 @@ def _draw(random: Random, at: float, kind: Kind, cast: Cast) -> Fault:
             targets = tuple(random.sample(cast.managers, min(2, len(cast.managers))))
         case Kind.DISK_FULL:
             targets, duration = (random.choice(cast.small_disks),), random.uniform(5.0, 12.0)
+        case Kind.DISK_LOST:
+            targets = (random.choice(cast.mortal(cast.managers)),)
         case Kind.DEMOTE:
-            targets = (random.choice(cast.managers),)
+            targets = (random.choice((LEADER, random.choice(cast.managers))),)
         case Kind.CLOCK:
             targets, amount = (random.choice(cast.nodes),), random.uniform(-MOST_CLOCK_JUMP_S, MOST_CLOCK_JUMP_S)
         case _:

@@ -12,7 +12,7 @@ CAST = Cast(
     small_disks=("m4", "m5"),
     spared=frozenset({"m1", "w3"}),
 )
-KILLS = {Kind.KILL, Kind.KILL_SEVERAL, Kind.KILL_MAJORITY, Kind.RESTART, Kind.DISK_FULL}
+KILLS = {Kind.KILL, Kind.KILL_SEVERAL, Kind.KILL_MAJORITY, Kind.RESTART, Kind.DISK_FULL, Kind.DISK_LOST}
 
 
 @given(seed=st.integers(0, 1 << 32), number=st.integers(0, 100))
