@@ -67,7 +67,7 @@ class Soak:
         self._creations = Creations(self._door, report, Random(f"{plan.seed}/creations"))
         self._memory = Memory(soil.machines, report)
         self._logs = Logs(soil.machines, report)
-        self._began = 0.0
+        self._began = self._ended = 0.0
 
     async def run(self) -> None:
         """All of it."""
@@ -96,6 +96,7 @@ class Soak:
                 group.create_task(self._registers.run(f"roaming {number}", None))
             group.create_task(self._creations.run())
             yield
+            self._ended = time.monotonic()
             self._registers.stopping = self._creations.stopping = True
             memory.cancel()
 
@@ -165,8 +166,8 @@ class Soak:
 
     def _sum_up(self) -> None:
         report, acknowledged = self._report, self._registers.acknowledged
-        inside = [(max(b, self._began), e) for b, e in self._intervals if e > self._began]
-        end = max([self._began, *acknowledged])
+        end = self._ended
+        inside = [(max(b, self._began), min(e, end)) for b, e in self._intervals if self._began < e and b < end]
         gap, overall = worst_gap(sorted(acknowledged), inside), worst_gap(sorted(acknowledged), [(self._began, end)])
         if gap[1] - gap[0] > MOST_GAP_S:
             report.violation(
