@@ -29,6 +29,7 @@ from swarmpy.node.garbage import keep_collections_short
 from swarmpy.node.joining import renew_identity
 from swarmpy.ports import Clock, Random, Runtime
 from swarmpy.raft.messages import Member as RaftMember
+from swarmpy.raft.status import RaftStatus
 from swarmpy.raft.storage import bootstrap
 from swarmpy.security.identity import NodeIdentity, save_identity
 from swarmpy.security.tls import Credentials
@@ -79,7 +80,7 @@ class Member:
         self._random = random
         self._serve_api = serve_api
         self._founding = founding
-        self._roles: asyncio.Queue[Role] = asyncio.Queue()
+        self._roles: asyncio.Queue[Role | None] = asyncio.Queue()
         self._manager_task: asyncio.Task[None] | None = None
         self._dialer = RpcDialer(self._credentials.client_context, identity.cluster_id)
         listen_host, self._listen_port = addresses.parse(state.listen_address, what="listen address")
@@ -201,6 +202,7 @@ class Member:
             known_managers=lambda: [*self.agent.known_managers(), *self._seeds()],
             manager_hints=self._hints,
         )
+        manager.raft.subscribe(self._on_raft_status)
         self._serve_api(router)
         server = RpcServer(router, self._credentials, host=self._listen_host, port=self._listen_port)
         try:
@@ -239,8 +241,9 @@ class Member:
         await manager.store.update(write)
 
     async def _enter_group(self, manager: Manager) -> None:
+        """Return when ``manager`` is a member, is stopped, or there is news of the role."""
         await manager.wait_loaded()
-        while not manager.is_member:
+        while not manager.is_member and self.manager is manager and self._roles.empty():
             try:
                 await manager.join_group(self._known_managers, JOIN_TIMEOUT_S)
             except SwarmpyError as error:
@@ -276,26 +279,42 @@ class Member:
         await asyncio.to_thread(save_identity, self._data.path, identity)
         self._credentials.replace(identity)
 
+    def _on_raft_status(self, status: RaftStatus) -> None:
+        if status.removed and self._roles.empty():
+            self._roles.put_nowait(None)
+
     async def _follow_role(self, group: asyncio.TaskGroup) -> None:
+        """Be what a manager says; None: the other managers have removed this one, and may want it all the same.
+
+        One that was demoted and promoted while it was away never hears of the first, as only the last counts.
+        """
         while True:
             wanted = await self._roles.get()
-            while wanted is not self.role and self._roles.empty():
+            while self._roles.empty() and (wanted not in (None, self.role) or self._is_out_of_place()):
                 try:
                     await self._change_role(wanted, group)
                 except SwarmpyError as error:
-                    log.warning("role_not_changed", wanted=wanted.value, reason=str(error))
+                    log.warning("role_not_changed", wanted=wanted and wanted.value, reason=str(error))
                     await asyncio.sleep(ROLE_RETRY_S)
 
-    async def _change_role(self, wanted: Role, group: asyncio.TaskGroup) -> None:
-        if wanted is Role.WORKER:
+    def _is_out_of_place(self) -> bool:
+        """True when this node is to be a manager, and is none in the eyes of the others."""
+        manager = self.manager
+        return self.role is Role.MANAGER and (manager is None or manager.raft_status().removed or not manager.is_member)
+
+    async def _change_role(self, wanted: Role | None, group: asyncio.TaskGroup) -> None:
+        if wanted is Role.WORKER or (self.manager is not None and self.manager.raft_status().removed):
             await self._stop_manager()
             await asyncio.to_thread(self._data.forget_raft)
         await self._renew()
-        if self.role is Role.MANAGER and self.manager is None:
-            # A raft id is used for one membership only: the group may remember things of an earlier one.
-            self.state = attrs.evolve(self.state, raft_id=new_raft_id(self._random))
-            await asyncio.to_thread(self._data.save, self.state)
-            await self._enter_group(await self._start_manager(group))
+        if self.role is Role.MANAGER:
+            if self.manager is None:
+                # A raft id is used for one membership only: the group may remember things of an earlier one.
+                self.state = attrs.evolve(self.state, raft_id=new_raft_id(self._random))
+                await asyncio.to_thread(self._data.save, self.state)
+                await self._start_manager(group)
+            assert self.manager is not None, "it was just started"
+            await self._enter_group(self.manager)
         log.info("role_in_force", role=self.role.value)
 
 

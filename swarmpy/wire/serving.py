@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import attrs
@@ -27,6 +28,9 @@ from swarmpy.wire.frames import LENGTH_BYTES, Kind, encode
 from swarmpy.wire.router import Router
 
 log = structlog.get_logger(__name__)
+
+Work = Callable[[], Coroutine[Any, Any, None]]
+"""Begun only when its task runs: a coroutine whose task is cancelled before that would never be awaited."""
 
 
 @attrs.frozen(kw_only=True)
@@ -76,9 +80,9 @@ class ServerConnection(Connection):
             return
         match kind:
             case Kind.CALL:
-                self._begin(self._group, frame[1], frame[2], self._answer(frame[1], frame[2], frame[3]))
+                self._begin(self._group, frame[1], frame[2], partial(self._answer, *frame[1:4]))
             case Kind.STREAM:
-                self._begin(self._group, frame[1], frame[2], self._answer_stream(frame[1], frame[2], frame[3]))
+                self._begin(self._group, frame[1], frame[2], partial(self._answer_stream, *frame[1:4]))
             case Kind.NOTIFY:
                 self._take_notification(frame[1], frame[2])
             case Kind.CANCEL:
@@ -99,21 +103,19 @@ class ServerConnection(Connection):
         over = DeadlineExceeded(f"a connection without a certificate lasts {life:g} s")
         self._timer("life", life, self.fail, over)
 
-    def _begin(self, group: asyncio.TaskGroup, frame_id: int, method: str, work: Coroutine[Any, Any, None]) -> None:
+    def _begin(self, group: asyncio.TaskGroup, frame_id: int, method: str, work: Work) -> None:
         if frame_id in self._requests:
-            work.close()
             raise ProtocolViolation(f"request {frame_id} is in progress already")
         if len(self._requests) >= self.config.max_requests:
-            work.close()
             limit = self.config.max_requests
             self._refuse(frame_id, Unavailable(f"{method}: {limit} requests are in progress on this connection"))
             return
         self._requests[frame_id] = group.create_task(self._guard(frame_id, method, work))
 
-    async def _guard(self, frame_id: int, method: str, work: Coroutine[Any, Any, None]) -> None:
+    async def _guard(self, frame_id: int, method: str, work: Work) -> None:
         error: SwarmpyError = Unavailable(f"{method}: the handler was cancelled")
         try:
-            await work
+            await work()
             self._requests.pop(frame_id, None)
         except SwarmpyError as raised:
             error = raised

@@ -112,3 +112,35 @@ async def test_a_stopped_leader_hands_over_first(make_cluster: ClusterMaker) -> 
     others = [manager for manager in cluster.managers if manager is not leader]
     told = [(await manager.client.status())["leader"] for manager in others]
     assert any(known and known["address"] != leader.cluster_address for known in told)
+
+
+async def test_a_manager_that_misses_its_demotion_enters_the_group_anew(make_cluster: ClusterMaker) -> None:
+    """Demoted and promoted while it was dead, it hears of neither; it becomes a member again, under a new raft id."""
+    cluster = await make_cluster(3, 0)
+    victim = cluster.managers[2]
+    victim_id = await node_id(victim)
+    operator = next(node for node in cluster.managers if node is not victim)
+
+    async def members() -> dict[str, int]:
+        report = await operator.client.raft_status()
+        return {member["node_id"]: member["raft_id"] for member in report["members"] if member["role"] == "voter"}
+
+    async def set_role(role: str) -> None:
+        node = await operator.client.node(victim_id)
+        await operator.client.update_node(victim_id, node["Version"]["Index"], {**node["Spec"], "Role": role})
+
+    before = (await members())[victim_id]
+    await victim.kill()
+
+    async def is_out() -> bool:
+        return victim_id not in await members()
+
+    async def is_back() -> bool:
+        return (await members()).get(victim_id, before) != before and len(await victim.client.services()) == 1
+
+    await set_role("worker")
+    await until(is_out, "the group removes the manager that is to be a worker")
+    await set_role("manager")
+    await operator.client.create_service(service_body("meanwhile", 0))
+    await victim.start()
+    await until(is_back, "it is a member again, and has what was written without it")

@@ -31,6 +31,7 @@ from swarmpy.wire.rpc import RpcDialer, RpcServer, parse_address
 from swarmpy.wire.serving import ServerConfig
 
 DAY_NS = 24 * 3600 * 1_000_000_000
+GIVEN_UP = ((Kind.CALL, 1, "hang"), (Kind.STREAM, 2, "ticks"))
 
 
 class Handlers:
@@ -489,6 +490,18 @@ async def test_silent_client_is_noticed_by_the_server(lab: Lab, pki: Pki, handle
     await soon(handlers.cancelled.wait())
     writer.close()
     await soon(reader.read())
+
+
+async def test_call_that_is_given_up_before_it_begins(
+    lab: Lab, pki: Pki, server: RpcServer, handlers: Handlers
+) -> None:
+    """A call and its end that arrive together: it never begins, and nothing is left that nobody awaits."""
+    _, writer = await asyncio.open_connection("127.0.0.1", server.port, ssl=pki.credentials("client").client_context())
+    given_up = [encode(kind, number, method, None) + encode(Kind.CANCEL, number) for kind, number, method in GIVEN_UP]
+    writer.write(encode(Kind.HELLO, 1, 1) + b"".join(given_up) + encode(Kind.NOTIFY, "note", "after"))
+    assert await soon(handlers.notified.get()) == "after"
+    assert not handlers.started.is_set()
+    writer.transport.abort()
 
 
 async def test_idle_connection_is_kept(lab: Lab, handlers: Handlers) -> None:
