@@ -77,6 +77,16 @@ class Whereabouts:
         members = self._raft.status().members
         return any(m.raft_id == self._me.raft_id and m.address != self._me.address for m in members)
 
+    def problems(self) -> tuple[str, ...]:
+        """A line for a manager that has moved and is not where the others believe it is."""
+        if not self.has_moved:
+            return ()
+        line = (
+            f"the other managers have not heard yet that this one is at {self._me.address} now; if they have moved "
+            "too, start it with --manager-addr and their addresses"
+        )
+        return (line,)
+
     async def run(self) -> None:
         """Make this manager found after a move, until cancelled. Nothing is done while it is where it should be."""
         while True:
