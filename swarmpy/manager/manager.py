@@ -183,15 +183,9 @@ class Manager:
         """Every address at which there may be a manager."""
         return self._whereabouts.addresses()
 
-    @property
-    def lost_touch(self) -> str:
-        """Why this manager, which has moved, is not heard of by the others; "" when it is where they believe it is."""
-        if not self._whereabouts.has_moved:
-            return ""
-        return (
-            f"the other managers have not heard yet that this one is at {self.address} now; if they have moved too, "
-            "start it with --manager-addr and their addresses"
-        )
+    def problems(self) -> tuple[str, ...]:
+        """What does not work on this manager, one line each."""
+        return self._whereabouts.problems()
 
     def new_id(self) -> str:
         """A fresh identifier."""

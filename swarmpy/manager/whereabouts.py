@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 INTRODUCE = "raft.introduce"
 DIAL_TIMEOUT_S = 2.0
 CALL_TIMEOUT_S = 2.0
-JOIN_TIMEOUT_S = 5.0
+JOIN_TIMEOUT_S = 3.0
 RETRY_FIRST_S = 0.2
 RETRY_MOST_S = 10.0
 MAX_HEARD_OF = 64
@@ -64,9 +64,9 @@ class Whereabouts:
         self._stirred.set()
 
     def addresses(self) -> list[str]:
-        """Every address at which there may be a manager, the likeliest first, this one's own included."""
-        told = [member.address for member in self._raft.whereabouts()]
-        addresses = (*told, self._me.address, *self._hints, *self._heard_of, *self._known())
+        """Every address at which there may be a manager, this one's own first: it may lead, or know who does."""
+        told = [member.address for member in self._raft.whereabouts() if member.raft_id != self._me.raft_id]
+        addresses = (self._me.address, *told, *self._hints, *self._heard_of, *self._known())
         return list(dict.fromkeys(address for address in addresses if address))
 
     # -- the one that moved -------------------------------------------------------------------------------------------
@@ -77,15 +77,27 @@ class Whereabouts:
         members = self._raft.status().members
         return any(m.raft_id == self._me.raft_id and m.address != self._me.address for m in members)
 
+    def problems(self) -> tuple[str, ...]:
+        """A line for a manager that has moved and is not where the others believe it is."""
+        if not self.has_moved:
+            return ()
+        line = (
+            f"the other managers have not heard yet that this one is at {self._me.address} now; if they have moved "
+            "too, start it with --manager-addr and their addresses"
+        )
+        return (line,)
+
     async def run(self) -> None:
         """Make this manager found after a move, until cancelled. Nothing is done while it is where it should be."""
         while True:
             wait = RETRY_FIRST_S
             while self._has_to_look():
                 self._stirred.clear()
-                await self._introduce_all()
-                if self.has_moved:
-                    await self._ask_leader()
+                # Side by side: where nobody answers any more, each try takes its time.
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._introduce_all(), name="introduce")
+                    if self.has_moved:
+                        group.create_task(self._ask_leader(), name="tell the new address")
                 if not self._has_to_look():
                     break
                 await self._pause(wait)

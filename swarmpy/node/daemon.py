@@ -262,8 +262,8 @@ class Node:
         """What does not work on this node."""
         if self._member is None:
             return ()
-        lost_touch = self.manager.lost_touch if self.manager is not None else ""
-        return (*((lost_touch,) if lost_touch else ()), *self._member.agent.problems())
+        own = self.manager.problems() if self.manager is not None else ()
+        return (*own, *self._member.agent.problems())
 
     def task_states(self) -> tuple[TaskState, ...]:
         """The observed states of the tasks on this node."""
