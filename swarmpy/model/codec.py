@@ -16,16 +16,24 @@ from cattrs.gen import make_dict_unstructure_fn
 from cattrs.preconf.msgpack import make_converter
 
 from swarmpy.errors import DataDirMismatch, ProtocolViolation
+from swarmpy.model.schema import BASE_VERSION, FIRST_VERSION, GATE_VERSION, REQUESTS_VERSION, SCHEMA_VERSION
 
-SCHEMA_VERSION = 3
-"""The newest that can be read. ``docs/upgrading.md`` says what a new one is needed for, and who may write it when."""
-FIRST_VERSION = 1
-REQUESTS_VERSION = 2
-"""Of an entry or a snapshot that remembers requests: who ignores them would do a repeated one again."""
-GATE_VERSION = 3
-"""Of an entry or a snapshot with the version that the cluster writes: who ignores it would lose it."""
-BASE_VERSION = REQUESTS_VERSION
-"""What every manager reads that does not tell what it reads: it may be written without asking."""
+__all__ = [
+    "BASE_VERSION",
+    "FIRST_VERSION",
+    "GATE_VERSION",
+    "REQUESTS_VERSION",
+    "SCHEMA_VERSION",
+    "to_plain",
+    "from_plain",
+    "from_stored",
+    "pack",
+    "unpack",
+    "encode",
+    "check_version",
+    "decode",
+]
+
 T = TypeVar("T")
 
 _converter = make_converter(omit_if_default=True, detailed_validation=False)

@@ -10,8 +10,8 @@ import enum
 
 import attrs
 
-from swarmpy.model.codec import BASE_VERSION
 from swarmpy.model.ids import ClusterId, NodeId, ServiceId, TaskId
+from swarmpy.model.schema import BASE_VERSION
 from swarmpy.model.specs import (
     ClusterSpec,
     NodeSpec,

@@ -1,0 +1,13 @@
+"""The versions of what is stored. ``docs/upgrading.md`` says what a new one is needed for, and who may write it when."""
+
+from __future__ import annotations
+
+SCHEMA_VERSION = 3
+"""The newest that can be read."""
+FIRST_VERSION = 1
+REQUESTS_VERSION = 2
+"""Of an entry or a snapshot that remembers requests: who ignores them would do a repeated one again."""
+GATE_VERSION = 3
+"""Of an entry or a snapshot with the version that the cluster writes: who ignores it would lose it."""
+BASE_VERSION = REQUESTS_VERSION
+"""What every manager reads that does not tell what it reads: it may be written without asking."""
