@@ -1,4 +1,4 @@
-"""The versions of what is stored. ``docs/upgrading.md`` says what a new one is needed for, and who may write it when."""
+"""The versions of what is stored. ``docs/upgrading.md`` says what needs a new one, and who may write it when."""
 
 from __future__ import annotations
 
