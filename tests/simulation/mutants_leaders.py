@@ -90,7 +90,7 @@ ELECTION = (
     _raft(
         name="term-not-durable",
         bug="Messages go out under a term that is not on the disk yet.",
-        killer=4,
+        killer=23,
         module="swarmpy.raft.core",
         edits=(Edit("if not self.outbox or self.durable != (self.term, self.vote):", "if not self.outbox:"),),
     ),

@@ -61,7 +61,7 @@ STORE = (
     _cluster(
         name="no-version-check",
         bug="A decision on an object that has changed since is written all the same.",
-        killer=1,
+        killer=12,
         module="swarmpy.store.transaction",
         edits=(
             Edit(
@@ -98,7 +98,7 @@ CLUSTER = (
     _cluster(
         name="slot-twice",
         bug="A slot that is held is given again.",
-        killer=4,
+        killer=7,
         module="swarmpy.control.replicated",
         edits=(Edit("        taken = set(held)\n", "        taken = set(held[1:])\n"),),
     ),
@@ -117,7 +117,7 @@ CLUSTER = (
     _cluster(
         name="dynamic-port-twice",
         bug="A port that the cluster chooses may be another service's.",
-        killer=40,
+        killer=20,
         module="swarmpy.control.ports",
         edits=(Edit("if key not in taken and self._is_free(service, key):", "if key not in taken:"),),
     ),
