@@ -257,9 +257,14 @@ class SimulatedRuntime:
         return tuple(statuses)
 
     def _has_ended(self, simulated: _Simulated) -> bool:
-        """Also true once its time has come: nobody needs to have waited for it."""
+        """Also true once its time has come, and from then on: nobody needs to have waited for it.
+
+        A simulated clock may be behind again after a restart, and what has ended must not run once more.
+        """
         at = simulated.ends_at
-        return simulated.ended.is_set() or (at is not None and asyncio.get_running_loop().time() >= at)
+        if at is not None and asyncio.get_running_loop().time() >= at:
+            simulated.ended.set()
+        return simulated.ended.is_set()
 
     def _finish(self, simulated: _Simulated, end: TaskExit) -> None:
         simulated.end = end

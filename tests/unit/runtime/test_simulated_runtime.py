@@ -114,3 +114,17 @@ async def test_an_engine_that_is_away_answers_nothing_but_its_tasks_run_on() -> 
     assert await runtime.list_tasks() == {task.id: running}
     runtime.power_off()
     assert await waiting == TaskExit(exit_code=137)
+
+
+async def test_what_has_ended_stays_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also for a clock that is behind again, as a simulated one may be after a restart."""
+    runtime = make_runtime()
+    task = make_task("exit-after:10ms")
+    await runtime.start(task)
+    assert await runtime.wait(task) == TaskExit(exit_code=0)
+    loop = asyncio.get_running_loop()
+    with monkeypatch.context() as patched:
+        now = loop.time()
+        patched.setattr(loop, "time", lambda: now - 60)
+        still_running = runtime.running_tasks()
+    assert still_running == ()
