@@ -110,6 +110,11 @@ class Agent:
         self._silence_told = False
 
     @property
+    def role(self) -> Role:
+        """What this node is to be, as a manager said last."""
+        return self._role
+
+    @property
     def manager(self) -> str:
         """``host:port`` of the manager this node has a session with, or ""."""
         return self._manager

@@ -80,7 +80,7 @@ class Member:
         self._random = random
         self._serve_api = serve_api
         self._founding = founding
-        self._roles: asyncio.Queue[Role | None] = asyncio.Queue()
+        self._role_news = asyncio.Event()
         self._manager_task: asyncio.Task[None] | None = None
         self._dialer = RpcDialer(self._credentials.client_context, identity.cluster_id)
         listen_host, self._listen_port = addresses.parse(state.listen_address, what="listen address")
@@ -97,7 +97,7 @@ class Member:
             clock=clock,
             random=random,
             seeds=self._seeds,
-            on_role_change=self._roles.put_nowait,
+            on_role_change=lambda _role: self._role_news.set(),
         )
         self._leader = LeaderCalls(self._dialer, random, self._known_managers)
 
@@ -243,7 +243,7 @@ class Member:
     async def _enter_group(self, manager: Manager) -> None:
         """Return when ``manager`` is a member, is stopped, or there is news of the role."""
         await manager.wait_loaded()
-        while not manager.is_member and self.manager is manager and self._roles.empty():
+        while not manager.is_member and self.manager is manager and not self._role_news.is_set():
             try:
                 await manager.join_group(self._known_managers, JOIN_TIMEOUT_S)
             except SwarmpyError as error:
@@ -280,30 +280,35 @@ class Member:
         self._credentials.replace(identity)
 
     def _on_raft_status(self, status: RaftStatus) -> None:
-        if status.removed and self._roles.empty():
-            self._roles.put_nowait(None)
+        if status.removed:
+            self._role_news.set()
 
     async def _follow_role(self, group: asyncio.TaskGroup) -> None:
-        """Be what a manager says; None: the other managers have removed this one, and may want it all the same.
+        """Be what the agent was told, and a manager in the eyes of the others too.
 
-        One that was demoted and promoted while it was away never hears of the first, as only the last counts.
+        One that was demoted and promoted while it was away is told of neither, but the others have removed it.
         """
         while True:
-            wanted = await self._roles.get()
-            while self._roles.empty() and (wanted not in (None, self.role) or self._is_out_of_place()):
+            await self._role_news.wait()
+            self._role_news.clear()
+            while not self._role_news.is_set() and self._is_out_of_place():
                 try:
-                    await self._change_role(wanted, group)
+                    await self._change_role(group)
                 except SwarmpyError as error:
-                    log.warning("role_not_changed", wanted=wanted and wanted.value, reason=str(error))
+                    log.warning("role_not_changed", wanted=self.agent.role.value, reason=str(error))
+                if self._is_out_of_place():
+                    # Also when the certificate says otherwise than the session did: one of them is out of date.
                     await asyncio.sleep(ROLE_RETRY_S)
 
     def _is_out_of_place(self) -> bool:
-        """True when this node is to be a manager, and is none in the eyes of the others."""
+        """True when this node is not what it is to be, or is a manager that is no member of the group."""
+        if self.role is not self.agent.role:
+            return True
         manager = self.manager
         return self.role is Role.MANAGER and (manager is None or manager.raft_status().removed or not manager.is_member)
 
-    async def _change_role(self, wanted: Role | None, group: asyncio.TaskGroup) -> None:
-        if wanted is Role.WORKER or (self.manager is not None and self.manager.raft_status().removed):
+    async def _change_role(self, group: asyncio.TaskGroup) -> None:
+        if self.agent.role is Role.WORKER or (self.manager is not None and self.manager.raft_status().removed):
             await self._stop_manager()
             await asyncio.to_thread(self._data.forget_raft)
         await self._renew()

@@ -161,6 +161,11 @@ class Connection(asyncio.Protocol):
         """The transport's buffer has drained."""
         self._writable.set()
 
+    def eof_received(self) -> bool:
+        """The peer has closed. Whatever is written from now on is lost; asyncio would tell when all before is sent."""
+        self._begin_close()
+        return False
+
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
         self._is_closing = True

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ssl
 from collections.abc import AsyncIterator
 from typing import Any
 
+import attrs
 import pytest
 from rpc_lab import Lab, Pki
 
@@ -107,6 +110,28 @@ async def handlers() -> Handlers:
 async def server(lab: Lab, handlers: Handlers) -> RpcServer:
     """A server with the handlers."""
     return await lab.server(handlers.router())
+
+
+@attrs.frozen
+class Tls:
+    """The serving end of TLS that does only what it is told."""
+
+    end: ssl.SSLObject
+    outgoing: ssl.MemoryBIO
+
+
+async def handshake(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, context: ssl.SSLContext) -> Tls:
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    end = context.wrap_bio(incoming, outgoing, server_side=True)
+    while True:
+        try:
+            end.do_handshake()
+            break
+        except ssl.SSLWantReadError:
+            writer.write(outgoing.read())
+            incoming.write(await reader.read(65536))
+    writer.write(outgoing.read())
+    return Tls(end, outgoing)
 
 
 async def soon(waiting: Any, seconds: float = 5) -> Any:
@@ -502,6 +527,39 @@ async def test_call_that_is_given_up_before_it_begins(
     assert await soon(handlers.notified.get()) == "after"
     assert not handlers.started.is_set()
     writer.transport.abort()
+
+
+async def test_peer_that_has_closed_is_written_to_no_more(lab: Lab, pki: Pki) -> None:
+    """It says that it closes, and takes nothing any more: the connection ends, though what was sent is stuck."""
+    greeted, stuck, over = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def closing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        tls = await handshake(reader, writer, pki.credentials("server").server_context())
+        tls.end.write(encode(Kind.HELLO, 1, 1))
+        writer.write(tls.outgoing.read())
+        greeted.set()
+        await stuck.wait()
+        with contextlib.suppress(ssl.SSLError):
+            tls.end.unwrap()  # says that it closes; the rest of what the other side sent is never read
+        farewell = tls.outgoing.read()
+        assert farewell
+        writer.write(farewell)
+        await over.wait()
+        writer.transport.abort()
+
+    listener = await asyncio.start_server(closing, "127.0.0.1", 0, limit=1024)
+    async with listener:
+        address = f"127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+        config = RpcConfig(write_buffer_bytes=64 << 20, max_frame_bytes=64 << 20)
+        channel = await lab.keep(lab.dialer(config=config).dial(address, timeout=5))
+        await soon(greeted.wait())
+        call = asyncio.create_task(channel.call("echo", b"x" * (32 << 20), timeout=60))
+        await asyncio.sleep(0)
+        stuck.set()
+        await soon(channel.wait_closed())
+        with pytest.raises(OutcomeUnknown):
+            await call
+        over.set()
 
 
 async def test_idle_connection_is_kept(lab: Lab, handlers: Handlers) -> None:
