@@ -85,7 +85,6 @@ async def running(
         await asyncio.gather(*(node.kill() for node in cluster.nodes))
         await cluster.stop()
         shutil.rmtree(directory, ignore_errors=True)
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 async def leading(cluster: LocalCluster) -> LocalNode:
