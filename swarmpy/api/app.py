@@ -201,6 +201,10 @@ async def _read_body(request: web.BaseRequest) -> bytes | ApiResponse:
     too_large = message_response(413, f"the request body is larger than {MAX_BODY_BYTES} bytes")
     if (request.content_length or 0) > MAX_BODY_BYTES:
         return too_large
+    if request.content.is_eof() and request.content.exception() is None:
+        # It came with the headers, as small ones do: nothing is waited for.
+        whole = request.content.read_nowait(-1)
+        return too_large if len(whole) > MAX_BODY_BYTES else whole
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
             async for chunk in request.content.iter_any():

@@ -21,13 +21,16 @@ def parse_json(body: bytes) -> Any:
     if not body.strip():
         raise InvalidArgument("got EOF while reading request body")
     try:
-        return json.loads(body, parse_constant=_refuse_constant)
+        return _DECODER.decode(body.decode(json.detect_encoding(body), "surrogatepass"))
     except (ValueError, RecursionError) as error:
         raise InvalidArgument(f"invalid JSON in request body: {error}") from error
 
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON number")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 class Fields:

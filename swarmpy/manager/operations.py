@@ -98,7 +98,8 @@ async def create_service(
         if tx.service_by_name(spec.name) is not None:
             raise AlreadyExists(f"name conflicts with an existing object: service {spec.name} already exists")
         service = Service(id=new_service_id, spec=spec)
-        tx.create(attrs.evolve(service, ports=allocate_ports(tx, service)))
+        ports = allocate_ports(tx, service)
+        tx.create(attrs.evolve(service, ports=ports) if ports else service)
         return service.id
 
     service_id = ServiceId(await store.update(create, request=request))

@@ -31,11 +31,11 @@ def stamp(change: Change, view: View, index: int) -> StoreObject | None:
     obj = change.object
     if obj is None:
         return None
-    obj = attrs.evolve(obj, meta=attrs.evolve(obj.meta, version=index))
+    meta = attrs.evolve(obj.meta, version=index)
     obj = share(obj, previous, view)
     if isinstance(obj, Service):
-        return attrs.evolve(obj, spec_version=_spec_version(obj, previous, index))
-    return obj
+        return attrs.evolve(obj, meta=meta, spec_version=_spec_version(obj, previous, index))
+    return attrs.evolve(obj, meta=meta)
 
 
 def outdates_tasks(before: ServiceSpec, after: ServiceSpec) -> bool:
