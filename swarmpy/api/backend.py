@@ -26,6 +26,9 @@ class InitRequest:
     """``host:port``, ``host`` or an interface: what other nodes call this one by."""
     availability: Availability = Availability.ACTIVE
     spec: ClusterSpec = attrs.Factory(ClusterSpec)
+    force_new_cluster: bool = False
+    """Begin the cluster of this manager anew, with its state and without the other managers. Of the rest only the
+    addresses count then, "" meaning the present ones."""
 
 
 @attrs.frozen(kw_only=True)
@@ -124,7 +127,11 @@ class NodeBackend(Protocol):
         """The observed states of the tasks on this node, ended ones included until all traces are removed."""
 
     async def init(self, request: InitRequest) -> str:
-        """Found a cluster; returns the id of this node in it. Raises AlreadyInCluster, InvalidArgument."""
+        """Found a cluster, or begin one anew; returns the id of this node in it.
+
+        Raises AlreadyInCluster, InvalidArgument; to begin one anew, NotInCluster (there is none, or this is a worker)
+        and FailedPrecondition (its managers have a quorum).
+        """
 
     async def join(self, request: JoinRequest) -> None:
         """Join a cluster. Raises AlreadyInCluster, InvalidArgument, Unavailable."""

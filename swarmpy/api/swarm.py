@@ -14,6 +14,7 @@ from swarmpy.manager import operations
 from swarmpy.model.specs import ClusterSpec
 
 _ALREADY = 'This node is already part of a swarm: leave it first ("swarm leave"), then create or join another one.'
+_DEFAULT_LISTEN_ADDR = "0.0.0.0:2377"
 _MANAGER_LEAVES = (
     "You are attempting to leave the swarm on a node that is participating as a manager. "
     "Without it there are fewer managers to agree on changes, and without the last one the swarm's state is lost: "
@@ -45,8 +46,10 @@ class SwarmApi:
     async def init(self, request: ApiRequest) -> ApiResponse:
         """``POST /swarm/init``; answers the node's id as a JSON string."""
         fields = Fields(parse_json(request.body))
+        fields.refuse("AutoLockManagers", "DefaultAddrPool", "DataPathAddr", "DataPathPort")
+        if fields.boolean("ForceNewCluster"):
+            return json_response(await self._node.init(_forced(fields)))
         self._require_outside()
-        fields.refuse("ForceNewCluster", "AutoLockManagers", "DefaultAddrPool", "DataPathAddr", "DataPathPort")
         node_id = await self._node.init(
             InitRequest(
                 listen_addr=_listen_addr(fields),
@@ -113,6 +116,16 @@ class SwarmApi:
     def _require_outside(self) -> None:
         if self._node.local_state != "inactive":
             raise AlreadyInCluster(_ALREADY)
+
+
+def _forced(fields: Fields) -> InitRequest:
+    listen = fields.string("ListenAddr")
+    # Docker's client always sends its default: it does not ask for another address than there is.
+    return InitRequest(
+        listen_addr="" if listen == _DEFAULT_LISTEN_ADDR else listen,
+        advertise_addr=fields.string("AdvertiseAddr"),
+        force_new_cluster=True,
+    )
 
 
 def _listen_addr(fields: Fields) -> str:

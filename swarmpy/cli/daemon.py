@@ -90,6 +90,11 @@ def swarm() -> None:
 @_status_option
 @_hostname_option
 @_detach_option
+@click.option(
+    "--force-new-cluster",
+    is_flag=True,
+    help="Begin this manager's cluster anew with all its state and without the other managers, when they are lost.",
+)
 @spec_options
 @data_dir_option
 @pass_settings
@@ -98,6 +103,7 @@ def swarm_init(
     listen_addr: str,
     advertise_addr: str,
     availability: str,
+    force_new_cluster: bool,
     runtime: str | None,
     status_addr: str,
     hostname: str | None,
@@ -105,10 +111,18 @@ def swarm_init(
     **options: int | None,
 ) -> None:
     """Make this machine the first manager of a new cluster."""
+    if force_new_cluster and any(value is not None for value in options.values()):
+        raise click.UsageError('--force-new-cluster keeps the settings: change them with "swarm update" afterwards')
     spec = edited({}, **options)
 
     async def init(client: ApiClient) -> None:
-        body = {"ListenAddr": listen_addr, "AdvertiseAddr": advertise_addr, "Availability": availability, "Spec": spec}
+        body = {
+            "ListenAddr": listen_addr,
+            "AdvertiseAddr": advertise_addr,
+            "ForceNewCluster": force_new_cluster,
+            "Availability": availability,
+            "Spec": spec,
+        }
         node_id = await client.post("/swarm/init", body, timeout=JOIN_TIMEOUT_S)
         click.echo(f"Swarm initialized: current node ({node_id}) is now a manager.\n")
         for role in ("worker", "manager"):

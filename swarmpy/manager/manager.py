@@ -16,6 +16,8 @@ import structlog
 from swarmpy.errors import DeadlineExceeded, NoQuorum, NotFound, NotLeader, SwarmpyError
 from swarmpy.manager.dispatcher import Dispatcher
 from swarmpy.manager.events import drain
+from swarmpy.manager.incarnations import METHOD as INCARNATION
+from swarmpy.manager.incarnations import Incarnations
 from swarmpy.manager.joining import Registrar
 from swarmpy.manager.leader_calls import LeaderCalls
 from swarmpy.manager.membership import Membership
@@ -77,7 +79,9 @@ class Manager:
         random: Random,
         config: RaftConfig,
         snapshot_time: Callable[[], int] = lambda: 0,
+        on_superseded: Callable[[int], None] = lambda _: None,
     ) -> None:
+        """``on_superseded`` is called with the later incarnation when another manager says that this one's is past."""
         self.node_id = node_id
         self.cluster_id = cluster_id
         self.address = address
@@ -98,6 +102,15 @@ class Manager:
             config=config,
         )
         self._membership = Membership(store=self.store, raft=self.raft)
+        self._incarnations = Incarnations(
+            address=address,
+            store=self.store,
+            raft=self.raft,
+            clock=clock,
+            random=random,
+            send=self._sender.send,
+            on_superseded=on_superseded,
+        )
         self._registrar = Registrar(
             store=self.store,
             clock=clock,
@@ -118,6 +131,7 @@ class Manager:
     def _register_calls(self) -> None:
         router = self._router
         router.notify("raft.messages", self._on_raft_messages, MANAGERS)
+        router.notify(INCARNATION, self._incarnations.heard, MANAGERS)
         router.call("raft.join", self._on_leader(self._membership.join), MANAGERS)
         router.call("raft.leave", self._on_leader(self._membership.leave), MEMBERS)
         router.call(RAFT_STATUS, self._on_leader(self._reporter.on_asked), MANAGERS)
@@ -139,6 +153,11 @@ class Manager:
         """Node id and cluster address of the leader this manager knows of."""
         member = self.raft.status().leader
         return None if member is None else (NodeId(member.node_id), member.address)
+
+    @property
+    def incarnation(self) -> int:
+        """The cluster's, as this manager's state has it; 0 while it has none."""
+        return self._incarnations.own or 0
 
     def raft_status(self) -> RaftStatus:
         """Term, role, commit, members and progress."""
@@ -217,10 +236,13 @@ class Manager:
                 await watch.wait()
                 drain(watch)
 
-    async def join_group(self, addresses: Callable[[], Iterable[str]], timeout: float) -> None:
-        """Ask the leader, through any of ``addresses``, to make this manager a member; return when it has a vote."""
+    async def join_group(self, addresses: Callable[[], Iterable[str]], timeout: float, incarnation: int = 0) -> None:
+        """Ask the leader, through any of ``addresses``, to make this manager a member; return when it has a vote.
+
+        A leader of an earlier incarnation of the cluster than ``incarnation`` is not asked for long: it refuses.
+        """
         calls = LeaderCalls(self._dialer, self._random, addresses)
-        payload = {"raft_id": self._raft_id, "address": self.address}
+        payload = {"raft_id": self._raft_id, "address": self.address, "incarnation": incarnation}
         try:
             async with asyncio.timeout(timeout):
                 await calls.call("raft.join", payload, timeout=timeout)
@@ -303,6 +325,7 @@ class Manager:
                 group.create_task(dispatcher.run(), name="dispatcher")
                 group.create_task(reconciler.run(), name="reconciler")
                 group.create_task(self._membership.run(), name="membership")
+                group.create_task(self._incarnations.run(), name="incarnations")
         finally:
             self._status_changed.set()
 
@@ -341,6 +364,9 @@ class Manager:
 
     def _on_raft_messages(self, peer: Peer, payload: Any) -> None:
         for message in decode_messages(payload):
+            if message.to != self._raft_id:
+                self._incarnations.misdirected(message)
+                continue
             # An id that is not known yet may be anybody's: a manager that is behind learns the new members, the leader
             # perhaps among them, from these very messages.
             if self.raft.node_of(message.source) not in (None, peer.node_id):

@@ -15,6 +15,7 @@ import structlog
 
 from swarmpy.errors import FailedPrecondition, InvalidArgument, NotFound, NotLeader, SwarmpyError
 from swarmpy.manager.events import drain
+from swarmpy.manager.incarnations import check_incarnation
 from swarmpy.model.ids import NodeId
 from swarmpy.model.objects import Kind, ManagerStatus, Node
 from swarmpy.model.states import NodeState, Role
@@ -46,7 +47,9 @@ class Membership:
     async def join(self, peer: Peer, payload: Any) -> Any:
         """``raft.join``: the calling manager wants to be a member, reachable at ``address``. Idempotent."""
         raft_id, address = _raft_identity(payload)
-        node = self._store.view().node(peer.node_id) if peer.node_id else None
+        view = self._store.view()
+        check_incarnation(view.cluster(), payload)
+        node = view.node(peer.node_id) if peer.node_id else None
         if node is None or node.spec.role != Role.MANAGER:
             raise FailedPrecondition(f"node {peer.node_id} is not to be a manager")
         async with self._changing:

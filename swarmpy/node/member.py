@@ -26,6 +26,7 @@ from swarmpy.node import addresses
 from swarmpy.node.datadir import DataDir, NodeState
 from swarmpy.node.founding import Founding
 from swarmpy.node.joining import renew_identity
+from swarmpy.node.renewal import renew
 from swarmpy.ports import Clock, Random, Runtime
 from swarmpy.raft.messages import Member as RaftMember
 from swarmpy.raft.storage import bootstrap
@@ -76,6 +77,11 @@ class Member:
         self._serve_api = serve_api
         self._founding = founding
         self._roles: asyncio.Queue[Role] = asyncio.Queue()
+        self._later: asyncio.Queue[int] = asyncio.Queue()
+        """Later incarnations of the cluster that this node's manager was told of."""
+        self._halves = asyncio.Lock()
+        """Held while the manager half is started, stopped or replaced."""
+        self._group: asyncio.TaskGroup | None = None
         self._manager_task: asyncio.Task[None] | None = None
         self._dialer = RpcDialer(self._credentials.client_context, identity.cluster_id)
         listen_host, self._listen_port = addresses.parse(state.listen_address, what="listen address")
@@ -93,6 +99,7 @@ class Member:
             random=random,
             seeds=self._seeds,
             on_role_change=self._roles.put_nowait,
+            on_later_incarnation=self._later.put_nowait,
         )
         self._leader = LeaderCalls(self._dialer, random, self._known_managers)
 
@@ -117,6 +124,7 @@ class Member:
         """Live until cancelled. Raises StorageError when the disk fails, InvalidArgument when it cannot listen."""
         await asyncio.to_thread(self._data.make_agent)
         async with asyncio.TaskGroup() as group:
+            self._group = group
             manager = await self._start_manager(group) if self.role is Role.MANAGER else None
             if manager is not None and self._founding is not None:
                 await self._write_founding(manager, self._founding)
@@ -125,6 +133,7 @@ class Member:
             group.create_task(self.agent.run(), name="agent")
             group.create_task(self._keep_certificate(), name="certificate")
             group.create_task(self._follow_role(group), name="role")
+            group.create_task(self._follow_incarnation(), name="incarnation")
             if manager is not None:
                 await self._enter_group(manager)
             await self._wait_session()
@@ -193,6 +202,7 @@ class Member:
             random=self._random,
             config=self.state.raft,
             snapshot_time=functools.partial(snapshot_time, self._data.raft),
+            on_superseded=self._later.put_nowait,
         )
         self._serve_api(router)
         server = RpcServer(router, self._credentials, host=self._listen_host, port=self._listen_port)
@@ -233,9 +243,10 @@ class Member:
 
     async def _enter_group(self, manager: Manager) -> None:
         await manager.wait_loaded()
-        while not manager.is_member:
+        # Until then it may be stopped, as one that is to be a manager no more.
+        while self.manager is manager and not manager.is_member:
             try:
-                await manager.join_group(self._known_managers, JOIN_TIMEOUT_S)
+                await manager.join_group(self._known_managers, JOIN_TIMEOUT_S, self.agent.incarnation)
             except SwarmpyError as error:
                 log.warning("raft_group_not_joined", reason=str(error))
                 await asyncio.sleep(ROLE_RETRY_S)
@@ -260,6 +271,7 @@ class Member:
 
     async def _renew(self) -> None:
         async def call(method: str, payload: Any) -> Any:
+            payload = {**payload, "incarnation": self.agent.incarnation}
             return await self._leader.call(method, payload, timeout=CALL_TIMEOUT_S)
 
         identity = await renew_identity(call, self._credentials.identity)
@@ -269,15 +281,55 @@ class Member:
     async def _follow_role(self, group: asyncio.TaskGroup) -> None:
         while True:
             wanted = await self._roles.get()
-            while wanted is not self.role and self._roles.empty():
+            while not self._is_as_wanted(wanted) and self._roles.empty():
                 try:
-                    await self._change_role(wanted, group)
+                    async with self._halves:
+                        await self._change_role(wanted, group)
                 except SwarmpyError as error:
                     log.warning("role_not_changed", wanted=wanted.value, reason=str(error))
                     await asyncio.sleep(ROLE_RETRY_S)
 
+    def _is_as_wanted(self, role: Role) -> bool:
+        return role is self.role and (role is Role.WORKER or self.manager is not None)
+
+    async def _follow_incarnation(self) -> None:
+        while True:
+            incarnation = await self._later.get()
+            async with self._halves:
+                if self.manager is not None and self.manager.incarnation < incarnation:
+                    await self._end_superseded_manager(incarnation)
+                    await self.agent.supersede(incarnation)
+
+    async def _end_superseded_manager(self, incarnation: int) -> None:
+        log.warning(
+            "manager_superseded",
+            node=self.state.node_id,
+            incarnation=incarnation,
+            consequence="this node manages no more; the leader of the cluster that was begun anew says what it is",
+            log_kept_in=str(self._data.superseded_raft),
+        )
+        await self._stop_manager()
+        await asyncio.to_thread(self._data.set_raft_aside)
+
+    async def begin_anew(self, state: NodeState) -> None:
+        """Replace the stopped or leaderless manager half by one that leads alone, as ``state``; tasks are not touched.
+
+        Raises FailedPrecondition (its log is no good for that; nothing has changed), StorageError.
+        """
+        assert self._group is not None, "a member that runs"
+        async with self._halves:
+            await self._stop_manager()
+            try:
+                await renew(self._data, self.state, state, self._clock)
+                self.state = state
+            finally:
+                manager = await self._start_manager(self._group)
+        await manager.wait_leader(LEADER_TIMEOUT_S)
+
     async def _change_role(self, wanted: Role, group: asyncio.TaskGroup) -> None:
-        if wanted is Role.WORKER:
+        if self.manager is not None and self.manager.incarnation < self.agent.incarnation:
+            await self._end_superseded_manager(self.agent.incarnation)
+        elif wanted is Role.WORKER:
             await self._stop_manager()
             await asyncio.to_thread(self._data.forget_raft)
         await self._renew()

@@ -89,12 +89,21 @@ async def test_init_passes_what_was_asked(alone: BenchNode) -> None:
     assert asked.spec.dispatcher.heartbeat_period_ns == 2_000_000_000
 
 
+@pytest.mark.parametrize(("listen", "asked"), [("0.0.0.0:2377", ""), ("10.0.0.1:2399", "10.0.0.1:2399")])
+async def test_forcing_a_new_cluster_is_asked_of_a_member(listen: str, asked: str) -> None:
+    """Docker's client sends its default address always: it means the one there is."""
+    node = BenchNode("w1")
+    body = {"ListenAddr": listen, "ForceNewCluster": True, "Spec": {}, "Availability": "active"}
+    assert await ask(Api(node), "POST", "/swarm/init", body) == (200, "newnodeid")
+    assert (node.inits[0].force_new_cluster, node.inits[0].listen_addr) == (True, asked)
+
+
 @pytest.mark.parametrize(
     ("path", "body", "message"),
     [
         ("/swarm/init", b"", "got EOF"),
         ("/swarm/init", {}, "ListenAddr: must not be empty"),
-        ("/swarm/init", {"ListenAddr": "x", "ForceNewCluster": True}, "ForceNewCluster is not supported yet"),
+        ("/swarm/init", {"ListenAddr": "x", "DataPathAddr": "10.0.0.1"}, "DataPathAddr is not supported yet"),
         ("/swarm/init", {"ListenAddr": "x", "DefaultAddrPool": ["10.0.0.0/8"]}, "DefaultAddrPool is not supported yet"),
         ("/swarm/init", {"ListenAddr": "x", "Spec": {"Raft": 1}}, "Spec.Raft: expected object"),
         ("/swarm/join", {"ListenAddr": "x", "JoinToken": "t"}, "at least 1 RemoteAddr is required"),
