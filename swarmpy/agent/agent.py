@@ -6,6 +6,7 @@ Tasks and routing never depend on a manager being there: without one, everything
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Iterable
 
 import structlog
@@ -29,7 +30,7 @@ from swarmpy.errors import (
     SwarmpyError,
     Unavailable,
 )
-from swarmpy.model.assignments import EndpointUpdate, SessionMessage, SessionRequest
+from swarmpy.model.assignments import EndpointUpdate, ManagerAddress, SessionMessage, SessionRequest
 from swarmpy.model.ids import NodeId, TaskId
 from swarmpy.model.objects import NodeDescription, TaskStatus
 from swarmpy.model.states import Role
@@ -71,13 +72,13 @@ class Agent:
         random: Random,
         seeds: Callable[[], Iterable[str]],
         on_role_change: Callable[[Role], None],
-        on_later_incarnation: Callable[[int], None] = lambda _: None,
+        on_later_incarnation: Callable[[int, str], None] = lambda *_: None,
     ) -> None:
         """``address`` is the one other nodes reach this node at, without a port.
 
         ``seeds`` gives the managers (``host:port``) known from elsewhere, whenever they are looked for. ``role`` is the
         present one; ``on_role_change`` is called when a manager says that it should be another, and
-        ``on_later_incarnation`` when a leader's cluster is of a later incarnation than all before.
+        ``on_later_incarnation`` when the cluster of a leader, at an address, is of a later incarnation than all before.
         """
         self._node_id = node_id
         self._address = address
@@ -128,16 +129,19 @@ class Agent:
         """The latest incarnation of the cluster that this node has seen."""
         return self._incarnation
 
-    async def supersede(self, incarnation: int) -> None:
-        """The cluster was begun anew without this node's manager half, which is gone by now.
+    async def supersede(self, incarnation: int, address: str) -> None:
+        """The cluster was begun anew without this node's manager half, which is gone by now; it is led at ``address``.
 
         Leaders of an earlier incarnation count no more; the next session's manager says what this node is to be.
         """
+        if address not in self._managers.learned:
+            known = (ManagerAddress(node_id=NodeId(""), address=a) for a in (address, *self._managers.learned))
+            self._learn(tuple(known))
         await self._remember(incarnation)
         self._role = None
         self._stale.set()
 
-    async def _admit(self, incarnation: int) -> None:
+    async def _admit(self, address: str, incarnation: int) -> None:
         if incarnation < self._incarnation:
             if not self._superseded_told:
                 log.warning("earlier_incarnation_refused", theirs=incarnation, seen=self._incarnation)
@@ -146,7 +150,7 @@ class Agent:
         self._superseded_told = False
         if incarnation > self._incarnation:
             await self._remember(incarnation)
-            self._on_later_incarnation(incarnation)
+            self._on_later_incarnation(incarnation, address)
 
     async def _remember(self, incarnation: int) -> None:
         if incarnation > self._incarnation:
@@ -286,7 +290,7 @@ class Agent:
             routing=self._routing,
             reporter=self._reporter,
             problems=self.problems,
-            admit=self._admit,
+            admit=functools.partial(self._admit, address),
             on_message=self._on_message,
             stale=self._stale,
         )
@@ -326,9 +330,12 @@ class Agent:
 
     def _on_message(self, message: SessionMessage) -> None:
         if message.managers is not None:
-            self._managers.learn(manager.address for manager in message.managers)
-            self._writer.put_managers(message.managers)
+            self._learn(message.managers)
         if message.role is not None and message.role != self._role:
             log.info("role_changed", old=self._role and self._role.value, new=message.role.value)
             self._role = message.role
             self._on_role_change(message.role)
+
+    def _learn(self, managers: tuple[ManagerAddress, ...]) -> None:
+        self._managers.learn(manager.address for manager in managers)
+        self._writer.put_managers(managers)

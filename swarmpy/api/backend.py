@@ -43,6 +43,18 @@ class JoinRequest:
     join_token: str = attrs.field(repr=False)
 
 
+@attrs.frozen(kw_only=True)
+class RestoreRequest:
+    """Make this node the only manager of the cluster in a backup."""
+
+    file: str
+    """Where the backup is on this node's machine: an absolute path."""
+    listen_addr: str = ""
+    advertise_addr: str = ""
+    force: bool = False
+    """Also when managers of that cluster answer: they will count no more."""
+
+
 class ManagerBackend(Protocol):
     """A manager, as far as its API needs it."""
 
@@ -135,6 +147,13 @@ class NodeBackend(Protocol):
 
     async def join(self, request: JoinRequest) -> None:
         """Join a cluster. Raises AlreadyInCluster, InvalidArgument, Unavailable."""
+
+    async def restore(self, request: RestoreRequest) -> str:
+        """Bring a cluster back from a backup; returns the id of this node in it.
+
+        Raises AlreadyInCluster, InvalidArgument, LogCorrupted and DataDirMismatch (of the backup), FailedPrecondition
+        (managers of the cluster answer).
+        """
 
     async def leave(self, *, force: bool) -> None:
         """Leave the cluster. Raises NotInCluster; FailedPrecondition for a manager without ``force``."""

@@ -36,7 +36,8 @@ MAX_TOLD = 64
 
 
 class Incarnations:
-    """One manager's. ``send`` brings a notification to an address; ``on_superseded`` gets a later incarnation."""
+    """One manager's. ``send`` brings a notification to an address; ``on_superseded`` gets a later incarnation, and the
+    address of a manager of it."""
 
     def __init__(
         self,
@@ -47,7 +48,7 @@ class Incarnations:
         clock: Clock,
         random: Random,
         send: Callable[[str, str, Any], object],
-        on_superseded: Callable[[int], None],
+        on_superseded: Callable[[int, str], None],
     ) -> None:
         self._address = address
         self._store = store
@@ -74,7 +75,7 @@ class Incarnations:
             return
         if theirs > own:
             log.debug("later_incarnation", node=peer.node_id, address=address, own=own, theirs=theirs)
-            self._on_superseded(theirs)
+            self._on_superseded(theirs, address)
         elif address:
             self._tell(address)
 

@@ -79,9 +79,9 @@ class Manager:
         random: Random,
         config: RaftConfig,
         snapshot_time: Callable[[], int] = lambda: 0,
-        on_superseded: Callable[[int], None] = lambda _: None,
+        on_superseded: Callable[[int, str], None] = lambda *_: None,
     ) -> None:
-        """``on_superseded`` is called with the later incarnation when another manager says that this one's is past."""
+        """``on_superseded`` is called with the later incarnation, and where it is managed, when this one's is past."""
         self.node_id = node_id
         self.cluster_id = cluster_id
         self.address = address

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import ipaddress
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import attrs
 import structlog
@@ -16,7 +17,7 @@ import structlog
 from swarmpy import __version__
 from swarmpy.api.api import Api
 from swarmpy.api.app import ApiServer, StatusServer
-from swarmpy.api.backend import InitRequest, JoinRequest
+from swarmpy.api.backend import InitRequest, JoinRequest, RestoreRequest
 from swarmpy.errors import (
     AlreadyInCluster,
     DataDirMismatch,
@@ -27,10 +28,10 @@ from swarmpy.errors import (
 )
 from swarmpy.manager.manager import Manager
 from swarmpy.model.assignments import ManagerAddress
-from swarmpy.model.ids import ClusterId, NodeId
+from swarmpy.model.ids import ClusterId, NodeId, encode_id
 from swarmpy.model.objects import NodeDescription
 from swarmpy.model.states import Role, TaskState
-from swarmpy.node import addresses, forced
+from swarmpy.node import addresses, forced, restoring
 from swarmpy.node.config import NodeConfig
 from swarmpy.node.datadir import DataDir, NodeState
 from swarmpy.node.founding import found
@@ -307,12 +308,10 @@ class Node:
             member = forced.manager_of(self._member)
             await forced.check_no_quorum(member)
             state = await asyncio.to_thread(forced.new_state, member.state, request, new_raft_id(self._random))
-            if state.listen_address == member.state.listen_address and state.advertise_address == (
-                member.state.advertise_address
-            ):
-                await member.begin_anew(state)
-            else:
+            if forced.moves(member.state, state):
                 await self._begin_anew_elsewhere(member, state)
+            else:
+                await member.begin_anew(state)
             log.warning("cluster_begun_anew", cluster=state.cluster_id, node=state.node_id, raft_id=state.raft_id)
             return state.node_id
 
@@ -329,6 +328,33 @@ class Node:
             await self._resume(*known)
         assert self._member is not None
         await self._until_ready(self._member)
+
+    async def restore(self, request: RestoreRequest) -> str:
+        """Bring a cluster back from a backup; returns this node's id."""
+        async with self._change():
+            backup = await asyncio.to_thread(restoring.read_backup, Path(request.file), self._clock)
+            listen, advertise = await asyncio.to_thread(
+                addresses.choose, request.listen_addr, request.advertise_addr, ""
+            )
+            node_id = NodeId(encode_id(self._random.randbytes(16)))
+            identity = restoring.identity_for(backup, node_id, self._clock)
+            if not request.force:
+                await restoring.check_nobody_answers(backup, identity)
+            runtime = await self._runtime(node_id, advertise, self._config.runtime or "auto")
+            state = NodeState(
+                cluster_id=backup.cluster.id,
+                node_id=node_id,
+                raft_id=new_raft_id(self._random),
+                listen_address=listen,
+                advertise_address=advertise,
+                runtime=runtime.name,
+                raft=backup.cluster.spec.raft,
+            )
+            snapshot = await restoring.first_snapshot(backup, state, hostname=self._config.hostname, clock=self._clock)
+            member = self._new_member(state, identity, runtime, first_snapshot=snapshot)
+            await self._enter(state, identity, member, is_founding=True)
+            log.warning("cluster_restored", cluster=state.cluster_id, node=node_id, index=backup.header.index)
+            return node_id
 
     async def join(self, request: JoinRequest) -> None:
         """Join a cluster."""

@@ -79,6 +79,11 @@ def new_state(state: NodeState, request: InitRequest, raft_id: int) -> NodeState
     return attrs.evolve(state, raft_id=raft_id, listen_address=listen, advertise_address=advertise, managers=(me,))
 
 
+def moves(before: NodeState, after: NodeState) -> bool:
+    """True when the manager is to be at another address."""
+    return (before.listen_address, before.advertise_address) != (after.listen_address, after.advertise_address)
+
+
 def _listen(state: NodeState, request: InitRequest) -> str:
     if request.listen_addr:
         return request.listen_addr

@@ -29,7 +29,8 @@ from swarmpy.node.joining import renew_identity
 from swarmpy.node.renewal import renew
 from swarmpy.ports import Clock, Random, Runtime
 from swarmpy.raft.messages import Member as RaftMember
-from swarmpy.raft.storage import bootstrap
+from swarmpy.raft.messages import Snapshot
+from swarmpy.raft.storage import bootstrap, bootstrap_from
 from swarmpy.security.identity import NodeIdentity, save_identity
 from swarmpy.security.tls import Credentials
 from swarmpy.wire.log import SqliteLog
@@ -66,7 +67,9 @@ class Member:
         random: Random,
         serve_api: Callable[[Router], None],
         founding: Founding | None = None,
+        first_snapshot: Snapshot | None = None,
     ) -> None:
+        """``founding``: this node founds the cluster; ``first_snapshot``: it brings one back, which is in there."""
         self.state = state
         self.manager: Manager | None = None
         self.ready = asyncio.Event()
@@ -76,9 +79,10 @@ class Member:
         self._random = random
         self._serve_api = serve_api
         self._founding = founding
+        self._first_snapshot = first_snapshot
         self._roles: asyncio.Queue[Role] = asyncio.Queue()
-        self._later: asyncio.Queue[int] = asyncio.Queue()
-        """Later incarnations of the cluster that this node's manager was told of."""
+        self._later: asyncio.Queue[tuple[int, str]] = asyncio.Queue()
+        """Later incarnations of the cluster that this node has heard of, and where a manager of it is."""
         self._halves = asyncio.Lock()
         """Held while the manager half is started, stopped or replaced."""
         self._group: asyncio.TaskGroup | None = None
@@ -99,7 +103,7 @@ class Member:
             random=random,
             seeds=self._seeds,
             on_role_change=self._roles.put_nowait,
-            on_later_incarnation=self._later.put_nowait,
+            on_later_incarnation=lambda *later: self._later.put_nowait(later),
         )
         self._leader = LeaderCalls(self._dialer, random, self._known_managers)
 
@@ -189,6 +193,9 @@ class Member:
                 raft_id=self.state.raft_id, node_id=self.state.node_id, address=self.state.advertise_address
             )
             await bootstrap(storage, member)
+        elif self._first_snapshot is not None:
+            await bootstrap_from(storage, self._first_snapshot)
+            self._first_snapshot = None
         manager = Manager(
             node_id=self.state.node_id,
             cluster_id=self.state.cluster_id,
@@ -202,7 +209,7 @@ class Member:
             random=self._random,
             config=self.state.raft,
             snapshot_time=functools.partial(snapshot_time, self._data.raft),
-            on_superseded=self._later.put_nowait,
+            on_superseded=lambda *later: self._later.put_nowait(later),
         )
         self._serve_api(router)
         server = RpcServer(router, self._credentials, host=self._listen_host, port=self._listen_port)
@@ -294,11 +301,11 @@ class Member:
 
     async def _follow_incarnation(self) -> None:
         while True:
-            incarnation = await self._later.get()
+            incarnation, address = await self._later.get()
             async with self._halves:
                 if self.manager is not None and self.manager.incarnation < incarnation:
                     await self._end_superseded_manager(incarnation)
-                    await self.agent.supersede(incarnation)
+                    await self.agent.supersede(incarnation, address)
 
     async def _end_superseded_manager(self, incarnation: int) -> None:
         log.warning(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import struct
-from collections.abc import Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -34,28 +34,36 @@ _ORDER = (Kind.CLUSTER, Kind.NODE, Kind.SERVICE, Kind.TASK)
 
 def encode_snapshot(layer: Layer, sessions: Sessions, version: int) -> Coroutine[Any, Any, bytes]:
     """The state exactly as it is at the time of the call, whenever it is awaited and whatever is written meanwhile."""
+    return _joined(snapshot_parts(layer, sessions, version))
+
+
+async def _joined(parts: AsyncIterator[bytes]) -> bytes:
+    return b"".join([part async for part in parts])
+
+
+def snapshot_parts(layer: Layer, sessions: Sessions, version: int) -> AsyncIterator[bytes]:
+    """The same piece by piece, for those who need not have all of it at once."""
     objects = {kind: list(layer.by_kind[kind].objects.values()) for kind in _ORDER}
-    return _encode(objects, sessions.copy(), version)
+    return _parts(objects, sessions.copy(), version)
 
 
-async def _encode(objects: dict[Kind, list[Any]], sessions: SessionsCopy, version: int) -> bytes:
+async def _parts(objects: dict[Kind, list[Any]], sessions: SessionsCopy, version: int) -> AsyncIterator[bytes]:
     header: dict[str, Any] = {"version": version, "counts": {kind.value: len(objects[kind]) for kind in _ORDER}}
     schema = codec.FIRST_VERSION
     if sessions.answers:
         header |= {"sessions": len(sessions.uses), "answers": len(sessions.answers)}
         schema = codec.REQUESTS_VERSION
-    parts = [bytes([schema]), *_frame(header)]
+    yield bytes([schema]) + _frame(header)
     for kind in _ORDER:
         for objs in _slices(objects[kind]):
-            parts += _frame({"kind": kind.value, "objects": [codec.to_plain(obj) for obj in objs]})
+            yield _frame({"kind": kind.value, "objects": [codec.to_plain(obj) for obj in objs]})
             await asyncio.sleep(0)
     for uses in _slices(sessions.uses):
-        parts += _frame({"sessions": [(session, *use) for session, use in uses]})
+        yield _frame({"sessions": [(session, *use) for session, use in uses]})
         await asyncio.sleep(0)
     for answers in _slices(sessions.answers):
-        parts += _frame({"answers": [(*key, *known) for key, known in answers]})
+        yield _frame({"answers": [(*key, *known) for key, known in answers]})
         await asyncio.sleep(0)
-    return b"".join(parts)
 
 
 def _slices(items: list[T]) -> Iterator[list[T]]:
@@ -114,9 +122,9 @@ def _fill(layer: Layer, kind: Kind, plain: list[Any]) -> None:
         table.put(obj.id, share(obj, None, view))
 
 
-def _frame(content: Any) -> tuple[bytes, bytes]:
+def _frame(content: Any) -> bytes:
     packed = codec.pack(content)
-    return _LENGTH.pack(len(packed)), packed
+    return _LENGTH.pack(len(packed)) + packed
 
 
 def _frames(data: bytes) -> Iterator[Any]:

@@ -54,7 +54,7 @@ async def test_a_later_leader_is_followed_and_told_of() -> None:
         first.die()
         second.alive = True
         await eventually(lambda: agent.manager == "b:1")
-    assert host.later == [7]
+    assert host.later == [(7, "b:1")]
     assert host.local.remembered.incarnation == 7
 
 
@@ -66,8 +66,20 @@ async def test_a_node_whose_manager_half_ended_asks_anew_what_it_is() -> None:
         await eventually(lambda: agent.manager == "m:1")
         assert host.roles == []
         of(manager, 4)
-        await agent.supersede(4)
+        await agent.supersede(4, "m:1")
         await eventually(lambda: len(manager.requests) > 1 and host.roles == [Role.WORKER])
+
+
+async def test_a_node_whose_manager_half_ended_learns_where_the_cluster_is() -> None:
+    """Its leader may have moved: nobody that this node knew is there any more. It is remembered over a restart."""
+    old, new = of(Manager("old:1"), 0), of(Manager("new:1"), 4)
+    host = Host(old, new, seeds=("old:1",))
+    async with host.run() as agent:
+        await eventually(lambda: agent.manager == "old:1")
+        old.die()
+        await agent.supersede(4, "new:1")
+        await eventually(lambda: agent.manager == "new:1")
+    assert "new:1" in {manager.address for manager in host.local.remembered.managers}
 
 
 async def test_a_disk_that_fails_does_not_let_it_go_back() -> None:

@@ -41,7 +41,7 @@ class World:
     store: Store
     told: incarnations.Incarnations
     sent: list[tuple[str, Any]]
-    later: list[int]
+    later: list[tuple[int, str]]
 
     async def set_incarnation(self, number: int) -> None:
         await self.store.update(lambda tx: tx.update(attrs.evolve(tx.cluster(), incarnation=number)))
@@ -53,7 +53,7 @@ async def world() -> World:
     clock = MovedClock()
     store, _ = await make_store(clock, "a", "b", "c")
     sent: list[tuple[str, Any]] = []
-    later: list[int] = []
+    later: list[tuple[int, str]] = []
 
     def send(address: str, method: str, payload: Any) -> None:
         assert method == METHOD
@@ -66,7 +66,7 @@ async def world() -> World:
         clock=clock,
         random=random.Random(1),
         send=send,
-        on_superseded=later.append,
+        on_superseded=lambda *told: later.append(told),
     )
     made = World(clock, store, told, sent, later)
     await made.set_incarnation(5)
@@ -80,7 +80,7 @@ async def test_the_later_one_counts(world: World) -> None:
     world.told.heard(PEER, {"incarnation": 4, "address": "10.0.0.2:2377"})
     assert world.sent == [("10.0.0.2:2377", 5)]
     world.told.heard(PEER, {"incarnation": 6, "address": "10.0.0.2:2377"})
-    assert world.later == [6]
+    assert world.later == [(6, "10.0.0.2:2377")]
     assert len(world.sent) == 1
 
 
