@@ -38,7 +38,10 @@ def manager_of(member: Member | None) -> Member:
 
 
 async def check_no_quorum(member: Member) -> None:
-    """Return when the managers have had the time to agree and have not. Raises FailedPrecondition when they have."""
+    """Return when the managers have had the time to agree and have not.
+
+    Raises FailedPrecondition when they have, and when this one has no log to go on from.
+    """
     loop = asyncio.get_running_loop()
     patience = max(LEAST_PATIENCE_S, ELECTIONS * member.state.raft.election_ns / 1e9)
     deadline = loop.time() + patience
@@ -54,6 +57,11 @@ async def check_no_quorum(member: Member) -> None:
                 raise FailedPrecondition(_nothing_to_force(manager))
         else:
             await asyncio.sleep(POLL_S)
+    if member.manager is not None and not member.manager.raft.conf.voters:
+        raise FailedPrecondition(
+            "this manager has lost its log, and the swarm's state with it: run this on another one that is left, or "
+            'leave the swarm here and restore a backup with "swarm restore"'
+        )
 
 
 def _nothing_to_force(manager: Manager) -> str:

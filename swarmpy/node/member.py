@@ -331,6 +331,8 @@ class Member:
                 self.state = state
             finally:
                 manager = await self._start_manager(self._group)
+                # When nothing has changed after all: it may have been about to join the others.
+                self._group.create_task(self._enter_group(manager), name="enter-group")
         await manager.wait_leader(LEADER_TIMEOUT_S)
 
     async def _change_role(self, wanted: Role, group: asyncio.TaskGroup) -> None:

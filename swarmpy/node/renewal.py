@@ -32,6 +32,16 @@ async def renew(data: DataDir, before: NodeState, after: NodeState, clock: Clock
     After a crash at any point this node is ``before`` with its old log or ``after`` with the new one. Raises
     FailedPrecondition when the log holds no cluster that this node is a manager of, StorageError.
     """
+    work = asyncio.create_task(_renew(data, before, after, clock), name="renewal")
+    try:
+        await asyncio.shield(work)
+    except asyncio.CancelledError:
+        # Nobody may use the log while a thread still moves it.
+        await asyncio.wait([work])
+        raise
+
+
+async def _renew(data: DataDir, before: NodeState, after: NodeState, clock: Clock) -> None:
     stored = await read(data.raft)
     me = Member(raft_id=after.raft_id, node_id=after.node_id, address=after.advertise_address)
     conf = alone(stored, me, before.raft_id)

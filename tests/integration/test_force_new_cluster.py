@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -92,19 +93,18 @@ def test_lost_managers_that_come_back_together_become_workers(hosts: Hosts, tmp_
     until(lambda: third.nodes()["host-4"][0] == "ready", "the worker is back")
     tasks = on(processes(third, "shop_web"), one)
 
+    third.does("node", "promote", "host-2")
     first.resume()
     second.resume()
-    until(
-        lambda: third.nodes()["host-1"] == third.nodes()["host-2"] == ("ready", ""),
-        "they are workers of the cluster that counts",
-    )
+    until(lambda: third.nodes()["host-1"] == ("ready", ""), "it is a worker of the cluster that counts")
+    until(lambda: third.nodes()["host-2"] == ("ready", "reachable"), "one that was promoted meanwhile joins anew")
+    until(lambda: not (first.data_dir / "raft").exists(), "the worker has no log")
+    refused(first.swarmpy("service", "ls"), 1, "not a swarm manager")
     for host in (first, second):
-        until(lambda host=host: not (host.data_dir / "raft").exists(), "it has no log")
         assert (host.data_dir / "raft.superseded" / "raft.db").exists()
-        refused(host.swarmpy("service", "ls"), 1, "not a swarm manager")
     assert on(processes(third, "shop_web"), one) == tasks
-    third.does("node", "promote", "host-1", "host-2")
-    until(lambda: third.nodes()["host-1"] == third.nodes()["host-2"] == ("ready", "reachable"), "managers again")
+    third.does("node", "promote", "host-1")
+    until(lambda: third.nodes()["host-1"] == ("ready", "reachable"), "it manages again")
     third.kill()
     until(lambda: {s["Spec"]["Name"] for s in first.api("/services")} == {"shop_web", "later_web"}, "all is there")
 
@@ -120,6 +120,19 @@ def test_begun_anew_while_no_daemon_runs(hosts: Hosts, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert f"current node ({ids['host-2']}) is now a manager" in done.stdout
     until(lambda: {s["Spec"]["Name"] for s in second.api("/services")} == {"shop_web"}, "it has the state")
+
+
+def test_a_manager_without_its_log_is_no_place_to_begin_from(hosts: Hosts) -> None:
+    """It is refused, and goes on waiting for the others, who let it in again."""
+    first, second, third = hosts.cluster(3, 0)
+    for host in (first, second, third):
+        host.kill()
+    shutil.rmtree(third.data_dir / "raft")
+    third.resume()
+    refused(third.swarmpy(*FORCE), 1, "has lost its log", "swarm restore")
+    first.resume()
+    second.resume()
+    until(lambda: third.nodes()["host-3"][1] in ("reachable", "leader"), "it is a manager again")
 
 
 def test_a_node_in_no_cluster_has_nothing_to_begin_anew(hosts: Hosts) -> None:
@@ -197,3 +210,24 @@ def test_the_survivor_may_move(hosts: Hosts, tmp_path: Path) -> None:
     first.resume()
     second.resume()
     until(lambda: third.nodes()["host-1"] == third.nodes()["host-2"] == ("ready", ""), "they are workers")
+
+
+def test_of_two_that_were_begun_anew_the_later_counts(hosts: Hosts, tmp_path: Path) -> None:
+    """Two managers that could not see each other, each told to go on alone: when they can, one cluster is left."""
+    first, second, third = hosts.cluster(3, 0)
+    first.kill()
+    os.kill(second.pid, signal.SIGSTOP)
+    try:
+        third.does(*FORCE)
+        deploy(third, tmp_path, "earlier")
+        os.kill(third.pid, signal.SIGSTOP)
+    finally:
+        os.kill(second.pid, signal.SIGCONT)
+    try:
+        second.does(*FORCE)
+        deploy(second, tmp_path, "later")
+    finally:
+        os.kill(third.pid, signal.SIGCONT)
+    until(lambda: second.nodes()["host-3"] == ("ready", ""), "the earlier one's manager is a worker of the later")
+    assert {s["Spec"]["Name"] for s in second.api("/services")} == {"later_web"}
+    refused(third.swarmpy("service", "ls"), 1, "not a swarm manager")
