@@ -155,9 +155,9 @@ class Manager:
         return None if member is None else (NodeId(member.node_id), member.address)
 
     @property
-    def incarnation(self) -> int:
-        """The cluster's, as this manager's state has it; 0 while it has none."""
-        return self._incarnations.own or 0
+    def incarnation(self) -> int | None:
+        """The cluster's, as this manager's state has it; None while it has none."""
+        return self._incarnations.own
 
     def raft_status(self) -> RaftStatus:
         """Term, role, commit, members and progress."""

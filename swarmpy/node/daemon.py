@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import ipaddress
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import attrs
 import structlog
@@ -28,7 +27,7 @@ from swarmpy.errors import (
 )
 from swarmpy.manager.manager import Manager
 from swarmpy.model.assignments import ManagerAddress
-from swarmpy.model.ids import ClusterId, NodeId, encode_id
+from swarmpy.model.ids import ClusterId, NodeId
 from swarmpy.model.objects import NodeDescription
 from swarmpy.model.states import Role, TaskState
 from swarmpy.node import addresses, forced, restoring
@@ -332,29 +331,18 @@ class Node:
     async def restore(self, request: RestoreRequest) -> str:
         """Bring a cluster back from a backup; returns this node's id."""
         async with self._change():
-            backup = await asyncio.to_thread(restoring.read_backup, Path(request.file), self._clock)
-            listen, advertise = await asyncio.to_thread(
-                addresses.choose, request.listen_addr, request.advertise_addr, ""
+            found = await restoring.prepare(
+                request,
+                hostname=self._config.hostname,
+                runtime=lambda node_id, address: self._runtime(node_id, address, self._config.runtime or "auto"),
+                clock=self._clock,
+                random=self._random,
             )
-            node_id = NodeId(encode_id(self._random.randbytes(16)))
-            identity = restoring.identity_for(backup, node_id, self._clock)
-            if not request.force:
-                await restoring.check_nobody_answers(backup, identity)
-            runtime = await self._runtime(node_id, advertise, self._config.runtime or "auto")
-            state = NodeState(
-                cluster_id=backup.cluster.id,
-                node_id=node_id,
-                raft_id=new_raft_id(self._random),
-                listen_address=listen,
-                advertise_address=advertise,
-                runtime=runtime.name,
-                raft=backup.cluster.spec.raft,
-            )
-            snapshot = await restoring.first_snapshot(backup, state, hostname=self._config.hostname, clock=self._clock)
-            member = self._new_member(state, identity, runtime, first_snapshot=snapshot)
+            state, identity = found.state, found.identity
+            member = self._new_member(state, identity, found.runtime, first_snapshot=found.snapshot)
             await self._enter(state, identity, member, is_founding=True)
-            log.warning("cluster_restored", cluster=state.cluster_id, node=node_id, index=backup.header.index)
-            return node_id
+            log.warning("cluster_restored", cluster=state.cluster_id, node=state.node_id, index=found.snapshot.index)
+            return state.node_id
 
     async def join(self, request: JoinRequest) -> None:
         """Join a cluster."""

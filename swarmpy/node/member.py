@@ -303,7 +303,9 @@ class Member:
         while True:
             incarnation, address = await self._later.get()
             async with self._halves:
-                if self.manager is not None and self.manager.incarnation < incarnation:
+                own = None if self.manager is None else self.manager.incarnation
+                # One without any state yet has only just joined: it gets that of the later incarnation.
+                if own is not None and own < incarnation:
                     await self._end_superseded_manager(incarnation)
                     await self.agent.supersede(incarnation, address)
 
@@ -336,7 +338,7 @@ class Member:
         await manager.wait_leader(LEADER_TIMEOUT_S)
 
     async def _change_role(self, wanted: Role, group: asyncio.TaskGroup) -> None:
-        if self.manager is not None and self.manager.incarnation < self.agent.incarnation:
+        if self.manager is not None and (self.manager.incarnation or 0) < self.agent.incarnation:
             await self._end_superseded_manager(self.agent.incarnation)
         elif wanted is Role.WORKER:
             await self._stop_manager()
@@ -346,7 +348,8 @@ class Member:
             # A raft id is used for one membership only: the group may remember things of an earlier one.
             self.state = attrs.evolve(self.state, raft_id=new_raft_id(self._random))
             await asyncio.to_thread(self._data.save, self.state)
-            await self._enter_group(await self._start_manager(group))
+            manager = await self._start_manager(group)
+            group.create_task(self._enter_group(manager), name="enter-group")
         log.info("role_in_force", role=self.role.value)
 
 

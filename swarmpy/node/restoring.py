@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import attrs
 
+from swarmpy.api.backend import RestoreRequest
 from swarmpy.errors import FailedPrecondition, InvalidArgument, InvariantViolation, LogCorrupted, NotFound, SwarmpyError
-from swarmpy.model.ids import NodeId
+from swarmpy.model.ids import NodeId, encode_id
 from swarmpy.model.objects import Cluster
 from swarmpy.model.states import Role
+from swarmpy.node import addresses
 from swarmpy.node.datadir import NodeState
+from swarmpy.node.member import new_raft_id
 from swarmpy.node.renewal import taken_over
-from swarmpy.ports import Clock, Dialer
+from swarmpy.ports import Clock, Dialer, Random, Runtime
 from swarmpy.raft.messages import ConfState, Member, Snapshot
 from swarmpy.security import ca
 from swarmpy.security.identity import NodeIdentity, new_key_and_csr
@@ -39,6 +43,49 @@ class Backup:
     def cluster(self) -> Cluster:
         """The cluster it is of."""
         return self.store.view().cluster()
+
+
+@attrs.frozen
+class Restoration:
+    """What a machine needs to be the only manager of the cluster in a backup."""
+
+    state: NodeState
+    identity: NodeIdentity
+    runtime: Runtime
+    snapshot: Snapshot
+    """What its log begins with."""
+
+
+async def prepare(
+    request: RestoreRequest,
+    *,
+    hostname: str,
+    runtime: Callable[[NodeId, str], Awaitable[Runtime]],
+    clock: Clock,
+    random: Random,
+) -> Restoration:
+    """All of it; nothing on this machine is touched. ``runtime`` makes that of a node at an address.
+
+    Raises as :func:`read_backup` and :func:`check_nobody_answers`; InvalidArgument for addresses.
+    """
+    backup = await asyncio.to_thread(read_backup, Path(request.file), clock)
+    listen, advertise = await asyncio.to_thread(addresses.choose, request.listen_addr, request.advertise_addr, "")
+    node_id = NodeId(encode_id(random.randbytes(16)))
+    identity = identity_for(backup, node_id, clock)
+    if not request.force:
+        await check_nobody_answers(backup, identity)
+    chosen = await runtime(node_id, advertise)
+    state = NodeState(
+        cluster_id=backup.cluster.id,
+        node_id=node_id,
+        raft_id=new_raft_id(random),
+        listen_address=listen,
+        advertise_address=advertise,
+        runtime=chosen.name,
+        raft=backup.cluster.spec.raft,
+    )
+    snapshot = await first_snapshot(backup, state, hostname=hostname, clock=clock)
+    return Restoration(state, identity, chosen, snapshot)
 
 
 def read_backup(path: Path, clock: Clock) -> Backup:

@@ -75,6 +75,7 @@ def test_a_survivor_leads_alone_and_the_workers_come_back(hosts: Hosts, tmp_path
     for host in (newer, newest):
         host.join(third, "manager")
     until(lambda: third.nodes()["host-7"] == ("ready", "reachable"), "three managers again")
+    assert "manager_superseded" not in newer.log + newest.log
     third.kill()
     until(lambda: lasting(newest.api("/swarm")) == swarm, "another one leads")
     deploy(newer, tmp_path, "later")
