@@ -169,6 +169,14 @@ def test_what_is_no_sound_backup_is_refused(hosts: Hosts, tmp_path: Path) -> Non
     refused(first.swarmpy(*BACKUP, tmp_path / "none" / "x"), 1, "there is no directory")
     refused(worker.swarmpy(*BACKUP, tmp_path / "w.bak"), 1, "not a swarm manager")
     assert not (tmp_path / "w.bak").exists()
+    piped = subprocess.run(
+        [sys.executable, "-m", "swarmpy", "--data-dir", str(first.data_dir), *BACKUP, "-"],
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
+    bad.write_bytes(piped.stdout)
+    assert "verdict: sound" in new.does("swarm", "restore", "--check", bad)
     status, _ = first.get("/swarm/backup")
     assert status == 404, "the page without authentication has no backups"
 
