@@ -43,9 +43,9 @@ GRACE_PERIODS = 3
 """Missed heartbeats after which a node is down (Docker Swarm's factor)."""
 NEW_LEADER_EXTRA_S = 1.0
 """Added to the grace after a change of leader: agents must find the new one first."""
-UNKNOWN_GRACE_S = 60.0
-"""The same for a node that was never heard of, as are all after the cluster was begun anew: the managers they knew may
-be lost, and each that does not even refuse costs them seconds. Their tasks must not be moved meanwhile."""
+RECOVERY_GRACE_S = 60.0
+"""The grace of a node that was not heard of since the cluster was begun anew: the managers it knew may be lost, and
+each that does not even refuse costs it seconds. Its tasks must not be moved meanwhile."""
 JITTER = 0.1
 """Heartbeat periods vary by this share, so that agents do not call in step."""
 COLLECT_S = 0.01
@@ -226,11 +226,11 @@ class Dispatcher:
         view = self._store.view()
         self._table.replace(ingress_table(view))
         grace = GRACE_PERIODS * self._period_s + NEW_LEADER_EXTRA_S
+        unheard_grace = max(grace, RECOVERY_GRACE_S) if view.cluster().incarnation else grace
         for node in view.nodes():
-            if node.status.state is NodeState.UNKNOWN:
-                self._deadlines[node.id] = now + max(grace, UNKNOWN_GRACE_S)
-            elif node.status.state is not NodeState.DOWN:
-                self._deadlines[node.id] = now + grace
+            if node.status.state is not NodeState.DOWN:
+                is_unheard = node.status.state is NodeState.UNKNOWN
+                self._deadlines[node.id] = now + (unheard_grace if is_unheard else grace)
         for task in view.tasks():
             if task.desired_state > TaskState.RUNNING:
                 self._gate.hold(task, version=self._table.version, now=now)

@@ -13,7 +13,7 @@ from manager_world import FakeAgent, MovedClock, make_store
 from swarmpy.control.recovery import LOST, UNHEARD, begun_anew, next_incarnation
 from swarmpy.errors import Superseded
 from swarmpy.manager import incarnations
-from swarmpy.manager.dispatcher import UNKNOWN_GRACE_S, Dispatcher
+from swarmpy.manager.dispatcher import RECOVERY_GRACE_S, Dispatcher
 from swarmpy.manager.incarnations import METHOD, Incarnations, check_incarnation
 from swarmpy.model.ids import NodeId
 from swarmpy.model.objects import ManagerStatus, Node
@@ -160,8 +160,8 @@ async def test_a_leader_refuses_those_who_know_better(world: World) -> None:
     await agent.close()
 
 
-async def test_a_node_never_heard_of_gets_a_minute(world: World) -> None:
-    """All are, after the cluster was begun anew: the managers that they try first may be gone."""
+async def test_a_node_not_heard_of_since_gets_a_minute(world: World) -> None:
+    """The managers that it tries first may be gone. Where no cluster was begun anew it gets what all nodes get."""
 
     def unheard(tx: Any) -> None:
         node = tx.node("c")
@@ -171,7 +171,7 @@ async def test_a_node_never_heard_of_gets_a_minute(world: World) -> None:
     dispatcher = Dispatcher(store=world.store, clock=world.clock, random=random.Random(3), managers=tuple)
     running = asyncio.create_task(dispatcher.run())
     await asyncio.sleep(0.05)
-    world.clock.seconds += UNKNOWN_GRACE_S - 1
+    world.clock.seconds += RECOVERY_GRACE_S - 1
 
     def state(name: str) -> NodeState:
         node = world.store.view().node(name)
@@ -183,6 +183,18 @@ async def test_a_node_never_heard_of_gets_a_minute(world: World) -> None:
             await asyncio.sleep(0.02)
     assert state("c") is NodeState.UNKNOWN
     world.clock.seconds += 2
+    async with asyncio.timeout(5):
+        while state("c") is not NodeState.DOWN:
+            await asyncio.sleep(0.02)
+    running.cancel()
+    await asyncio.wait([running])
+
+    await world.set_incarnation(0)
+    await world.store.update(unheard)
+    dispatcher = Dispatcher(store=world.store, clock=world.clock, random=random.Random(3), managers=tuple)
+    running = asyncio.create_task(dispatcher.run())
+    await asyncio.sleep(0.05)
+    world.clock.seconds += 10
     async with asyncio.timeout(5):
         while state("c") is not NodeState.DOWN:
             await asyncio.sleep(0.02)
