@@ -18,6 +18,7 @@ The tree (``code`` travels over the wire, ``http_status`` over the API, ``exit_c
     │   ├── NotLeader             carries the leader's address, where known; nothing was done
     │   ├── NoQuorum              too few managers answer; nothing was done
     │   ├── DeadlineExceeded      the bounded wait is over
+    │   ├── Superseded            the one that was asked is of an earlier incarnation of the cluster
     │   ├── ConnectionFailed      no connection, or it broke before the request was sent; nothing was done
     │   └── OutcomeUnknown        the answer was lost; the write may or may not have happened
     ├── PeerError                 502  the other side is at fault
@@ -151,6 +152,12 @@ class NoQuorum(Unavailable):
     """Too few managers answer. Nothing was done."""
 
     code = "no_quorum"
+
+
+class Superseded(Unavailable):
+    """The manager that was asked is of an earlier incarnation of the cluster. Nothing was done: others count now."""
+
+    code = "superseded"
 
 
 class DeadlineExceeded(Unavailable):

@@ -6,6 +6,7 @@ Tasks and routing never depend on a manager being there: without one, everything
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Iterable
 
 import structlog
@@ -25,6 +26,7 @@ from swarmpy.errors import (
     NotLeader,
     OutcomeUnknown,
     RuntimeUnavailable,
+    Superseded,
     SwarmpyError,
     Unavailable,
 )
@@ -75,15 +77,17 @@ class Agent:
         random: Random,
         seeds: Callable[[], Iterable[str]],
         on_role_change: Callable[[Role], None],
+        on_later_incarnation: Callable[[int, str], None] = lambda *_: None,
     ) -> None:
         """``address`` is the one other nodes reach this node at, without a port.
 
         ``seeds`` gives the managers (``host:port``) known from elsewhere, whenever they are looked for. ``role`` is the
-        present one; ``on_role_change`` is called when a manager says that it should be another.
+        present one; ``on_role_change`` is called when a manager says that it should be another, and
+        ``on_later_incarnation`` when the cluster of a leader, at an address, is of a later incarnation than all before.
         """
         self._node_id = node_id
         self._address = address
-        self._role = role
+        self._role: Role | None = role
         self._dialer = dialer
         self._runtime = runtime
         self._data_plane = data_plane
@@ -91,6 +95,7 @@ class Agent:
         self._clock = clock
         self._random = random
         self._on_role_change = on_role_change
+        self._on_later_incarnation = on_later_incarnation
         self._writer = LocalWriter(local, random)
         self._reporter = Reporter(random)
         self._routing = Routing(data_plane, random, self._writer)
@@ -102,6 +107,8 @@ class Agent:
         self._stale = asyncio.Event()
         self._engine_problem = ""
         self._manager = ""
+        self._incarnation = 0
+        self._superseded_told = False
         self.removal = ""
         """Why this node is no member any more; "" while it is one."""
         self.connected = asyncio.Event()
@@ -110,8 +117,8 @@ class Agent:
         self._silence_told = False
 
     @property
-    def role(self) -> Role:
-        """What this node is to be, as a manager said last."""
+    def role(self) -> Role | None:
+        """What this node is to be, as a manager said last; None until one of a later incarnation has said it."""
         return self._role
 
     @property
@@ -132,6 +139,42 @@ class Agent:
     def known_managers(self) -> tuple[str, ...]:
         """``host:port`` of the managers, as last told."""
         return self._managers.learned
+
+    @property
+    def incarnation(self) -> int:
+        """The latest incarnation of the cluster that this node has seen."""
+        return self._incarnation
+
+    async def supersede(self, incarnation: int, address: str) -> None:
+        """The cluster was begun anew without this node's manager half, which is gone by now; it is led at ``address``.
+
+        Leaders of an earlier incarnation count no more; the next session's manager says what this node is to be.
+        """
+        if address not in self._managers.learned:
+            found = (address, *self._managers.learned)
+            known = tuple(ManagerAddress(node_id=NodeId(""), address=each) for each in found)
+            self._learn(known)
+            self._writer.put_managers(known)
+        await self._remember(incarnation)
+        self._role = None
+        self._stale.set()
+
+    async def _admit(self, address: str, incarnation: int) -> None:
+        if incarnation < self._incarnation:
+            if not self._superseded_told:
+                log.warning("earlier_incarnation_refused", theirs=incarnation, seen=self._incarnation)
+                self._superseded_told = True
+            raise Superseded("this manager is of an earlier incarnation of the cluster than the one this node is in")
+        self._superseded_told = False
+        if incarnation > self._incarnation:
+            await self._remember(incarnation)
+            self._on_later_incarnation(incarnation, address)
+
+    async def _remember(self, incarnation: int) -> None:
+        if incarnation > self._incarnation:
+            log.info("cluster_begun_anew", node=self._node_id, incarnation=incarnation)
+            self._incarnation = incarnation
+            await self._writer.put_incarnation(incarnation)
 
     async def retire(self, timeout: float) -> None:
         """Stop and remove all tasks of this node, which is leaving; at most ``timeout`` seconds."""
@@ -160,6 +203,7 @@ class Agent:
         try:
             remembered = await self._local.load()
             self._learn(remembered.managers)
+            self._incarnation = max(self._incarnation, remembered.incarnation)
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._writer.run(), name="agent-local-state")
                 self._routing.restore(remembered.endpoints)
@@ -259,11 +303,12 @@ class Agent:
         self._stale.clear()
         session = Session(
             channel,
-            SessionRequest(description=self._description, address=self._address),
+            SessionRequest(description=self._description, address=self._address, incarnation=self._incarnation),
             worker=self._worker,
             routing=self._routing,
             reporter=self._reporter,
             problems=self.problems,
+            admit=functools.partial(self._admit, address),
             on_message=self._on_message,
             stale=self._stale,
         )
@@ -310,6 +355,6 @@ class Agent:
             self._learn(message.managers)
             self._writer.put_managers(message.managers)
         if message.role is not None and message.role != self._role:
-            log.info("role_changed", old=self._role.value, new=message.role.value)
+            log.info("role_changed", old=self._role and self._role.value, new=message.role.value)
             self._role = message.role
             self._on_role_change(message.role)

@@ -36,6 +36,8 @@ class Remembered:
     """The assigned tasks; ``status`` is the last one observed on this node."""
     managers: tuple[ManagerAddress, ...] = ()
     endpoints: EndpointUpdate | None = None
+    incarnation: int = 0
+    """The latest of the cluster that this node has seen: it never goes back to an earlier one."""
 
 
 @attrs.frozen(kw_only=True)
@@ -46,6 +48,7 @@ class Changes:
     """None: no longer there."""
     managers: tuple[ManagerAddress, ...] | None = None
     endpoints: EndpointUpdate | None = None
+    incarnation: int | None = None
 
 
 class LocalState(Protocol):
@@ -89,6 +92,7 @@ def merge(remembered: Remembered, changes: Changes) -> Remembered:
         tasks=tuple(task for task in tasks.values() if task is not None),
         managers=remembered.managers if changes.managers is None else changes.managers,
         endpoints=changes.endpoints or remembered.endpoints,
+        incarnation=remembered.incarnation if changes.incarnation is None else changes.incarnation,
     )
 
 
@@ -100,6 +104,7 @@ class LocalWriter:
         self._random = random
         self._pending = Changes()
         self._filled = asyncio.Event()
+        self._saving = asyncio.Lock()
 
     def put_task(self, task: Task) -> None:
         """Remember an assigned task and its status."""
@@ -118,6 +123,15 @@ class LocalWriter:
         """Remember a whole endpoint table."""
         self._pending = attrs.evolve(self._pending, endpoints=endpoints)
         self._filled.set()
+
+    async def put_incarnation(self, incarnation: int) -> None:
+        """Remember the cluster's incarnation. Durable on return, unless the disk fails: then it is tried again."""
+        self._pending = attrs.evolve(self._pending, incarnation=incarnation)
+        self._filled.set()
+        try:
+            await self._flush()
+        except StorageError as error:
+            log.warning("local_state_not_saved", reason=str(error))
 
     def _put_tasks(self, tasks: dict[TaskId, Task | None]) -> None:
         # Several changes of one task between two writes become one.
@@ -153,6 +167,10 @@ class LocalWriter:
             log.warning("local_state_not_saved", reason=str(error))
 
     async def _flush(self) -> None:
+        async with self._saving:
+            await self._save()
+
+    async def _save(self) -> None:
         changes, self._pending = self._pending, Changes()
         self._filled.clear()
         if changes == Changes():
@@ -169,5 +187,6 @@ class LocalWriter:
             tasks={**older.tasks, **newer.tasks},
             managers=older.managers if newer.managers is None else newer.managers,
             endpoints=newer.endpoints or older.endpoints,
+            incarnation=older.incarnation if newer.incarnation is None else newer.incarnation,
         )
         self._filled.set()

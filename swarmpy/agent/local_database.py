@@ -25,6 +25,7 @@ SCHEMA_VERSION = 1
 _TASK = "task/"
 _MANAGERS = "managers"
 _ENDPOINTS = "endpoints"
+_INCARNATION = "incarnation"
 _SIDE_FILES = ("-journal", "-wal", "-shm")
 
 
@@ -108,6 +109,7 @@ class LocalDatabase:
         tasks: list[Task] = []
         managers: tuple[ManagerAddress, ...] = ()
         endpoints: EndpointUpdate | None = None
+        incarnation = 0
         for key, value in db.execute("SELECT key, value FROM item ORDER BY key"):
             if key.startswith(_TASK):
                 tasks.append(codec.decode(Task, value))
@@ -115,7 +117,9 @@ class LocalDatabase:
                 managers = codec.decode(Remembered, value).managers
             elif key == _ENDPOINTS:
                 endpoints = codec.decode(EndpointUpdate, value)
-        return Remembered(tasks=tuple(tasks), managers=managers, endpoints=endpoints)
+            elif key == _INCARNATION:
+                incarnation = codec.decode(Remembered, value).incarnation
+        return Remembered(tasks=tuple(tasks), managers=managers, endpoints=endpoints, incarnation=incarnation)
 
     def _put_aside(self) -> None:
         if self._db is not None:
@@ -133,4 +137,6 @@ def _rows(changes: Changes) -> tuple[list[tuple[str, bytes]], list[tuple[str]]]:
         rows.append((_MANAGERS, codec.encode(Remembered(managers=changes.managers))))
     if changes.endpoints is not None:
         rows.append((_ENDPOINTS, codec.encode(changes.endpoints)))
+    if changes.incarnation is not None:
+        rows.append((_INCARNATION, codec.encode(Remembered(incarnation=changes.incarnation))))
     return rows, gone

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, NoReturn, cast
 
 import structlog
@@ -39,8 +39,9 @@ DEFAULT_PERIOD_S = 1.0
 class Session:
     """One session over ``channel``.
 
-    ``problems`` are told in heartbeats; ``on_message`` gets each message after its assignments and endpoints are taken;
-    ``stale`` is set when ``request`` no longer describes the node, which ends the session.
+    ``problems`` are told in heartbeats; ``admit`` gets the incarnation of the manager's cluster before anything else is
+    taken of it, and raises to end the session; ``on_message`` gets each message after its assignments and endpoints are
+    taken; ``stale`` is set when ``request`` no longer describes the node, which ends the session.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Session:
         routing: Routing,
         reporter: Reporter,
         problems: Callable[[], tuple[str, ...]],
+        admit: Callable[[int], Awaitable[None]],
         on_message: Callable[[SessionMessage], None],
         stale: asyncio.Event,
     ) -> None:
@@ -61,6 +63,7 @@ class Session:
         self._routing = routing
         self._reporter = reporter
         self._problems = problems
+        self._admit = admit
         self._on_message = on_message
         self._stale = stale
         self._id = ""
@@ -102,6 +105,7 @@ class Session:
             raise Unavailable("the manager ended the session before it began") from None
         if not first.session_id:
             raise ProtocolViolation("the manager's first message has no session id")
+        await self._admit(first.incarnation)
         self._id = first.session_id
         self._set_period(first.heartbeat_period_ns)
         self._take(first)

@@ -22,7 +22,7 @@ from aiohttp import web
 
 from swarmpy.api.api import Api
 from swarmpy.api.negotiation import negotiate, server_headers
-from swarmpy.api.request import ApiRequest, ApiResponse, message_response
+from swarmpy.api.request import ApiRequest, ApiResponse, StreamedResponse, message_response
 from swarmpy.errors import FailedPrecondition, InvalidArgument
 
 log = structlog.get_logger(__name__)
@@ -33,6 +33,8 @@ BODY_TIMEOUT_S = 30.0
 KEEPALIVE_S = 75.0
 CLOSE_TIMEOUT_S = 2.0
 """How long requests in progress may go on when a server is closed."""
+CHUNK_TIMEOUT_S = 30.0
+"""How long a client may take for one piece of an answer that is made while it is sent."""
 MAX_HEADER_BYTES = 16 * 1024
 STATUS_PATHS = frozenset({"/status", "/healthz", "/readyz"})
 
@@ -66,7 +68,7 @@ class _HttpServer:
             await self._runner.cleanup()
             self._runner = None
 
-    async def _respond(self, request: web.BaseRequest) -> web.Response:
+    async def _respond(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
             answer = await self._answer(request)
         except Exception:
@@ -78,7 +80,34 @@ class _HttpServer:
         headers = {**self._headers, **answer.headers}
         if answer.content_type:
             headers["Content-Type"] = answer.content_type
+        if isinstance(answer, StreamedResponse):
+            return await _stream(request, answer, headers)
         return web.Response(status=answer.status, body=answer.body, headers=headers)
+
+
+async def _stream(request: web.BaseRequest, answer: StreamedResponse, headers: dict[str, str]) -> web.StreamResponse:
+    """Send an answer as it is made. One that cannot be made to its end is broken off, so that nobody takes it whole."""
+    response = web.StreamResponse(status=answer.status, headers=headers)
+    await response.prepare(request)
+    try:
+        async with contextlib.aclosing(answer.chunks) as chunks:
+            async for chunk in chunks:
+                async with asyncio.timeout(CHUNK_TIMEOUT_S):
+                    await response.write(chunk)
+        await response.write_eof()
+    except (OSError, TimeoutError) as error:
+        log.info("answer_broken_off", path=request.path, reason=str(error) or "the client takes nothing")
+        _abort(request)
+    except Exception:
+        # The boundary, as above: its status has gone out already, so the client must see it end too soon.
+        log.exception("request_failed", method=request.method, path=request.path)
+        _abort(request)
+    return response
+
+
+def _abort(request: web.BaseRequest) -> None:
+    if request.transport is not None:
+        request.transport.abort()
 
 
 class ApiServer:

@@ -26,6 +26,9 @@ class InitRequest:
     """``host:port``, ``host`` or an interface: what other nodes call this one by."""
     availability: Availability = Availability.ACTIVE
     spec: ClusterSpec = attrs.Factory(ClusterSpec)
+    force_new_cluster: bool = False
+    """Begin the cluster of this manager anew, with its state and without the other managers. Of the rest only the
+    addresses count then, "" meaning the present ones."""
 
 
 @attrs.frozen(kw_only=True)
@@ -38,6 +41,18 @@ class JoinRequest:
     remote_addrs: tuple[str, ...]
     """Managers to ask, ``host:port`` or ``host``; at least one."""
     join_token: str = attrs.field(repr=False)
+
+
+@attrs.frozen(kw_only=True)
+class RestoreRequest:
+    """Make this node the only manager of the cluster in a backup."""
+
+    file: str
+    """Where the backup is on this node's machine: an absolute path."""
+    listen_addr: str = ""
+    advertise_addr: str = ""
+    force: bool = False
+    """Also when managers of that cluster answer: they will count no more."""
 
 
 class ManagerBackend(Protocol):
@@ -128,10 +143,21 @@ class NodeBackend(Protocol):
         """The observed states of the tasks on this node, ended ones included until all traces are removed."""
 
     async def init(self, request: InitRequest) -> str:
-        """Found a cluster; returns the id of this node in it. Raises AlreadyInCluster, InvalidArgument."""
+        """Found a cluster, or begin one anew; returns the id of this node in it.
+
+        Raises AlreadyInCluster, InvalidArgument; to begin one anew, NotInCluster (there is none, or this is a worker)
+        and FailedPrecondition (its managers have a quorum).
+        """
 
     async def join(self, request: JoinRequest) -> None:
         """Join a cluster. Raises AlreadyInCluster, InvalidArgument, Unavailable."""
+
+    async def restore(self, request: RestoreRequest) -> str:
+        """Bring a cluster back from a backup; returns the id of this node in it.
+
+        Raises AlreadyInCluster, InvalidArgument, LogCorrupted and DataDirMismatch (of the backup), FailedPrecondition
+        (managers of the cluster answer).
+        """
 
     async def leave(self, *, force: bool) -> None:
         """Leave the cluster. Raises NotInCluster; FailedPrecondition for a manager without ``force``."""

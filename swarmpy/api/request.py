@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import attrs
@@ -22,6 +23,7 @@ KEY_HEADER = "Idempotency-Key"
 """Makes a write one that is done once only, as in the IETF's draft-ietf-httpapi-idempotency-key-header."""
 JSON = "application/json"
 TEXT = "text/plain; charset=utf-8"
+BINARY = "application/octet-stream"
 
 _KEY = re.compile(r"[!-~]{1,255}")
 _DIGEST_BYTES = 16
@@ -107,6 +109,13 @@ class ApiResponse:
     def from_plain(data: Any) -> ApiResponse:
         """The answer of the leader. Raises ProtocolViolation."""
         return from_plain(ApiResponse, data)
+
+
+@attrs.frozen(kw_only=True)
+class StreamedResponse(ApiResponse):
+    """An answer that is made while it is sent. Of this node's own socket only: it is never forwarded."""
+
+    chunks: AsyncGenerator[bytes, None] = attrs.field(repr=False)
 
 
 def json_response(value: Any, status: int = 200) -> ApiResponse:

@@ -177,7 +177,8 @@ def _cluster_problems(
     if not quorum.healthy:
         found.append(
             f"no quorum: {quorum.reachable} of {quorum.managers} managers reachable, {quorum.needed} needed; "
-            "running tasks go on, but nothing can be changed"
+            "running tasks go on, but nothing can be changed: bring managers back, or, if they are lost for good, go "
+            'on from this one with "swarmpy swarm init --force-new-cluster"'
         )
     names: dict[str, str] = {node.id: node.description.hostname or node.id for node in view.nodes()}
     found += [f"manager {names.get(node_id, node_id)} is not reachable" for node_id, ok in reach.items() if ok is False]

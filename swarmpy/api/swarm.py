@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+
+import structlog
+
 from swarmpy.api.access import require_manager
-from swarmpy.api.backend import InitRequest, JoinRequest, NodeBackend
+from swarmpy.api.backend import InitRequest, JoinRequest, NodeBackend, RestoreRequest
 from swarmpy.api.json_fields import Fields, parse_json
 from swarmpy.api.node_json import availability_from_json
-from swarmpy.api.request import ApiRequest, ApiResponse, json_response
+from swarmpy.api.request import BINARY, ApiRequest, ApiResponse, StreamedResponse, json_response
 from swarmpy.api.router import Route, Scope
 from swarmpy.api.swarm_json import cluster_spec_from_json, swarm_to_json
-from swarmpy.errors import AlreadyInCluster, InvalidArgument, NotInCluster
+from swarmpy.errors import AlreadyInCluster, InvalidArgument, NotInCluster, Unavailable
 from swarmpy.manager import operations
 from swarmpy.model.specs import ClusterSpec
+from swarmpy.store.backup import Header, written
+
+log = structlog.get_logger(__name__)
+
+MAX_BACKUPS = 2
+"""Sent at a time: each keeps the state of its moment from being let go."""
 
 _ALREADY = 'This node is already part of a swarm: leave it first ("swarm leave"), then create or join another one.'
+_DEFAULT_LISTEN_ADDR = "0.0.0.0:2377"
 _MANAGER_LEAVES = (
     "You are attempting to leave the swarm on a node that is participating as a manager. "
     "Without it there are fewer managers to agree on changes, and without the last one the swarm's state is lost: "
@@ -26,6 +39,7 @@ class SwarmApi:
 
     def __init__(self, node: NodeBackend) -> None:
         self._node = node
+        self._backups = 0
 
     def routes(self) -> list[Route]:
         """The routes of this part."""
@@ -34,6 +48,8 @@ class SwarmApi:
             Route(method="POST", pattern="/swarm/init", scope=Scope.LOCAL, handler=self.init),
             Route(method="POST", pattern="/swarm/join", scope=Scope.LOCAL, handler=self.join),
             Route(method="POST", pattern="/swarm/leave", scope=Scope.LOCAL, handler=self.leave),
+            Route(method="GET", pattern="/swarm/backup", scope=Scope.READ, handler=self.backup),
+            Route(method="POST", pattern="/swarm/restore", scope=Scope.LOCAL, handler=self.restore),
             Route(method="POST", pattern="/swarm/update", scope=Scope.WRITE, handler=self.update),
             Route(method="GET", pattern="/swarm/unlockkey", scope=Scope.READ, handler=self.unlock_key),
         ]
@@ -45,8 +61,10 @@ class SwarmApi:
     async def init(self, request: ApiRequest) -> ApiResponse:
         """``POST /swarm/init``; answers the node's id as a JSON string."""
         fields = Fields(parse_json(request.body))
+        fields.refuse("AutoLockManagers", "DefaultAddrPool", "DataPathAddr", "DataPathPort")
+        if fields.boolean("ForceNewCluster"):
+            return json_response(await self._node.init(_forced(fields)))
         self._require_outside()
-        fields.refuse("ForceNewCluster", "AutoLockManagers", "DefaultAddrPool", "DataPathAddr", "DataPathPort")
         node_id = await self._node.init(
             InitRequest(
                 listen_addr=_listen_addr(fields),
@@ -89,6 +107,55 @@ class SwarmApi:
         await self._node.leave(force=force)
         return ApiResponse()
 
+    async def backup(self, _request: ApiRequest) -> ApiResponse:
+        """``GET /swarm/backup``: the whole state at one index, every acknowledged write included, with all secrets."""
+        manager = require_manager(self._node)
+        if self._backups >= MAX_BACKUPS:
+            raise Unavailable(f"{self._backups} backups are being sent already: try again when one is finished")
+        view, parts = manager.store.view(), manager.store.parts()
+        cluster = view.cluster()
+        header = Header(
+            cluster_id=cluster.id,
+            cluster_name=cluster.spec.name,
+            incarnation=cluster.incarnation,
+            index=manager.store.version,
+            term=manager.raft_status().term,
+            time_ns=time.time_ns(),
+            swarmpy=self._node.version,
+            holds={"nodes": len(view.nodes()), "services": len(view.services()), "tasks": len(view.tasks())},
+            managers=self._node.manager_addresses(),
+        )
+        return StreamedResponse(content_type=BINARY, chunks=self._counted(header, parts))
+
+    async def _counted(self, header: Header, parts: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+        self._backups += 1
+        sent = 0
+        try:
+            async with contextlib.aclosing(written(header, parts)) as pieces:
+                async for piece in pieces:
+                    yield piece
+                    sent += len(piece)
+            log.info("backup_taken", cluster=header.cluster_id, index=header.index, size_bytes=sent)
+        finally:
+            self._backups -= 1
+
+    async def restore(self, request: ApiRequest) -> ApiResponse:
+        """``POST /swarm/restore``; answers the node's id as a JSON string."""
+        fields = Fields(parse_json(request.body))
+        self._require_outside()
+        file = fields.string("File")
+        if not file.startswith("/"):
+            raise InvalidArgument("File: the absolute path of a backup on this machine is needed")
+        node_id = await self._node.restore(
+            RestoreRequest(
+                file=file,
+                listen_addr=_listen_addr(fields),
+                advertise_addr=fields.string("AdvertiseAddr"),
+                force=fields.boolean("Force"),
+            )
+        )
+        return json_response(node_id)
+
     async def update(self, request: ApiRequest) -> ApiResponse:
         """``POST /swarm/update?version=&rotateWorkerToken=&rotateManagerToken=``."""
         manager = require_manager(self._node)
@@ -113,6 +180,16 @@ class SwarmApi:
     def _require_outside(self) -> None:
         if self._node.local_state != "inactive":
             raise AlreadyInCluster(_ALREADY)
+
+
+def _forced(fields: Fields) -> InitRequest:
+    listen = fields.string("ListenAddr")
+    # Docker's client always sends its default: it does not ask for another address than there is.
+    return InitRequest(
+        listen_addr="" if listen == _DEFAULT_LISTEN_ADDR else listen,
+        advertise_addr=fields.string("AdvertiseAddr"),
+        force_new_cluster=True,
+    )
 
 
 def _listen_addr(fields: Fields) -> str:

@@ -11,7 +11,7 @@ import errno
 import itertools
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -43,7 +43,7 @@ DEFAULT_TIMEOUT = 30.0
 """Seconds for a whole request: a cluster without a leader answers within that or not at all."""
 REPEAT_PAUSES_S = (0.1, 0.2, 0.4, 0.8, 1.6)
 """Before each repetition of a write whose connection broke: a daemon that is restarted answers within that."""
-LOCAL_WRITES = frozenset({"/swarm/init", "/swarm/join", "/swarm/leave"})
+LOCAL_WRITES = frozenset({"/swarm/init", "/swarm/join", "/swarm/leave", "/swarm/restore"})
 """These change the node that the daemon runs on, not the cluster: they have no key, and are never repeated."""
 
 Json = dict[str, Any]
@@ -151,6 +151,31 @@ class ApiClient:
     async def delete(self, path: str, *, query: Mapping[str, str] | None = None, timeout: float | None = None) -> Any:
         """The answer of a DELETE."""
         return await self.request("DELETE", path, query, timeout=timeout)
+
+    async def download(self, path: str, *, silence: float | None = None) -> AsyncIterator[bytes]:
+        """The bytes of a GET as they come; no more than ``silence`` seconds pass between two pieces of them.
+
+        Raises as :meth:`request`, and ConnectionFailed when they break off before the end.
+        """
+        session = self._session or self._new_session()
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._timeout, sock_read=silence or self._timeout)
+        try:
+            async with session.get(URL(f"http://swarmpy{path}"), timeout=timeout) as response:
+                if response.status >= 400:
+                    kind = response.headers.get(ERROR_HEADER, "")
+                    _answer(f"GET {path}", response.status, response.content_type, await response.read(), kind)
+                async for piece in response.content.iter_any():
+                    yield piece
+        except aiohttp.ClientConnectorError as error:
+            raise _unreachable(self._socket, error.os_error) from error
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"the daemon sends nothing any more: ask again with GET {path}") from error
+        except aiohttp.ClientError as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ConnectionFailed(f"the daemon at {self._socket} broke off ({reason}): try again") from error
+        finally:
+            if session is not self._session:
+                await session.close()
 
     async def _list(self, path: str, query: Mapping[str, str]) -> list[Json]:
         answer = await self.get(path, query=query)

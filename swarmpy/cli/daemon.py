@@ -49,29 +49,29 @@ _KINDS: Mapping[int, type[SwarmpyError]] = {
 
 Action = Callable[[ApiClient], Awaitable[None]]
 
-_runtime_option = click.option(
+runtime_option = click.option(
     "--runtime",
     type=click.Choice(RUNTIMES),
     help="Where tasks run: on Docker, as plain processes, or on Docker if an engine answers  [default: auto].",
 )
-_status_option = click.option(
+status_option = click.option(
     "--status-addr",
     default="127.0.0.1:2378",
     show_default=True,
     metavar="HOST:PORT",
     help='The read-only status page, on loopback; "" for none.',
 )
-_hostname_option = click.option("--hostname", metavar="NAME", help="What the node is called  [default: the machine's].")
-_listen_option = click.option(
+hostname_option = click.option("--hostname", metavar="NAME", help="What the node is called  [default: the machine's].")
+listen_option = click.option(
     "--listen-addr", default="0.0.0.0:2377", show_default=True, metavar="HOST:PORT", help="Where managers listen."
 )
-_advertise_option = click.option(
+advertise_option = click.option(
     "--advertise-addr", default="", metavar="HOST[:PORT]", help="What other nodes reach this one at."
 )
 _availability_option = click.option(
     "--availability", type=click.Choice(("active", "pause", "drain")), default="active", show_default=True
 )
-_detach_option = click.option("-d", "--detach", is_flag=True, help="Run the daemon in the background.")
+detach_option = click.option("-d", "--detach", is_flag=True, help="Run the daemon in the background.")
 
 
 # -- commands -------------------------------------------------------------------------------------------------------
@@ -79,17 +79,22 @@ _detach_option = click.option("-d", "--detach", is_flag=True, help="Run the daem
 
 @click.group()
 def swarm() -> None:
-    """Create, change or leave a cluster."""
+    """Create, change, back up, restore or leave a cluster."""
 
 
 @swarm.command("init")
-@_listen_option
-@_advertise_option
+@listen_option
+@advertise_option
 @_availability_option
-@_runtime_option
-@_status_option
-@_hostname_option
-@_detach_option
+@runtime_option
+@status_option
+@hostname_option
+@detach_option
+@click.option(
+    "--force-new-cluster",
+    is_flag=True,
+    help="Begin this manager's cluster anew with all its state and without the other managers, when they are lost.",
+)
 @spec_options
 @data_dir_option
 @pass_settings
@@ -98,6 +103,7 @@ def swarm_init(
     listen_addr: str,
     advertise_addr: str,
     availability: str,
+    force_new_cluster: bool,
     runtime: str | None,
     status_addr: str,
     hostname: str | None,
@@ -105,16 +111,24 @@ def swarm_init(
     **options: int | None,
 ) -> None:
     """Make this machine the first manager of a new cluster."""
+    if force_new_cluster and any(value is not None for value in options.values()):
+        raise click.UsageError('--force-new-cluster keeps the settings: change them with "swarm update" afterwards')
     spec = edited({}, **options)
 
     async def init(client: ApiClient) -> None:
-        body = {"ListenAddr": listen_addr, "AdvertiseAddr": advertise_addr, "Availability": availability, "Spec": spec}
+        body = {
+            "ListenAddr": listen_addr,
+            "AdvertiseAddr": advertise_addr,
+            "ForceNewCluster": force_new_cluster,
+            "Availability": availability,
+            "Spec": spec,
+        }
         node_id = await client.post("/swarm/init", body, timeout=JOIN_TIMEOUT_S)
         click.echo(f"Swarm initialized: current node ({node_id}) is now a manager.\n")
         for role in ("worker", "manager"):
             await _echo_join_command(client, role)
 
-    _with_daemon(settings, init, detach=detach, runtime=runtime, status_addr=status_addr, hostname=hostname)
+    with_daemon(settings, init, detach=detach, runtime=runtime, status_addr=status_addr, hostname=hostname)
 
 
 swarm.add_command(swarm_update)
@@ -156,13 +170,13 @@ def swarm_join_token(settings: Settings, role: str, quiet: bool) -> None:
 @click.command("join")
 @click.option("--token", required=True, metavar="TOKEN", help='As shown by "swarm init" or "swarm join-token".')
 @click.argument("manager", metavar="HOST:PORT")
-@_listen_option
-@_advertise_option
+@listen_option
+@advertise_option
 @_availability_option
-@_runtime_option
-@_status_option
-@_hostname_option
-@_detach_option
+@runtime_option
+@status_option
+@hostname_option
+@detach_option
 @data_dir_option
 @pass_settings
 def node_join(
@@ -188,14 +202,14 @@ def node_join(
         role = "manager" if (await client.info())["Swarm"]["ControlAvailable"] else "worker"
         click.echo(f"This node joined a swarm as a {role}.")
 
-    _with_daemon(settings, join, **daemon)
+    with_daemon(settings, join, **daemon)
 
 
 @click.command("run")
-@_runtime_option
-@_status_option
-@_hostname_option
-@_detach_option
+@runtime_option
+@status_option
+@hostname_option
+@detach_option
 @click.option("--listen-addr", default="", metavar="HOST:PORT", help="Where to listen from now on.")
 @click.option("--advertise-addr", default="", metavar="HOST[:PORT]", help="What others reach it at from now on.")
 @click.option(
@@ -233,7 +247,7 @@ async def _echo_join_command(client: ApiClient, role: str) -> None:
 # -- daemons --------------------------------------------------------------------------------------------------------
 
 
-def _with_daemon(settings: Settings, action: Action, *, detach: bool, **daemon: Any) -> None:
+def with_daemon(settings: Settings, action: Action, *, detach: bool, **daemon: Any) -> None:
     """Do ``action`` on the daemon that answers, or become (or leave behind) one and do it there."""
     if asyncio.run(_answers(settings)):
         if daemon["runtime"] or daemon["hostname"]:

@@ -24,7 +24,7 @@ _COMMANDS = {
     "stack": ("swarmpy.cli.stack:stack", "Deploy and manage stacks of services"),
     "service": ("swarmpy.cli.service:service", "Manage services"),
     "node": ("swarmpy.cli.node:node", "Manage nodes; join and run this one"),
-    "swarm": ("swarmpy.cli.daemon:swarm", "Create, change or leave a cluster"),
+    "swarm": ("swarmpy.cli.swarm:swarm", "Create, change, back up, restore or leave a cluster"),
     "raft": ("swarmpy.cli.raft:raft", "Look into the Raft log of a stopped manager"),
     "dev": ("swarmpy.cli.dev:dev", "Run a whole cluster on this machine"),
 }

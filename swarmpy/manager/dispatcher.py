@@ -16,6 +16,7 @@ import structlog
 from swarmpy.errors import FailedPrecondition, NodeRemoved, NotLeader, PermissionDenied, Unavailable
 from swarmpy.manager.assignments import StopGate, difference, is_routed, node_tasks
 from swarmpy.manager.events import drain
+from swarmpy.manager.incarnations import superseded
 from swarmpy.manager.statuses import StatusBuffer
 from swarmpy.model import codec
 from swarmpy.model.assignments import (
@@ -42,6 +43,9 @@ GRACE_PERIODS = 3
 """Missed heartbeats after which a node is down (Docker Swarm's factor)."""
 NEW_LEADER_EXTRA_S = 1.0
 """Added to the grace after a change of leader: agents must find the new one first."""
+RECOVERY_GRACE_S = 60.0
+"""The grace of a node that was not heard of since the cluster was begun anew: the managers it knew may be lost, and
+each that does not even refuse costs it seconds. Its tasks must not be moved meanwhile."""
 JITTER = 0.1
 """Heartbeat periods vary by this share, so that agents do not call in step."""
 COLLECT_S = 0.01
@@ -158,6 +162,8 @@ class Dispatcher:
 
     async def _open(self, node_id: NodeId, request: SessionRequest) -> Session:
         def register(tx: Tx) -> None:
+            if request.incarnation > tx.cluster().incarnation:
+                raise superseded()
             node = tx.node(node_id)
             if node is None:
                 raise NodeRemoved(f"node {node_id} was removed from the cluster: leave it and join again")
@@ -205,6 +211,7 @@ class Dispatcher:
         role = Role.MANAGER if node.manager is not None else node.spec.role
         message = SessionMessage(
             session_id=session.id if first else "",
+            incarnation=view.cluster().incarnation if first else 0,
             heartbeat_period_ns=self._jittered_period_ns() if first else 0,
             managers=managers if managers != session.managers else None,
             role=role if role != session.role else None,
@@ -219,9 +226,11 @@ class Dispatcher:
         view = self._store.view()
         self._table.replace(ingress_table(view))
         grace = GRACE_PERIODS * self._period_s + NEW_LEADER_EXTRA_S
+        unheard_grace = max(grace, RECOVERY_GRACE_S) if view.cluster().incarnation else grace
         for node in view.nodes():
-            if node.status.state != NodeState.DOWN:
-                self._deadlines[node.id] = now + grace
+            if node.status.state is not NodeState.DOWN:
+                is_unheard = node.status.state is NodeState.UNKNOWN
+                self._deadlines[node.id] = now + (unheard_grace if is_unheard else grace)
         for task in view.tasks():
             if task.desired_state > TaskState.RUNNING:
                 self._gate.hold(task, version=self._table.version, now=now)

@@ -13,6 +13,7 @@ import attrs
 import structlog
 
 from swarmpy.errors import InvalidArgument, NotFound, PermissionDenied
+from swarmpy.manager.incarnations import check_incarnation
 from swarmpy.model import codec
 from swarmpy.model.assignments import ManagerAddress
 from swarmpy.model.ids import ClusterId, NodeId, encode_id
@@ -107,7 +108,9 @@ class Registrar:
         csr_pem = payload.get("csr_pem") if isinstance(payload, dict) else None
         if not isinstance(csr_pem, bytes):
             raise InvalidArgument("ca.renew: csr_pem is missing")
-        node = self._store.view().node(peer.node_id) if peer.node_id else None
+        view = self._store.view()
+        check_incarnation(view.cluster(), payload)
+        node = view.node(peer.node_id) if peer.node_id else None
         if node is None:
             raise NotFound(f"node {peer.node_id} is not a member of this cluster (any more)")
         role = Role.MANAGER if node.manager is not None else node.spec.role

@@ -6,7 +6,15 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from swarmpy.errors import ConnectionFailed, DeadlineExceeded, NotLeader, OutcomeUnknown, SwarmpyError, Unavailable
+from swarmpy.errors import (
+    ConnectionFailed,
+    DeadlineExceeded,
+    NotLeader,
+    OutcomeUnknown,
+    Superseded,
+    SwarmpyError,
+    Unavailable,
+)
 from swarmpy.ports import Dialer, Random
 
 DIAL_TIMEOUT_S = 2.0
@@ -29,7 +37,7 @@ class LeaderCalls:
         Raises what the leader raises, OutcomeUnknown when its answer was lost, DeadlineExceeded with the last reason
         when no leader answered.
         """
-        passing = (NotLeader, ConnectionFailed, OutcomeUnknown) if repeatable else (NotLeader, ConnectionFailed)
+        passing = (NotLeader, ConnectionFailed, Superseded, *((OutcomeUnknown,) if repeatable else ()))
         wait = RETRY_FIRST_S
         reason: SwarmpyError = Unavailable("no manager is known")
         try:

@@ -16,6 +16,8 @@ import structlog
 from swarmpy.errors import DeadlineExceeded, NoQuorum, NotLeader, SwarmpyError
 from swarmpy.manager.dispatcher import Dispatcher
 from swarmpy.manager.events import drain
+from swarmpy.manager.incarnations import METHOD as INCARNATION
+from swarmpy.manager.incarnations import Incarnations
 from swarmpy.manager.joining import Registrar
 from swarmpy.manager.leader_calls import LeaderCalls
 from swarmpy.manager.membership import Membership
@@ -82,9 +84,11 @@ class Manager:
         snapshot_time: Callable[[], int] = lambda: 0,
         known_managers: Callable[[], Iterable[str]] = tuple,
         manager_hints: Iterable[str] = (),
+        on_superseded: Callable[[int, str], None] = lambda *_: None,
     ) -> None:
         """``known_managers``: all addresses of managers that this node has heard of; ``manager_hints``: those that an
-        operator gave, because the others have moved.
+        operator gave, because the others have moved. ``on_superseded`` is called with the later incarnation, and where
+        it is managed, when this one's is past.
         """
         self.node_id = node_id
         self.cluster_id = cluster_id
@@ -117,6 +121,15 @@ class Manager:
         changing_members = asyncio.Lock()
         self._membership = Membership(store=self.store, raft=self.raft, changing=changing_members)
         self._schema = SchemaRaiser(store=self.store, raft=self.raft, pool=self._pool, changing=changing_members)
+        self._incarnations = Incarnations(
+            address=address,
+            store=self.store,
+            raft=self.raft,
+            clock=clock,
+            random=random,
+            send=self._sender.send,
+            on_superseded=on_superseded,
+        )
         self._registrar = Registrar(
             store=self.store,
             clock=clock,
@@ -137,6 +150,7 @@ class Manager:
     def _register_calls(self) -> None:
         router = self._router
         router.notify("raft.messages", self._on_raft_messages, MANAGERS)
+        router.notify(INCARNATION, self._incarnations.heard, MANAGERS)
         router.call("raft.join", self._on_leader(self._membership.join), MANAGERS)
         router.call(SCHEMA, schema_read_here, MANAGERS)
         router.call(INTRODUCE, self._whereabouts.on_introduced, MANAGERS)
@@ -165,6 +179,11 @@ class Manager:
     def term(self) -> int:
         """The Raft term that this manager is in."""
         return self.raft.term
+
+    @property
+    def incarnation(self) -> int | None:
+        """The cluster's, as this manager's state has it; None while it has none."""
+        return self._incarnations.own
 
     def raft_status(self) -> RaftStatus:
         """Term, role, commit, members and progress."""
@@ -252,13 +271,17 @@ class Manager:
                 await watch.wait()
                 drain(watch)
 
-    async def join_group(self, addresses: Callable[[], Iterable[str]], timeout: float) -> None:
-        """Ask the leader, through any of ``addresses``, to make this manager a member; return when it has a vote."""
+    async def join_group(self, addresses: Callable[[], Iterable[str]], timeout: float, incarnation: int = 0) -> None:
+        """Ask the leader, through any of ``addresses``, to make this manager a member; return when it has a vote.
+
+        A leader of an earlier incarnation of the cluster than ``incarnation`` is not asked for long: it refuses.
+        """
         calls = LeaderCalls(self._dialer, self._random, addresses)
         me = Member(raft_id=self._raft_id, node_id=self.node_id, address=self.address)
+        payload = {**join_payload(me), "incarnation": incarnation}
         try:
             async with asyncio.timeout(timeout):
-                await calls.call("raft.join", join_payload(me), timeout=timeout)
+                await calls.call("raft.join", payload, timeout=timeout)
                 while not self._has_vote():
                     self._status_changed.clear()
                     await self._status_changed.wait()
@@ -340,6 +363,7 @@ class Manager:
                 group.create_task(reconciler.run(), name="reconciler")
                 group.create_task(self._membership.run(), name="membership")
                 group.create_task(self._schema.run(), name="schema")
+                group.create_task(self._incarnations.run(), name="incarnations")
         finally:
             self._status_changed.set()
 
@@ -380,6 +404,9 @@ class Manager:
 
     def _on_raft_messages(self, peer: Peer, payload: Any) -> None:
         for message in decode_messages(payload):
+            if message.to != self._raft_id:
+                self._incarnations.misdirected(message)
+                continue
             # An id that is not known yet may be anybody's: a manager that is behind learns the new members, the leader
             # perhaps among them, from these very messages.
             if self.raft.node_of(message.source) not in (None, peer.node_id):

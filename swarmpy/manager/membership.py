@@ -15,6 +15,7 @@ import structlog
 
 from swarmpy.errors import FailedPrecondition, NotFound, NotLeader, SwarmpyError, Unavailable
 from swarmpy.manager.events import drain
+from swarmpy.manager.incarnations import check_incarnation
 from swarmpy.manager.schema import schema_of
 from swarmpy.manager.whereabouts import identity
 from swarmpy.model.ids import NodeId
@@ -53,10 +54,13 @@ class Membership:
     async def join(self, peer: Peer, payload: Any) -> Any:
         """``raft.join``: the calling manager wants to be a member, reachable at ``address``. Idempotent.
 
-        Raises FailedPrecondition for a node that is not to be a manager, or whose version is too old to be one.
+        Raises FailedPrecondition for a node that is not to be a manager, whose version is too old to be one, or that
+        belongs to a later incarnation of the cluster.
         """
         raft_id, address = identity(payload, "raft.join")
-        node = self._store.view().node(peer.node_id) if peer.node_id else None
+        view = self._store.view()
+        check_incarnation(view.cluster(), payload)
+        node = view.node(peer.node_id) if peer.node_id else None
         if node is None or node.spec.role != Role.MANAGER:
             raise FailedPrecondition(f"node {peer.node_id} is not to be a manager")
         async with self._changing:

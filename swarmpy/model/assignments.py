@@ -71,6 +71,8 @@ class SessionRequest:
     description: NodeDescription
     address: str
     """The address other nodes reach this node at, without a port."""
+    incarnation: int = 0
+    """Of the cluster, the latest that the node has seen: a leader of an earlier one has to refuse it."""
 
 
 @attrs.frozen(kw_only=True)
@@ -78,6 +80,8 @@ class SessionMessage:
     """One item of the stream that a manager sends an agent. The first carries everything; later ones what changed."""
 
     session_id: str = ""
+    incarnation: int = 0
+    """Of the leader's cluster; in the first message."""
     heartbeat_period_ns: int = 0
     managers: tuple[ManagerAddress, ...] | None = None
     role: Role | None = None

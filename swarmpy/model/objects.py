@@ -237,6 +237,10 @@ class Cluster:
     """The newest schema version that may be written, as all managers read it. It never falls."""
     removed_nodes: dict[str, int] = attrs.Factory(dict)
     """Node ids whose certificates are no longer accepted, and until when they would be valid (ns)."""
+    incarnation: int = 0
+    """0 as founded. Grows when an operator begins the cluster anew (from one manager, or from a backup): of two
+    clusters with one identity the later incarnation counts. Milliseconds since the Unix epoch, so that two that were
+    begun from the same state differ."""
 
 
 StoreObject = Cluster | Node | Service | Task

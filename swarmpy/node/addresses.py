@@ -145,3 +145,20 @@ def choose(listen: str, advertise: str, manager: str) -> tuple[str, str]:
     if host in ANY:
         raise FailedPrecondition(f"other nodes cannot reach this one at {host}: give its address with --advertise-addr")
     return join(listen_host, port), join(host, advertise_port)
+
+
+def check_free(listen: str, present: str) -> None:
+    """Raises InvalidArgument when a node that listens on ``present`` could not listen on ``listen`` instead."""
+    host, port = parse(listen, what="--listen-addr")
+    if parse(present, what="--listen-addr")[1] == port and present != listen:
+        # The port is this node's own, on some address or on all; only whether the address is ours can be told.
+        port = 0
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise InvalidArgument(
+                f"cannot listen on {listen}: {(error.strerror or str(error)).lower()}; choose another address"
+            ) from error

@@ -16,7 +16,7 @@ import structlog
 from swarmpy import __version__
 from swarmpy.api.api import Api
 from swarmpy.api.app import ApiServer, StatusServer
-from swarmpy.api.backend import InitRequest, JoinRequest
+from swarmpy.api.backend import InitRequest, JoinRequest, RestoreRequest
 from swarmpy.errors import (
     AlreadyInCluster,
     DataDirMismatch,
@@ -30,13 +30,14 @@ from swarmpy.model.assignments import ManagerAddress
 from swarmpy.model.ids import ClusterId, NodeId
 from swarmpy.model.objects import NodeDescription
 from swarmpy.model.states import Role, TaskState
-from swarmpy.node import addresses
+from swarmpy.node import addresses, forced, restoring
 from swarmpy.node.config import NodeConfig
 from swarmpy.node.datadir import DataDir, NodeState
 from swarmpy.node.founding import found
 from swarmpy.node.joining import fetch_identity
 from swarmpy.node.member import Member, new_raft_id
 from swarmpy.node.moving import manager_hints, where_now
+from swarmpy.node.renewal import renew
 from swarmpy.ports import Clock, Random, Runtime
 from swarmpy.runtime.choose import choose_runtime
 from swarmpy.security.identity import NodeIdentity, load_identity, save_identity
@@ -121,6 +122,7 @@ class Node:
         state = self._data.load()
         if state is None:
             return None
+        self._data.finish_renewal(state)
         identity = load_identity(self._data.path)
         if identity is None:
             raise DataDirMismatch(
@@ -272,7 +274,9 @@ class Node:
     # -- founding, joining, leaving -----------------------------------------------------------------------------------
 
     async def init(self, request: InitRequest) -> str:
-        """Found a cluster; returns this node's id."""
+        """Found a cluster, or begin this manager's anew; returns this node's id."""
+        if request.force_new_cluster:
+            return await self._begin_anew(request)
         async with self._change():
             listen, advertise = await asyncio.to_thread(
                 addresses.choose, request.listen_addr, request.advertise_addr, ""
@@ -307,6 +311,48 @@ class Node:
             )
             log.info("cluster_founded", cluster=cluster_id, node=node_id, address=advertise)
             return node_id
+
+    async def _begin_anew(self, request: InitRequest) -> str:
+        async with self._changing:
+            member = forced.manager_of(self._member)
+            await forced.check_no_quorum(member)
+            state = await asyncio.to_thread(forced.new_state, member.state, request, new_raft_id(self._random))
+            if forced.moves(member.state, state):
+                await self._begin_anew_elsewhere(member, state)
+            else:
+                await member.begin_anew(state)
+            log.warning("cluster_begun_anew", cluster=state.cluster_id, node=state.node_id, raft_id=state.raft_id)
+            return state.node_id
+
+    async def _begin_anew_elsewhere(self, member: Member, state: NodeState) -> None:
+        """The same where the node moves to another address, which its tasks are reached at as well."""
+        before = member.state
+        await asyncio.to_thread(addresses.check_free, state.listen_address, before.listen_address)
+        await self._end_member()
+        try:
+            await renew(self._data, before, state, self._clock)
+        finally:
+            known = await asyncio.to_thread(self._who_am_i)
+            assert known is not None, "it was a member a moment ago"
+            await self._resume(*known)
+        assert self._member is not None
+        await self._until_ready(self._member)
+
+    async def restore(self, request: RestoreRequest) -> str:
+        """Bring a cluster back from a backup; returns this node's id."""
+        async with self._change():
+            found = await restoring.prepare(
+                request,
+                hostname=self._config.hostname,
+                runtime=lambda node_id, address: self._runtime(node_id, address, self._config.runtime or "auto"),
+                clock=self._clock,
+                random=self._random,
+            )
+            state, identity = found.state, found.identity
+            member = self._new_member(state, identity, found.runtime, first_snapshot=found.snapshot)
+            await self._enter(state, identity, member, is_founding=True)
+            log.warning("cluster_restored", cluster=state.cluster_id, node=state.node_id, index=found.snapshot.index)
+            return state.node_id
 
     async def join(self, request: JoinRequest) -> None:
         """Join a cluster."""

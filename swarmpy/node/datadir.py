@@ -9,6 +9,8 @@ Layout::
       certificates/    the node's key and certificate, the root certificate
       raft/            the log and snapshots; managers only
       raft.mark        how much of the log must be there (wire.log_files)
+      raft.next/       while the cluster is begun anew: the log that shall count next
+      raft.superseded/ the log of a manager whose cluster was begun anew by another
       agent/           assigned tasks, to be adopted after a restart
       tasks/           working directories of the process runtime
 """
@@ -30,10 +32,11 @@ from swarmpy.model import codec
 from swarmpy.model.assignments import ManagerAddress
 from swarmpy.model.ids import ClusterId, NodeId
 from swarmpy.model.specs import RaftConfig
-from swarmpy.wire.log_files import DATABASE, SNAPSHOT_SUFFIX, WAL, forget_mark
+from swarmpy.wire.log_files import DATABASE, SNAPSHOT_SUFFIX, WAL, forget_mark, mark_of
 
 FORMAT_VERSION = 1
-CLUSTER_DIRECTORIES = ("certificates", "raft", "agent", "tasks")
+OWNER = "owner"
+CLUSTER_DIRECTORIES = ("certificates", "raft", "raft.next", "raft.superseded", "agent", "tasks")
 
 
 @attrs.frozen(kw_only=True)
@@ -78,6 +81,16 @@ class DataDir:
     def raft(self) -> Path:
         """The Raft log."""
         return self.path / "raft"
+
+    @property
+    def next_raft(self) -> Path:
+        """The log that shall replace it, while it is being made."""
+        return self.path / "raft.next"
+
+    @property
+    def superseded_raft(self) -> Path:
+        """The log that counted before this node's cluster was begun anew by another manager."""
+        return self.path / "raft.superseded"
 
     @property
     def agent(self) -> Path:
@@ -162,7 +175,8 @@ class DataDir:
         _fsync_directory(self.path)
         for name in CLUSTER_DIRECTORIES:
             shutil.rmtree(self.path / name, ignore_errors=True)
-        forget_mark(self.raft)
+        for log in (self.raft, self.next_raft):
+            forget_mark(log)
 
     def make_agent(self) -> None:
         """Make room for the agent's local state."""
@@ -185,14 +199,14 @@ class DataDir:
 
     @property
     def _raft_owner(self) -> Path:
-        return self.raft / "owner"
+        return self.raft / OWNER
 
     def claim_raft(self, state: NodeState) -> None:
         """Make the Raft directory the one of this membership. Raises DataDirMismatch when it is of another one.
 
         Two nodes with one log, or one node with another's, could vote twice.
         """
-        owner = f"{state.cluster_id} {state.node_id} {state.raft_id}\n"
+        owner = _owner(state)
         try:
             found = self._raft_owner.read_text() if self._raft_owner.exists() else ""
             if found != owner and self.has_raft_log:
@@ -212,6 +226,68 @@ class DataDir:
         """Drop the log of a manager that is one no more."""
         shutil.rmtree(self.raft, ignore_errors=True)
         forget_mark(self.raft)
+
+    def set_raft_aside(self) -> None:
+        """Keep the log of a manager whose cluster was begun anew by another for its operator. Raises StorageError.
+
+        No daemon ever uses it again: the node is a manager no more, or comes back as a new one.
+        """
+        try:
+            if self.raft.exists():
+                shutil.rmtree(self.superseded_raft, ignore_errors=True)
+                self.raft.rename(self.superseded_raft)
+                _fsync_directory(self.path)
+            forget_mark(self.raft)
+        except OSError as error:
+            raise StorageError(f"cannot set {self.raft} aside: {error.strerror}") from error
+
+    # -- another log in the place of the one that is there --------------------------------------------------------
+
+    def begin_renewal(self, state: NodeState) -> None:
+        """Make an empty ``raft.next`` for the log of ``state``. Raises StorageError."""
+        try:
+            self._forget_next()
+            self.next_raft.mkdir(mode=0o700)
+            _write(self.next_raft / OWNER, _owner(state))
+        except OSError as error:
+            raise StorageError(f"cannot make {self.next_raft}: {error.strerror}") from error
+
+    def commit_renewal(self, state: NodeState) -> None:
+        """From now on this node is ``state``, with the log in ``raft.next``. Raises StorageError."""
+        self.save(state)
+        self.finish_renewal(state)
+
+    def finish_renewal(self, state: NodeState) -> None:
+        """Put ``raft.next`` in the place of ``raft`` if it is the log of ``state``; otherwise it never came to count.
+
+        To be called before the log is used, as a crash may have come between. Raises StorageError.
+        """
+        old = self.path / "raft.old"
+        try:
+            if self.next_raft.exists() and self._next_owner() == _owner(state):
+                if self.raft.exists():
+                    shutil.rmtree(old, ignore_errors=True)
+                    self.raft.rename(old)
+                if mark_of(self.next_raft).exists():
+                    mark_of(self.next_raft).rename(mark_of(self.raft))
+                self.next_raft.rename(self.raft)
+                _fsync_directory(self.path)
+            self._forget_next()
+            shutil.rmtree(old, ignore_errors=True)
+        except OSError as error:
+            raise StorageError(f"cannot replace {self.raft} by {self.next_raft}: {error.strerror}") from error
+
+    def _next_owner(self) -> str:
+        owner = self.next_raft / OWNER
+        return owner.read_text() if owner.exists() else ""
+
+    def _forget_next(self) -> None:
+        shutil.rmtree(self.next_raft, ignore_errors=True)
+        forget_mark(self.next_raft)
+
+
+def _owner(state: NodeState) -> str:
+    return f"{state.cluster_id} {state.node_id} {state.raft_id}\n"
 
 
 def unusable(path: Path, error: OSError) -> StorageError:

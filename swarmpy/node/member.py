@@ -27,10 +27,12 @@ from swarmpy.node.datadir import DataDir, NodeState
 from swarmpy.node.founding import Founding
 from swarmpy.node.garbage import keep_collections_short
 from swarmpy.node.joining import renew_identity
+from swarmpy.node.renewal import renew
 from swarmpy.ports import Clock, Random, Runtime
 from swarmpy.raft.messages import Member as RaftMember
+from swarmpy.raft.messages import Snapshot
 from swarmpy.raft.status import RaftStatus
-from swarmpy.raft.storage import bootstrap
+from swarmpy.raft.storage import bootstrap, bootstrap_from
 from swarmpy.security.identity import NodeIdentity, save_identity
 from swarmpy.security.tls import Credentials
 from swarmpy.wire.log import SqliteLog
@@ -68,8 +70,12 @@ class Member:
         serve_api: Callable[[Router], None],
         founding: Founding | None = None,
         manager_hints: tuple[str, ...] = (),
+        first_snapshot: Snapshot | None = None,
     ) -> None:
-        """``manager_hints``: ``host:port`` of managers that an operator named."""
+        """``founding``: this node founds the cluster; ``first_snapshot``: it brings one back, which is in there.
+
+        ``manager_hints``: ``host:port`` of managers that an operator named.
+        """
         self.state = state
         self._hints = manager_hints
         self.manager: Manager | None = None
@@ -80,7 +86,14 @@ class Member:
         self._random = random
         self._serve_api = serve_api
         self._founding = founding
+        self._first_snapshot = first_snapshot
         self._role_news = asyncio.Event()
+        self._later: asyncio.Queue[tuple[int, str]] = asyncio.Queue()
+        """Later incarnations of the cluster that this node has heard of, and where a manager of it is."""
+        self._halves = asyncio.Lock()
+        """Held while the manager half is started, stopped or replaced."""
+        self._group: asyncio.TaskGroup | None = None
+        self._entering: asyncio.Task[None] | None = None
         self._manager_task: asyncio.Task[None] | None = None
         self._dialer = RpcDialer(self._credentials.client_context, identity.cluster_id)
         listen_host, self._listen_port = addresses.parse(state.listen_address, what="listen address")
@@ -98,6 +111,7 @@ class Member:
             random=random,
             seeds=self._seeds,
             on_role_change=lambda _role: self._role_news.set(),
+            on_later_incarnation=lambda *later: self._later.put_nowait(later),
         )
         self._leader = LeaderCalls(self._dialer, random, self._known_managers)
 
@@ -122,6 +136,7 @@ class Member:
         """Live until cancelled. Raises StorageError when the disk fails, InvalidArgument when it cannot listen."""
         await asyncio.to_thread(self._data.make_agent)
         async with asyncio.TaskGroup() as group:
+            self._group = group
             manager = await self._start_manager(group) if self.role is Role.MANAGER else None
             if manager is not None and self._founding is not None:
                 await self._write_founding(manager, self._founding)
@@ -131,6 +146,7 @@ class Member:
             group.create_task(self._keep_certificate(), name="certificate")
             group.create_task(keep_collections_short(self._written), name="garbage")
             group.create_task(self._follow_role(group), name="role")
+            group.create_task(self._follow_incarnation(), name="incarnation")
             if manager is not None:
                 await self._enter_group(manager)
             await self._wait_session()
@@ -186,6 +202,9 @@ class Member:
                 raft_id=self.state.raft_id, node_id=self.state.node_id, address=self.state.advertise_address
             )
             await bootstrap(storage, member)
+        elif self._first_snapshot is not None:
+            await bootstrap_from(storage, self._first_snapshot)
+            self._first_snapshot = None
         manager = Manager(
             node_id=self.state.node_id,
             cluster_id=self.state.cluster_id,
@@ -201,6 +220,7 @@ class Member:
             snapshot_time=functools.partial(snapshot_time, self._data.raft),
             known_managers=lambda: [*self.agent.known_managers(), *self._seeds()],
             manager_hints=self._hints,
+            on_superseded=lambda *later: self._later.put_nowait(later),
         )
         manager.raft.subscribe(self._on_raft_status)
         self._serve_api(router)
@@ -241,17 +261,27 @@ class Member:
         await manager.store.update(write)
 
     async def _enter_group(self, manager: Manager) -> None:
-        """Return when ``manager`` is a member, is stopped, or there is news of the role."""
+        """Return when ``manager`` is a member, or is stopped."""
         await manager.wait_loaded()
-        while not manager.is_member and self.manager is manager and not self._role_news.is_set():
+        # Until then it may be stopped, as one that is to be a manager no more.
+        while self.manager is manager and not manager.is_member:
             try:
-                await manager.join_group(self._known_managers, JOIN_TIMEOUT_S)
+                await manager.join_group(self._known_managers, JOIN_TIMEOUT_S, self.agent.incarnation)
             except SwarmpyError as error:
                 log.warning("raft_group_not_joined", reason=str(error))
                 await asyncio.sleep(ROLE_RETRY_S)
 
     def _written(self) -> int:
         return 0 if self.manager is None else self.manager.store.written
+
+    def _enter_beside(self, group: asyncio.TaskGroup, manager: Manager) -> None:
+        """Begin to enter the group; it ends by itself when ``manager`` is stopped."""
+        if not self._is_entering:
+            self._entering = group.create_task(self._enter_group(manager), name="enter-group")
+
+    @property
+    def _is_entering(self) -> bool:
+        return self._entering is not None and not self._entering.done()
 
     def _is_removed(self, node_id: NodeId) -> bool:
         return self.manager is not None and self.manager.is_removed(node_id)
@@ -273,6 +303,7 @@ class Member:
 
     async def _renew(self) -> None:
         async def call(method: str, payload: Any) -> Any:
+            payload = {**payload, "incarnation": self.agent.incarnation}
             return await self._leader.call(method, payload, timeout=CALL_TIMEOUT_S)
 
         identity = await renew_identity(call, self._credentials.identity)
@@ -293,22 +324,68 @@ class Member:
             self._role_news.clear()
             while not self._role_news.is_set() and self._is_out_of_place():
                 try:
-                    await self._change_role(group)
+                    async with self._halves:
+                        await self._change_role(group)
                 except SwarmpyError as error:
-                    log.warning("role_not_changed", wanted=self.agent.role.value, reason=str(error))
+                    log.warning("role_not_changed", wanted=str(self.agent.role), reason=str(error))
                 if self._is_out_of_place():
                     # Also when the certificate says otherwise than the session did: one of them is out of date.
                     await asyncio.sleep(ROLE_RETRY_S)
 
     def _is_out_of_place(self) -> bool:
         """True when this node is not what it is to be, or is a manager that is no member of the group."""
+        if self.agent.role is None:
+            return False  # of a later incarnation, whose leader will say it
         if self.role is not self.agent.role:
             return True
+        if self.role is Role.WORKER:
+            return False
         manager = self.manager
-        return self.role is Role.MANAGER and (manager is None or manager.raft_status().removed or not manager.is_member)
+        return manager is None or manager.raft_status().removed or not (manager.is_member or self._is_entering)
+
+    async def _follow_incarnation(self) -> None:
+        while True:
+            incarnation, address = await self._later.get()
+            async with self._halves:
+                own = None if self.manager is None else self.manager.incarnation
+                # One without any state yet has only just joined: it gets that of the later incarnation.
+                if own is not None and own < incarnation:
+                    await self._end_superseded_manager(incarnation)
+                    await self.agent.supersede(incarnation, address)
+
+    async def _end_superseded_manager(self, incarnation: int) -> None:
+        log.warning(
+            "manager_superseded",
+            node=self.state.node_id,
+            incarnation=incarnation,
+            consequence="this node manages no more; the leader of the cluster that was begun anew says what it is",
+            log_kept_in=str(self._data.superseded_raft),
+        )
+        await self._stop_manager()
+        await asyncio.to_thread(self._data.set_raft_aside)
+
+    async def begin_anew(self, state: NodeState) -> None:
+        """Replace the stopped or leaderless manager half by one that leads alone, as ``state``; tasks are not touched.
+
+        Raises FailedPrecondition (its log is no good for that; nothing has changed), StorageError.
+        """
+        assert self._group is not None, "a member that runs"
+        async with self._halves:
+            await self._stop_manager()
+            try:
+                await renew(self._data, self.state, state, self._clock)
+                self.state = state
+            finally:
+                manager = await self._start_manager(self._group)
+                # When nothing has changed after all: it may have been about to join the others.
+                self._enter_beside(self._group, manager)
+        await manager.wait_leader(LEADER_TIMEOUT_S)
 
     async def _change_role(self, group: asyncio.TaskGroup) -> None:
-        if self.agent.role is Role.WORKER or (self.manager is not None and self.manager.raft_status().removed):
+        manager = self.manager
+        if manager is not None and (manager.incarnation or 0) < self.agent.incarnation:
+            await self._end_superseded_manager(self.agent.incarnation)
+        elif self.agent.role is Role.WORKER or (manager is not None and manager.raft_status().removed):
             await self._stop_manager()
             await asyncio.to_thread(self._data.forget_raft)
         await self._renew()
@@ -319,7 +396,7 @@ class Member:
                 await asyncio.to_thread(self._data.save, self.state)
                 await self._start_manager(group)
             assert self.manager is not None, "it was just started"
-            await self._enter_group(self.manager)
+            self._enter_beside(group, self.manager)
         log.info("role_in_force", role=self.role.value)
 
 

@@ -102,8 +102,16 @@ async def bootstrap(storage: LogStorage, member: Member) -> None:
 
     Raises AlreadyInCluster when it is not empty, StorageError.
     """
+    await bootstrap_from(storage, Snapshot(index=BOOTSTRAP_INDEX, term=1, conf=ConfState(voters=(member,))))
+
+
+async def bootstrap_from(storage: LogStorage, snapshot: Snapshot) -> None:
+    """Make ``storage`` that of a member whose log begins with ``snapshot``.
+
+    Raises AlreadyInCluster when it is not empty, StorageError.
+    """
     if not (await storage.load()).is_empty:
-        raise AlreadyInCluster(f"the raft log of node {member.node_id} is that of a cluster already: leave it first")
-    conf = ConfState(voters=(member,))
-    await storage.save_snapshot(Snapshot(index=BOOTSTRAP_INDEX, term=1, conf=conf), BOOTSTRAP_INDEX + 1)
-    await storage.append(HardState(term=1, commit=BOOTSTRAP_INDEX), ())
+        nodes = ", ".join(member.node_id for member in snapshot.conf.voters)
+        raise AlreadyInCluster(f"the raft log of node {nodes} is that of a cluster already: leave it first")
+    await storage.save_snapshot(snapshot, snapshot.index + 1)
+    await storage.append(HardState(term=snapshot.term, commit=snapshot.index), ())

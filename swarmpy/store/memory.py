@@ -9,7 +9,7 @@ applied requests are part of that state, so that a write whose answer was lost c
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
 from typing import Any, Protocol, TypeVar, cast
 
 from swarmpy.errors import InvalidArgument, InvariantViolation, NotLeader, OutcomeUnknown
@@ -22,7 +22,7 @@ from swarmpy.store.flights import Flights
 from swarmpy.store.overlay import Overlay, Written
 from swarmpy.store.schema import check_writable, version_of
 from swarmpy.store.sessions import Sessions
-from swarmpy.store.snapshot import Restored, decode_at_once, decode_snapshot, encode_snapshot
+from swarmpy.store.snapshot import Restored, decode_at_once, decode_snapshot, encode_snapshot, snapshot_parts
 from swarmpy.store.stamp import stamp
 from swarmpy.store.tables import Layer
 from swarmpy.store.transaction import Tx
@@ -252,6 +252,10 @@ class Store:
     def snapshot(self) -> Coroutine[Any, Any, bytes]:
         """The state exactly as it is at the call, not at the await; gives way to the loop while it encodes."""
         return encode_snapshot(self._committed, self._sessions, self._version)
+
+    def parts(self) -> AsyncIterator[bytes]:
+        """The bytes of :meth:`snapshot` piece by piece; the state, too, is that of the call."""
+        return snapshot_parts(self._committed, self._sessions, self._version)
 
     async def restore(self, data: bytes) -> None:
         """Replace the state by a snapshot's, at the end and in one step; gives way to the loop while it decodes.

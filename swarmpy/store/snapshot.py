@@ -14,7 +14,7 @@ import asyncio
 import gc
 import io
 import struct
-from collections.abc import Coroutine, Generator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -39,29 +39,37 @@ _ORDER = (Kind.CLUSTER, Kind.NODE, Kind.SERVICE, Kind.TASK)
 
 def encode_snapshot(layer: Layer, sessions: Sessions, version: int) -> Coroutine[Any, Any, bytes]:
     """The state exactly as it is at the time of the call, whenever it is awaited and whatever is written meanwhile."""
+    return _joined(snapshot_parts(layer, sessions, version))
+
+
+async def _joined(parts: AsyncIterator[bytes]) -> bytes:
+    out = io.BytesIO()  # hands out its own buffer: joining the parts would copy the whole state in one step
+    async for part in parts:
+        out.write(part)
+    return out.getvalue()
+
+
+def snapshot_parts(layer: Layer, sessions: Sessions, version: int) -> AsyncIterator[bytes]:
+    """The same piece by piece, for those who need not have all of it at once."""
     objects = {kind: list(layer.by_kind[kind].objects.values()) for kind in _ORDER}
-    return _encode(objects, sessions.copy(), version)
+    return _parts(objects, sessions.copy(), version)
 
 
-async def _encode(objects: dict[Kind, list[Any]], sessions: SessionsCopy, version: int) -> bytes:
+async def _parts(objects: dict[Kind, list[Any]], sessions: SessionsCopy, version: int) -> AsyncIterator[bytes]:
     header: dict[str, Any] = {"version": version, "counts": {kind.value: len(objects[kind]) for kind in _ORDER}}
     if sessions.answers:
         header |= {"sessions": len(sessions.uses), "answers": len(sessions.answers)}
-    schema = version_needed(objects[Kind.CLUSTER], remembers_requests=bool(sessions.answers))
-    out = io.BytesIO()
-    out.write(bytes([schema]))
-    _write_frame(out, header)
+    yield bytes([version_needed(objects[Kind.CLUSTER], remembers_requests=bool(sessions.answers))]) + _frame(header)
     for kind in _ORDER:
         for objs in _slices(objects[kind]):
-            _write_frame(out, {"kind": kind.value, "objects": [codec.to_plain(obj) for obj in objs]})
+            yield _frame({"kind": kind.value, "objects": [codec.to_plain(obj) for obj in objs]})
             await asyncio.sleep(0)
     for uses in _slices(sessions.uses):
-        _write_frame(out, {"sessions": [(session, *use) for session, use in uses]})
+        yield _frame({"sessions": [(session, *use) for session, use in uses]})
         await asyncio.sleep(0)
     for answers in _slices(sessions.answers):
-        _write_frame(out, {"answers": [(*key, *known) for key, known in answers]})
+        yield _frame({"answers": [(*key, *known) for key, known in answers]})
         await asyncio.sleep(0)
-    return out.getvalue()  # its own buffer: joining parts would copy the whole state in one step
 
 
 def _slices(items: list[T]) -> Iterator[list[T]]:
@@ -141,10 +149,9 @@ def _fill(layer: Layer, kind: Kind, plain: list[Any]) -> None:
         table.put(obj.id, share(obj, None, view))
 
 
-def _write_frame(out: io.BytesIO, content: Any) -> None:
+def _frame(content: Any) -> bytes:
     packed = codec.pack(content)
-    out.write(_LENGTH.pack(len(packed)))
-    out.write(packed)
+    return _LENGTH.pack(len(packed)) + packed
 
 
 def _frames(data: bytes) -> Iterator[Any]:

@@ -147,7 +147,11 @@ class Host:
 
     def swarmpy(self, *arguments: str | Path, timeout: float = 60) -> Finished:
         """A command on this machine; those that become or start a daemon have a process of their own."""
-        if "run" in arguments or "--detach" in arguments or ({"init", "join"} & set(arguments) and not self.is_up):
+        if (
+            "run" in arguments
+            or "--detach" in arguments
+            or ({"init", "join", "restore"} & set(arguments) and not self.is_up)
+        ):
             return swarmpy("--data-dir", self.data_dir, *arguments, timeout=timeout)
         return in_process("--data-dir", self.data_dir, *arguments)
 

@@ -57,8 +57,8 @@ ELUSIVE = (
         module="swarmpy.store.snapshot",
         edits=(
             Edit(
-                "return _encode(objects, sessions.copy(), version)",
-                "return _encode(objects, Sessions().copy(), version)",
+                "return _parts(objects, sessions.copy(), version)",
+                "return _parts(objects, Sessions().copy(), version)",
             ),
         ),
     ),

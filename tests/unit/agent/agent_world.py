@@ -367,6 +367,7 @@ class Host:
         self.mesh = Mesh()
         self.local = MemoryLocalState()
         self.roles: list[Role] = []
+        self.later: list[tuple[int, str]] = []
         self.agent: Agent | None = None
 
     @contextlib.asynccontextmanager
@@ -384,6 +385,7 @@ class Host:
             random=random.Random(1),
             seeds=lambda: self.seeds,
             on_role_change=self.roles.append,
+            on_later_incarnation=lambda *later: self.later.append(later),
         )
         running = asyncio.create_task(agent.run())
         try:

@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 
 from swarmpy.api.api import Api
-from swarmpy.api.backend import InitRequest, JoinRequest
+from swarmpy.api.backend import InitRequest, JoinRequest, RestoreRequest
 from swarmpy.api.request import ApiRequest, ApiResponse
 from swarmpy.errors import ConnectionFailed, NoQuorum
 from swarmpy.manager.operations import create_service
@@ -179,6 +179,7 @@ class BenchNode:
         self.version = "0.1.0"
         self.description = description(node_id or "lonely")
         self.inits: list[InitRequest] = []
+        self.restores: list[RestoreRequest] = []
         self.joins: list[JoinRequest] = []
         self.leaves: list[bool] = []
         self.troubles: tuple[str, ...] = ()
@@ -203,6 +204,11 @@ class BenchNode:
     async def join(self, request: JoinRequest) -> None:
         """Remember the request."""
         self.joins.append(request)
+
+    async def restore(self, request: RestoreRequest) -> str:
+        """Remember the request."""
+        self.restores.append(request)
+        return "restorednodeid"
 
     async def leave(self, *, force: bool) -> None:
         """Remember the request."""

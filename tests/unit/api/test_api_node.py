@@ -89,12 +89,33 @@ async def test_init_passes_what_was_asked(alone: BenchNode) -> None:
     assert asked.spec.dispatcher.heartbeat_period_ns == 2_000_000_000
 
 
+async def test_restoring_needs_a_file_and_a_node_in_no_cluster(alone: BenchNode) -> None:
+    """The path is absolute, for the daemon may work in another directory."""
+    body = {"File": "/x/b.bak", "ListenAddr": "0.0.0.0:2377", "Force": True}
+    assert await ask(Api(alone), "POST", "/swarm/restore", body) == (200, "restorednodeid")
+    assert (alone.restores[0].file, alone.restores[0].force) == ("/x/b.bak", True)
+    for file in ("", "b.bak"):
+        status, answer = await ask(Api(alone), "POST", "/swarm/restore", {**body, "File": file})
+        assert (status, "absolute path" in answer["message"]) == (400, True)
+    status, answer = await ask(Api(BenchNode("w1")), "POST", "/swarm/restore", body)
+    assert (status, "already part of a swarm" in answer["message"]) == (503, True)
+
+
+@pytest.mark.parametrize(("listen", "asked"), [("0.0.0.0:2377", ""), ("10.0.0.1:2399", "10.0.0.1:2399")])
+async def test_forcing_a_new_cluster_is_asked_of_a_member(listen: str, asked: str) -> None:
+    """Docker's client sends its default address always: it means the one there is."""
+    node = BenchNode("w1")
+    body = {"ListenAddr": listen, "ForceNewCluster": True, "Spec": {}, "Availability": "active"}
+    assert await ask(Api(node), "POST", "/swarm/init", body) == (200, "newnodeid")
+    assert (node.inits[0].force_new_cluster, node.inits[0].listen_addr) == (True, asked)
+
+
 @pytest.mark.parametrize(
     ("path", "body", "message"),
     [
         ("/swarm/init", b"", "got EOF"),
         ("/swarm/init", {}, "ListenAddr: must not be empty"),
-        ("/swarm/init", {"ListenAddr": "x", "ForceNewCluster": True}, "ForceNewCluster is not supported yet"),
+        ("/swarm/init", {"ListenAddr": "x", "DataPathAddr": "10.0.0.1"}, "DataPathAddr is not supported yet"),
         ("/swarm/init", {"ListenAddr": "x", "DefaultAddrPool": ["10.0.0.0/8"]}, "DefaultAddrPool is not supported yet"),
         ("/swarm/init", {"ListenAddr": "x", "Spec": {"Raft": 1}}, "Spec.Raft: expected object"),
         ("/swarm/join", {"ListenAddr": "x", "JoinToken": "t"}, "at least 1 RemoteAddr is required"),

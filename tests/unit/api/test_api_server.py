@@ -18,7 +18,9 @@ from api_world import BenchNode, World
 
 from swarmpy.api.api import Api
 from swarmpy.api.app import MAX_BODY_BYTES, ApiServer, StatusServer, host_allowed
-from swarmpy.errors import FailedPrecondition, InvalidArgument
+from swarmpy.cli.client import ApiClient
+from swarmpy.errors import ConnectionFailed, FailedPrecondition, InvalidArgument, NotFound
+from swarmpy.store.backup import Reader
 
 
 @contextlib.asynccontextmanager
@@ -224,3 +226,63 @@ async def test_a_taken_port_is_said(status_url: str) -> None:
 
 def _spec() -> dict[str, Any]:
     return {"Name": "web", "TaskTemplate": {"ContainerSpec": {"Image": "busybox"}}}
+
+
+async def test_a_backup_is_streamed_and_no_more_than_two_at_a_time(tmp_path: Path) -> None:
+    """Clients that take nothing hold their places, until they go away."""
+    world = World("m1")
+    world.elect("m1")
+    await world.found()
+    async with serving(tmp_path / "s", world.apis["m1"]) as client:
+        async with client.get("/swarm/backup") as answer:
+            assert (answer.status, answer.content_type) == (200, "application/octet-stream")
+            reader = Reader()
+            for _ in reader.feed(await answer.read()):
+                pass
+        assert reader.finish().index == world.manager("m1").store.version
+
+        parts = asyncio.Event()
+
+        def never_ends() -> AsyncIterator[bytes]:
+            async def pieces() -> AsyncIterator[bytes]:
+                yield b"x" * (1 << 20)
+                await parts.wait()
+
+            return pieces()
+
+        world.manager("m1").store.parts = never_ends  # type: ignore[method-assign]
+        async with client.get("/swarm/backup") as one, client.get("/swarm/backup") as other:
+            assert (one.status, other.status) == (200, 200)
+            async with client.get("/swarm/backup") as third:
+                assert third.status == 503
+                assert "try again when one is finished" in (await third.json())["message"]
+        parts.set()
+        async with asyncio.timeout(5):
+            while True:
+                async with client.get("/swarm/backup") as answer:
+                    if answer.status == 200:
+                        break
+                await asyncio.sleep(0.02)
+
+
+async def test_an_answer_that_fails_half_way_is_seen_to_be_broken(tmp_path: Path) -> None:
+    """Its status has gone out already: so the connection is cut, and the client does not take it for the whole."""
+    world = World("m1")
+    world.elect("m1")
+    await world.found()
+
+    def fails() -> AsyncIterator[bytes]:
+        async def pieces() -> AsyncIterator[bytes]:
+            yield b"x" * (1 << 20)
+            raise RuntimeError("a defect")
+
+        return pieces()
+
+    world.manager("m1").store.parts = fails  # type: ignore[method-assign]
+    async with serving(tmp_path / "s", world.apis["m1"]), ApiClient(tmp_path / "s") as client:
+        with pytest.raises(ConnectionFailed, match="broke off"):
+            async for _ in client.download("/swarm/backup"):
+                pass
+        with pytest.raises(NotFound):
+            async for _ in client.download("/swarm/nothing"):
+                pass

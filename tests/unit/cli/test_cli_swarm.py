@@ -91,3 +91,10 @@ def test_founding_with_bad_settings(run: Any, daemon: Any) -> None:
     code, said = run("init", "--heartbeat-interval", "500ms")
     assert (code, daemon.inits) == (1, [])
     assert "too short for a heartbeat every 500 ms" in said
+
+
+def test_a_new_cluster_by_force_keeps_its_settings(run: Any) -> None:
+    """Options that would change them are refused, as they would do nothing."""
+    code, said = run("init", "--force-new-cluster", "--task-history-limit", "3")
+    assert code == 2
+    assert "--force-new-cluster keeps the settings" in said

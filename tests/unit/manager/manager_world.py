@@ -127,13 +127,15 @@ class FakeAgent:
         self.tasks: dict[TaskId, Task] = {}
         self.messages: list[SessionMessage] = []
         self.session_id = ""
+        self.incarnation = 0
         self.endpoints_version = 0
         self._dispatcher = dispatcher
         self._stream: AsyncIterator[Any] | None = None
 
     async def open(self) -> None:
         """Open a session and take in its first message."""
-        request = SessionRequest(description=NodeDescription(hostname=str(self.peer.node_id)), address="127.0.0.1")
+        description = NodeDescription(hostname=str(self.peer.node_id))
+        request = SessionRequest(description=description, address="127.0.0.1", incarnation=self.incarnation)
         self._stream = self._dispatcher.session(self.peer, codec.to_plain(request))
         await self.take()
         self.session_id = self.messages[0].session_id

@@ -1,0 +1,188 @@
+"""``swarm backup`` and ``swarm restore``: the state of a cluster in a file, and a cluster brought back from one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import click
+
+from swarmpy.cli.client import ApiClient
+from swarmpy.cli.daemon import (
+    JOIN_TIMEOUT_S,
+    advertise_option,
+    detach_option,
+    hostname_option,
+    listen_option,
+    runtime_option,
+    status_option,
+    with_daemon,
+)
+from swarmpy.cli.settings import Settings, data_dir_option, pass_settings
+from swarmpy.errors import AlreadyExists, InvalidArgument, StorageError, SwarmpyError
+from swarmpy.store.backup import Header, Reader
+
+PROBE_S = 10.0
+"""Restoring asks the managers of the backup, a few at a time, and those that are gone may take seconds."""
+
+
+@click.command("backup")
+@click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
+@click.option("-f", "--force", is_flag=True, help="Replace FILE if it is there.")
+@data_dir_option
+@pass_settings
+def swarm_backup(settings: Settings, file: Path, force: bool) -> None:
+    """Write the whole state of the cluster to FILE ("-": standard output), as of one moment.
+
+    It holds every secret of the cluster: the key of its CA, the join tokens, the environment of services. Keep it as
+    safe as the key of a house.
+    """
+    asyncio.run(_back_up(settings, file, force=force))
+
+
+@click.command("restore")
+@click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
+@click.option("--check", is_flag=True, help="Only check FILE, and show what is in it.")
+@click.option("-f", "--force", is_flag=True, help="Although managers of that cluster answer: they count no more then.")
+@listen_option
+@advertise_option
+@runtime_option
+@status_option
+@hostname_option
+@detach_option
+@data_dir_option
+@pass_settings
+def swarm_restore(
+    settings: Settings,
+    file: Path,
+    check: bool,
+    force: bool,
+    listen_addr: str,
+    advertise_addr: str,
+    **daemon: Any,
+) -> None:
+    """Bring the cluster in FILE back, with this machine as its only manager.
+
+    The daemon on this machine must be in no cluster; where none runs, one is started.
+    """
+    from swarmpy.node.clock import SystemClock
+    from swarmpy.node.restoring import read_backup
+
+    header = read_backup(file, SystemClock()).header
+    if check:
+        click.echo(_described(header))
+        click.echo("verdict: sound")
+        return
+
+    body = {
+        "File": str(file.absolute()),
+        "ListenAddr": listen_addr,
+        "AdvertiseAddr": advertise_addr,
+        "Force": force,
+    }
+
+    async def restore(client: ApiClient) -> None:
+        node_id = await client.post("/swarm/restore", body, timeout=JOIN_TIMEOUT_S + PROBE_S)
+        click.echo(_described(header))
+        click.echo(f"Swarm restored: current node ({node_id}) is now its only manager.")
+
+    with_daemon(settings, restore, **daemon)
+
+
+def _described(header: Header) -> str:
+    taken = datetime.fromtimestamp(header.time_ns // 1_000_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    holds = ", ".join(f"{count} {kind}" for kind, count in header.holds.items())
+    return "\n".join(
+        (
+            f"cluster   {header.cluster_id}",
+            f"taken     {taken}, by swarmpy {header.swarmpy}",
+            f"state     at index {header.index}, term {header.term}",
+            f"holds     {holds}, and the secrets of the cluster",
+            f"managers  {', '.join(manager.address for manager in header.managers)}",
+        )
+    )
+
+
+async def _back_up(settings: Settings, file: Path, *, force: bool) -> None:
+    async with ApiClient(settings.socket) as client:
+        if str(file) == "-":
+            if sys.stdout.isatty():
+                raise InvalidArgument("a backup is binary and full of secrets: do not send it to a terminal")
+            await _copy(client.download("/swarm/backup"), sys.stdout.buffer, "standard output")
+            return
+        _check_target(file, force=force)
+        temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+        try:
+            with _new_file(temporary) as out:
+                header, size = await _copy(client.download("/swarm/backup"), out, str(file))
+                _sync(out, file)
+            _check_target(file, force=force)
+            _put_in_place(temporary, file)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+    click.echo(_described(header))
+    click.echo(f"{file}: {size} bytes. It holds the key of the cluster's CA and all its secrets: keep it safe.")
+
+
+def _check_target(file: Path, *, force: bool) -> None:
+    if file.is_dir():
+        raise InvalidArgument(f"{file} is a directory: give the name of a file")
+    if not file.parent.is_dir():
+        raise InvalidArgument(f"there is no directory {file.parent}")
+    if not force and (file.exists() or file.is_symlink()):
+        raise AlreadyExists(f"{file} exists already: give another name, or --force to replace it")
+
+
+def _new_file(path: Path) -> BinaryIO:
+    try:
+        return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+    except OSError as error:
+        raise InvalidArgument(f"cannot write in {path.parent}: {error.strerror}") from error
+
+
+async def _copy(pieces: AsyncIterator[bytes], out: BinaryIO, name: str) -> tuple[Header, int]:
+    """Copy a backup and check it on the way; what was copied is good only if this returns."""
+    reader, size = Reader(), 0
+    async for piece in pieces:
+        for _ in reader.feed(piece):
+            pass
+        size += len(piece)
+        try:
+            out.write(piece)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise _cannot_write(name, error) from error
+    header = reader.finish()
+    return header, size
+
+
+def _sync(out: BinaryIO, file: Path) -> None:
+    try:
+        out.flush()
+        os.fsync(out.fileno())
+    except OSError as error:
+        raise _cannot_write(str(file), error) from error
+
+
+def _put_in_place(temporary: Path, file: Path) -> None:
+    try:
+        temporary.replace(file)
+        descriptor = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise _cannot_write(str(file), error) from error
+
+
+def _cannot_write(name: str, error: OSError) -> SwarmpyError:
+    return StorageError(f"cannot write the backup to {name}: {error.strerror}; nothing was left there")

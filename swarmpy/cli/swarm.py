@@ -1,0 +1,11 @@
+"""``swarm``: the commands about the cluster as a whole, from the modules that have them."""
+
+from __future__ import annotations
+
+from swarmpy.cli.backup import swarm_backup, swarm_restore
+from swarmpy.cli.daemon import swarm
+
+swarm.add_command(swarm_backup)
+swarm.add_command(swarm_restore)
+
+__all__ = ["swarm"]
