@@ -55,6 +55,8 @@ def previous_version(directory: Path) -> Previous:
     marked, count = re.subn(r'__version__ = "([^"]+)"', rf'__version__ = "\1{MARK}"', init.read_text())
     assert count == 1, "its version is not where it used to be"
     init.write_text(marked)
-    found = re.search(r"^SCHEMA_VERSION = (\d+)$", (package / "model" / "codec.py").read_text(), re.MULTILINE)
+    places = [package / "model" / name for name in ("schema.py", "codec.py")]
+    text = "".join(place.read_text() for place in places if place.exists())
+    found = re.search(r"^SCHEMA_VERSION = (\d+)$", text, re.MULTILINE)
     assert found is not None, "its schema version is not where it used to be"
     return Previous(ref=ref, code=code, schema=int(found.group(1)))
