@@ -49,6 +49,8 @@ class Machine:
     is_up: bool = False
     """Its API has answered since it was started."""
     is_full: bool = False
+    was_full: bool = False
+    """Its disk was filled at least once."""
     may_end: set[int] = attrs.Factory(set)
     """Exit codes that it may end with, as somebody sees to it."""
     _paused: bool = False
@@ -196,7 +198,7 @@ class Machine:
     def fill_disk(self) -> None:
         """From now on it may end of that."""
         assert self.disk is not None
-        self.is_full = True
+        self.is_full = self.was_full = True
         self.may_end.add(DISK_FAILED)
         self.changed()
         self.disk.fill()

@@ -162,6 +162,14 @@ def test_lines_of_a_log_that_may_be_there() -> None:
     )
 
 
+def test_a_full_disk_may_be_told_where_there_was_one() -> None:
+    """And nowhere else; nor does it excuse anything else."""
+    full = 'level=error event=local_state_not_saved reason="state.db cannot be written: database or disk is full"'
+    other = 'level=error event=local_state_not_saved reason="state.db cannot be written: disk I/O error"'
+    assert wrong_log_lines([full, other]) == [full, other]
+    assert wrong_log_lines([full, other], disk_was_full=True) == [other]
+
+
 def test_raft_logs_that_differ() -> None:
     """An entry that is committed on two managers is the same, wherever their logs begin."""
     log = {index: (1, 0, f"digest-{index}") for index in range(1, 6)}

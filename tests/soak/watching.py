@@ -96,7 +96,7 @@ class Logs:
                 data = file.read()
             whole = data[: data.rfind(b"\n") + 1]
             self._offsets[name] += len(whole)
-            for line in wrong_log_lines(whole.decode(errors="replace").splitlines()):
+            for line in wrong_log_lines(whole.decode(errors="replace").splitlines(), disk_was_full=machine.was_full):
                 kind = re.search(r"event=(\S+)", line)
                 self._told[name, kind.group(1) if kind else line[:40]] += 1
                 if self._told[name, kind.group(1) if kind else line[:40]] <= TOLD:
