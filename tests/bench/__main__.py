@@ -46,6 +46,8 @@ def main() -> int:
     parser.add_argument("--managers", type=int, default=3)
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--fault", choices=failover.FAULTS, default="kill", help="of failover")
+    parser.add_argument("--heartbeat-ms", type=int, default=100, help="Raft's, of failover")
+    parser.add_argument("--election-ms", type=int, default=500, help="Raft's, of failover")
     parser.add_argument("--tasks", type=int, default=100_000, help="of big")
     parser.add_argument("--services", type=int, default=10_000, help="of list")
     options = parser.parse_args()
