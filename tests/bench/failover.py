@@ -8,6 +8,7 @@ import contextlib
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from network import around
 FAULTS = ("kill", "stop", "cut")
 WRITE_TIMEOUT_S = 15.0
 HEAL_PAUSE_S = 1.0
+READS = 20
+READ_PAUSE_S = 0.05
 
 
 async def failover(options: argparse.Namespace) -> None:
@@ -47,9 +50,11 @@ async def failover(options: argparse.Namespace) -> None:
             began = time.monotonic()
             await _strike(options.fault, leader, cluster, network)
             at_leader = asyncio.create_task(_write(leader, f"late-{number}"))
-            stale = asyncio.create_task(_read(leader)) if options.fault == "cut" else None
+            done = asyncio.Event()
+            stale = asyncio.create_task(_read(leader, f"write-{number}", done)) if options.fault == "cut" else None
             outcome, _ = await _write(other, f"write-{number}")
             seconds = time.monotonic() - began
+            done.set()
             assert outcome == "done", f"a survivor refused the write: {outcome}"
             names.add(f"write-{number}")
             taken.append(seconds)
@@ -116,17 +121,22 @@ async def _write(node: LocalNode, name: str) -> tuple[str, float]:
     return "done", time.monotonic() - began
 
 
-async def _read(node: LocalNode) -> str:
-    """List the services, again and again for a while: what the last try said."""
-    said = ""
-    for _ in range(8):
+async def _read(node: LocalNode, written: str, done: asyncio.Event) -> dict[str, int]:
+    """List the services on the old leader, again and again for a while: how often it said what.
+
+    Once the write is ``done`` elsewhere, a list without it would be a lie.
+    """
+    said: Counter[str] = Counter()
+    for _ in range(READS):
+        is_done = done.is_set()
         try:
             names = {service["Spec"]["Name"] for service in await node.client.services()}
-            said = f"{len(names)} services"
+            assert written in names or not is_done, f"{node.name} does not know of {written}, which was acknowledged"
+            said["answered"] += 1
         except SwarmpyError as error:
-            said = error.code
-        await asyncio.sleep(0.1)
-    return said
+            said[error.code] += 1
+        await asyncio.sleep(READ_PAUSE_S)
+    return dict(said)
 
 
 @contextlib.asynccontextmanager
