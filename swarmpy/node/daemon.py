@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator
 import attrs
 import structlog
 
-from swarmpy import __version__
 from swarmpy.api.api import Api
 from swarmpy.api.app import ApiServer, StatusServer
 from swarmpy.api.backend import InitRequest, JoinRequest, RestoreRequest
@@ -25,14 +24,12 @@ from swarmpy.errors import (
     NotInCluster,
     SwarmpyError,
 )
-from swarmpy.manager.manager import Manager
-from swarmpy.model.assignments import ManagerAddress
 from swarmpy.model.ids import ClusterId, NodeId
-from swarmpy.model.objects import NodeDescription
-from swarmpy.model.states import Role, TaskState
+from swarmpy.model.states import Role
 from swarmpy.node import addresses, forced, restoring
 from swarmpy.node.config import NodeConfig
 from swarmpy.node.datadir import DataDir, NodeState
+from swarmpy.node.facts import NodeFacts
 from swarmpy.node.founding import found
 from swarmpy.node.joining import fetch_identity
 from swarmpy.node.member import Member, new_raft_id
@@ -48,19 +45,16 @@ log = structlog.get_logger(__name__)
 READY_TIMEOUT_S = 30.0
 
 
-class Node:
+class Node(NodeFacts):
     """One daemon; implements ``api.backend.NodeBackend``."""
 
     def __init__(self, config: NodeConfig, clock: Clock, random: Random) -> None:
-        self._config = config
+        super().__init__(config)
         self._clock = clock
         self._random = random
         self._data = DataDir(config.data_dir)
-        self._member: Member | None = None
         self._member_task: asyncio.Task[None] | None = None
         self._changing = asyncio.Lock()
-        self._pending = False
-        self._error = ""
         self._failed: asyncio.Future[bool] | None = None
         self._api = Api(self)
 
@@ -204,72 +198,6 @@ class Node:
         )
         log.info("runtime_chosen", runtime=runtime.name, reason=reason)
         return runtime
-
-    # -- what the API asks --------------------------------------------------------------------------------------------
-
-    @property
-    def local_state(self) -> str:
-        """``inactive``, ``pending``, ``active`` or ``error``."""
-        if self._pending:
-            return "pending"
-        if self._member is None:
-            return "inactive"
-        return "error" if self.error else "active"
-
-    @property
-    def error(self) -> str:
-        """Why the state is ``error``."""
-        return self._error or (self._member.agent.removal if self._member else "")
-
-    @property
-    def node_id(self) -> str:
-        """This node's id, or "" outside a cluster."""
-        return self._member.state.node_id if self._member else ""
-
-    @property
-    def node_address(self) -> str:
-        """The address others reach this node at."""
-        return self._member.address if self._member else ""
-
-    @property
-    def cluster_id(self) -> str:
-        """The cluster's id, or ""."""
-        return self._member.state.cluster_id if self._member else ""
-
-    @property
-    def manager(self) -> Manager | None:
-        """The manager half, while there is one."""
-        return self._member.manager if self._member else None
-
-    @property
-    def description(self) -> NodeDescription:
-        """Machine and engine, as far as known."""
-        known = self._member.agent.description if self._member else NodeDescription()
-        return known if known.hostname else attrs.evolve(known, hostname=self._config.hostname)
-
-    @property
-    def version(self) -> str:
-        """swarmpy's version."""
-        return __version__
-
-    def manager_addresses(self) -> tuple[ManagerAddress, ...]:
-        """Where the managers listen, as far as this node knows."""
-        if self.manager is not None:
-            return self.manager.managers()
-        if self._member is None:
-            return ()
-        return self._member.agent.managers or self._member.state.managers
-
-    def problems(self) -> tuple[str, ...]:
-        """What does not work on this node."""
-        if self._member is None:
-            return ()
-        own = self.manager.problems() if self.manager is not None else ()
-        return (*own, *self._member.agent.problems())
-
-    def task_states(self) -> tuple[TaskState, ...]:
-        """The observed states of the tasks on this node."""
-        return tuple(status.state for status in self._member.agent.statuses.values()) if self._member else ()
 
     # -- founding, joining, leaving -----------------------------------------------------------------------------------
 

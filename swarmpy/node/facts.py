@@ -1,0 +1,88 @@
+"""What a daemon tells of its node: the reading half of ``api.backend.NodeBackend``."""
+
+from __future__ import annotations
+
+import attrs
+
+from swarmpy import __version__
+from swarmpy.manager.manager import Manager
+from swarmpy.model.assignments import ManagerAddress
+from swarmpy.model.objects import NodeDescription
+from swarmpy.model.states import TaskState
+from swarmpy.node.config import NodeConfig
+from swarmpy.node.member import Member
+
+
+class NodeFacts:
+    """In a cluster or in none."""
+
+    def __init__(self, config: NodeConfig) -> None:
+        self._config = config
+        self._member: Member | None = None
+        self._pending = False
+        """It is being made part of a cluster."""
+        self._error = ""
+
+    @property
+    def local_state(self) -> str:
+        """``inactive``, ``pending``, ``active`` or ``error``."""
+        if self._pending:
+            return "pending"
+        if self._member is None:
+            return "inactive"
+        return "error" if self.error else "active"
+
+    @property
+    def error(self) -> str:
+        """Why the state is ``error``."""
+        return self._error or (self._member.agent.removal if self._member else "")
+
+    @property
+    def node_id(self) -> str:
+        """This node's id, or "" outside a cluster."""
+        return self._member.state.node_id if self._member else ""
+
+    @property
+    def node_address(self) -> str:
+        """The address others reach this node at."""
+        return self._member.address if self._member else ""
+
+    @property
+    def cluster_id(self) -> str:
+        """The cluster's id, or ""."""
+        return self._member.state.cluster_id if self._member else ""
+
+    @property
+    def manager(self) -> Manager | None:
+        """The manager half, while there is one."""
+        return self._member.manager if self._member else None
+
+    @property
+    def description(self) -> NodeDescription:
+        """Machine and engine, as far as known."""
+        known = self._member.agent.description if self._member else NodeDescription()
+        return known if known.hostname else attrs.evolve(known, hostname=self._config.hostname)
+
+    @property
+    def version(self) -> str:
+        """swarmpy's version."""
+        return __version__
+
+    def manager_addresses(self) -> tuple[ManagerAddress, ...]:
+        """Where the managers listen, as far as this node knows."""
+        if self.manager is not None:
+            return self.manager.managers()
+        if self._member is None:
+            return ()
+        return self._member.agent.managers or self._member.state.managers
+
+    def problems(self) -> tuple[str, ...]:
+        """What does not work on this node."""
+        if self._member is None:
+            return ()
+        own = self.manager.problems() if self.manager is not None else ()
+        return (*own, *self._member.agent.problems())
+
+    def task_states(self) -> tuple[TaskState, ...]:
+        """The observed states of the tasks on this node."""
+        return tuple(status.state for status in self._member.agent.statuses.values()) if self._member else ()
