@@ -157,7 +157,9 @@ def _observe(status: TaskStatus, outcome: Outcome | None, now_ns: int) -> TaskSt
         case Errored(err=err):
             observed = _error(status, err, now_ns)
         case Missing() if state >= _S.READY:
-            observed = _error(status, "task: its container is no longer on this node", now_ns)
+            # Not REJECTED, however early the last state is that was saved: it may have run, and been reported so.
+            err = "task: its container is no longer on this node"
+            observed = _risen(status, _S.FAILED, now_ns, message=status.message, err=err)
         case EngineAway(action=action, err=err) if action is not Action.WAIT and err != status.err:
             observed = attrs.evolve(status, err=err, timestamp_ns=now_ns)
     return observed

@@ -30,10 +30,13 @@ MAX_PENDING = 50_000
 def accept(task: Task | None, node_id: NodeId, status: TaskStatus, now_ns: int) -> Task | None:
     """The task with the reported status, or None when the report says nothing new or is not the node's to make.
 
-    A state only rises: an older report that arrives late changes nothing.
+    A state only rises: an older report that arrives late changes nothing. But an end is an end: a node that has
+    forgotten how far the task had come, as it died before that was on its disk, says REJECTED of one that ran.
     """
     if task is None or task.node_id != node_id:
         return None
+    if status.state is TaskState.REJECTED and task.status.state is TaskState.RUNNING:
+        status = attrs.evolve(status, state=TaskState.FAILED)
     if status.state == task.status.state:
         if attrs.evolve(status, timestamp_ns=task.status.timestamp_ns) == task.status:
             return None

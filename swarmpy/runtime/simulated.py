@@ -104,10 +104,13 @@ class SimulatedRuntime:
         if not self._has_ended(simulated):
             self._finish(simulated, TaskExit(exit_code=exit_code, error=error))
 
-    def power_off(self) -> None:
-        """The machine goes down: all tasks are killed; what was prepared stays."""
+    def power_off(self, *, keeps: bool = True) -> None:
+        """The machine goes down: all tasks are killed. What was prepared stays, or (as of plain processes) nothing."""
         for task_id in tuple(self._started):
             self.crash(task_id)
+        if not keeps:
+            self._started.clear()
+            self._prepared.clear()
 
     def running_tasks(self) -> tuple[TaskId, ...]:
         """The tasks that run at this moment, in the order of their start."""

@@ -135,7 +135,10 @@ class SqliteLog:
         if self._closing is not None:
             raise StorageError(f"{self._directory}: the raft log is closed")
         # Shielded: a cancelled caller must not leave a half-known write behind for the next one to overtake.
-        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(thread, self._guarded, job))
+        running = asyncio.get_running_loop().run_in_executor(thread, self._guarded, job)
+        # Its error may come when nobody waits any more; whoever asks next is told.
+        running.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await asyncio.shield(running)
 
     def _guarded(self, job: Callable[[], T]) -> T:
         if self._failure:

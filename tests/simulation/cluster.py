@@ -8,6 +8,7 @@ their machines, in others not.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Collection, Mapping
 
 from cluster_laws import ClusterLaws
@@ -18,6 +19,7 @@ from knobs import Knobs
 from loop import SimLoop
 from net import SimNetwork
 
+from swarmpy.errors import Unavailable
 from swarmpy.manager.manager import Manager
 from swarmpy.model import codec
 from swarmpy.model.assignments import Endpoint, PublishedPort
@@ -80,7 +82,10 @@ class Cluster:
             await machine.disk.append(HardState(term=1, commit=BOOTSTRAP_INDEX), ())
         for machine in self.machines.values():
             machine.host.boot(machine.main)
-        await (await self.wait_leader()).store.update(self._found)
+        while (leader := await self.wait_leader()).store.cluster is None:
+            # One that was elected a moment ago may be deposed by a candidate of the same moment.
+            with contextlib.suppress(Unavailable):
+                await leader.store.update(self._found)
         await self.wait_for(lambda: all(m.agent is not None and m.agent.manager for m in self.agents), 20)
 
     def _found(self, tx: Tx) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Mapping
 from random import Random
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from disk import SimDisk
 from net import Host
 
 from swarmpy.agent.agent import Agent
-from swarmpy.agent.local import MemoryLocalState, Remembered
+from swarmpy.agent.local import Changes, MemoryLocalState, Remembered
 from swarmpy.manager.manager import Manager
 from swarmpy.model.assignments import Endpoint, PublishedPort
 from swarmpy.model.ids import ClusterId, TaskId
@@ -24,8 +25,12 @@ if TYPE_CHECKING:
     from cluster import Cluster
 
 CALM = Behaviour(prepare_seconds=(0.0, 0.2), start_seconds=(0.0, 0.3), stop_seconds=(0.0, 0.3))
-FORGETS = 0.4
+FORGETS = 0.3
 """How likely an agent's local state does not survive a crash: it is a memory aid only."""
+LAGS = 0.3
+"""How likely the last that was saved of it does not."""
+KEEPS = 0.5
+"""How likely the containers of a machine that lost its power are still there, ended."""
 Ports = Mapping[PublishedPort, tuple[Endpoint, ...]]
 
 
@@ -83,6 +88,28 @@ class SimRuntime(SimulatedRuntime):
             self.machine.cluster.laws.stopped(self.machine, task_id)
 
 
+class FrailLocalState(MemoryLocalState):
+    """May not have what was saved last, or anything, after a crash."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._earlier: deque[Remembered] = deque(maxlen=4)
+
+    async def save(self, changes: Changes) -> None:
+        """Keep ``changes``, and what was there before."""
+        self._earlier.append(self.remembered)
+        await super().save(changes)
+
+    def crash(self, random: Random) -> None:
+        """The daemon, or the machine, is gone."""
+        drawn = random.random()
+        if drawn < FORGETS:
+            self.remembered = Remembered()
+        elif drawn < FORGETS + LAGS and self._earlier:
+            self.remembered = self._earlier[random.randrange(len(self._earlier))]
+        self._earlier.clear()
+
+
 class Machine:
     """One machine; its disk, runtime and local state outlive its daemon."""
 
@@ -95,7 +122,7 @@ class Machine:
         self.host = net.host(name, address, Role.MANAGER if raft_id else Role.WORKER)
         self.disk = SimDisk(net.loop, cluster.disk_options())
         self.random = Random(net.loop.random.getrandbits(64))
-        self.local = MemoryLocalState()
+        self.local = FrailLocalState()
         self.runtime = SimRuntime(
             node_id=self.host.node_id,
             node_address=address.rsplit(":", 1)[0],
@@ -125,9 +152,8 @@ class Machine:
         self.disk.crash()
         self.manager = self.agent = self.plane = None
         if self.random.random() < self.loses_power:
-            self.runtime.power_off()
-        if self.random.random() < FORGETS:
-            self.local.remembered = Remembered()
+            self.runtime.power_off(keeps=self.random.random() < KEEPS)
+        self.local.crash(self.random)
 
     async def stop(self) -> None:
         """End the daemon as an operator would, and wait for it."""

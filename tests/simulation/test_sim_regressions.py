@@ -37,6 +37,12 @@ FOUND = (
         world="managers",
         what="the simulated disk wrote on after a failed sync, which looked like rot in the middle",
     ),
+    Found(
+        name="rejected-after-it-ran",
+        seed=220,
+        world="cluster",
+        what="a node that had lost its power rejected a task that it had reported to run: it never ended for the others",
+    ),
 )
 
 

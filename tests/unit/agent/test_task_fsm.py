@@ -84,7 +84,7 @@ def step(desired: TaskState, state: TaskState, outcome: Outcome | None = None, e
         # a new life of the agent
         (S.RUNNING, S.ASSIGNED, Missing(), S.PREPARING, Action.PREPARE),
         (S.RUNNING, S.PREPARING, Missing(), S.PREPARING, Action.PREPARE),
-        (S.RUNNING, S.READY, Missing(), S.REJECTED, None),
+        (S.RUNNING, S.READY, Missing(), S.FAILED, None),
         (S.RUNNING, S.STARTING, Missing(), S.FAILED, None),
         (S.RUNNING, S.RUNNING, Missing(), S.FAILED, None),
         (S.RUNNING, S.RUNNING, Found(running=RUNNING), S.RUNNING, Action.WAIT),

@@ -166,6 +166,19 @@ async def test_reports_are_written_and_only_rise() -> None:
         await other.close()
 
 
+async def test_a_task_that_ran_may_be_rejected_by_a_node_that_forgot_it() -> None:
+    """It has ended, which is what counts: left to run in the cluster's eyes, nothing would ever take its place."""
+    async with serving("a") as world:
+        await world.store.update(lambda tx: tx.create(make_task("t1", "a", TaskState.RUNNING)))
+        agent = FakeAgent(world.dispatcher, "a")
+        await agent.open()
+        await agent.report("t1", TaskState.REJECTED)
+        task = world.store.view().task("t1")
+        assert task is not None
+        assert task.status.state is TaskState.FAILED
+        await agent.close()
+
+
 async def test_silence_makes_a_node_down_and_a_session_makes_it_ready() -> None:
     """A node that misses three heartbeats is down; when it opens a session again it is ready."""
     async with serving("a") as world:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import os
 import stat
 import threading
@@ -79,3 +80,31 @@ async def test_snapshots_that_overlap(log: SqliteLog, tmp_path: Path) -> None:
     again = SqliteLog(tmp_path / "raft")
     assert (await again.load()).snapshot == snapshot(9)
     await again.close()
+
+
+async def test_a_failure_that_nobody_waits_for_is_kept_for_the_next(
+    log: SqliteLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop has nothing to complain of, and whoever comes next is told why nothing is stored any more."""
+    told: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context))
+    failing = threading.Event()
+
+    def fail(*_: object) -> None:
+        failing.wait(10)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(log, "_append", fail)
+    waiting = asyncio.create_task(log.append(None, entries(11, 11)))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    failing.set()
+    with pytest.raises(StorageError, match="No space left"):
+        await log.read_snapshot()
+    del waiting
+    gc.collect()
+    await asyncio.sleep(0)
+    assert told == []
+    await log.close()
