@@ -41,7 +41,7 @@ FOUND = (
         name="rejected-after-it-ran",
         seed=220,
         world="cluster",
-        what="a node that had lost its power rejected a task that it had reported to run: it never ended for the others",
+        what="a node without power rejected a task that it had reported to run: for the others it never ended",
     ),
 )
 
