@@ -93,7 +93,8 @@ class Member:
         self._halves = asyncio.Lock()
         """Held while the manager half is started, stopped or replaced."""
         self._group: asyncio.TaskGroup | None = None
-        self._entering: asyncio.Task[None] | None = None
+        self._entering: tuple[Manager, asyncio.Task[None]] | None = None
+        """The manager half that enters the group, or did last."""
         self._manager_task: asyncio.Task[None] | None = None
         self._dialer = RpcDialer(self._credentials.client_context, identity.cluster_id)
         listen_host, self._listen_port = addresses.parse(state.listen_address, what="listen address")
@@ -277,11 +278,15 @@ class Member:
     def _enter_beside(self, group: asyncio.TaskGroup, manager: Manager) -> None:
         """Begin to enter the group; it ends by itself when ``manager`` is stopped."""
         if not self._is_entering:
-            self._entering = group.create_task(self._enter_group(manager), name="enter-group")
+            self._entering = manager, group.create_task(self._enter_group(manager), name="enter-group")
 
     @property
     def _is_entering(self) -> bool:
-        return self._entering is not None and not self._entering.done()
+        if self._entering is None:
+            return False
+        # One that was replaced tries on until its call is over, and says nothing of its successor.
+        manager, task = self._entering
+        return manager is self.manager and not task.done()
 
     def _is_removed(self, node_id: NodeId) -> bool:
         return self.manager is not None and self.manager.is_removed(node_id)
