@@ -41,6 +41,7 @@ JOIN_TIMEOUT_S = 60.0
 LEAVE_TIMEOUT_S = 60.0
 POLL_S = 0.05
 PR_SET_PDEATHSIG = 1
+END_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _KINDS: Mapping[int, type[SwarmpyError]] = {
     kind.exit_code: kind for kind in (RuntimeUnavailable, StorageError, DataDirMismatch, Unavailable)
@@ -304,7 +305,7 @@ async def _serve(
     )
     stop, started = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in END_SIGNALS:
         loop.add_signal_handler(number, stop.set)
     node = asyncio.create_task(Node(config, SystemClock(), random.SystemRandom()).run(stop, started))
     try:
@@ -319,6 +320,10 @@ async def _serve(
         stop.set()
         with contextlib.suppress(SwarmpyError):
             await node
+        # The loop's handlers go with the loop: one signal more, and an end in good order would be a death by signal.
+        for number in END_SIGNALS:
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _detach(settings: Settings, *, runtime: str | None, hostname: str | None, **options: str | tuple[str, ...]) -> None:

@@ -124,8 +124,9 @@ class LocalNode:
     def send(self, number: signal.Signals) -> None:
         """Send a signal to the daemon, if it lives."""
         if self.process is not None and self.is_running:
+            # Not its send_signal(): that one polls first, and takes the exit code away from asyncio's watcher.
             with contextlib.suppress(ProcessLookupError):
-                self.process.send_signal(number)
+                os.kill(self.process.pid, number)
 
     async def stop(self) -> None:
         """Ask the daemon to end; make it end after EXIT_TIMEOUT_S."""

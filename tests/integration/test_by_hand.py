@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import time
 
 from hosts import SLEEP, Host, Hosts, refused, swarmpy, until
 
@@ -39,6 +41,17 @@ def test_two_commands_make_a_cluster(hosts: Hosts) -> None:
     refused(first.swarmpy("swarm", "init"), 1, "This node is already part of a swarm", '"swarm leave"')
     assert is_quiet(first)
     assert is_quiet(second)
+
+
+def test_more_signals_while_it_ends_change_nothing(hosts: Hosts) -> None:
+    """Whoever sends SIGTERM again and again, until the process is gone, sees the same good end."""
+    host = hosts.new()
+    host.init()
+    while host.is_up:
+        os.kill(host.pid, signal.SIGTERM)
+        time.sleep(0.001)
+    assert host.kill(signal.SIGTERM) == 0
+    assert is_quiet(host)
 
 
 def test_a_daemon_ends_and_goes_on(hosts: Hosts) -> None:

@@ -53,6 +53,8 @@ class Machine:
     """Its disk was filled at least once."""
     may_end: set[int] = attrs.Factory(set)
     """Exit codes that it may end with, as somebody sees to it."""
+    _answered: bool = False
+    """The process that runs now has come so far."""
     _paused: bool = False
     _undisturbed_since: float = 0.0
     _lock: asyncio.Lock = attrs.Factory(asyncio.Lock)
@@ -95,6 +97,7 @@ class Machine:
             if self.is_running:
                 return
             self.may_end = {DISK_FAILED} if self.is_full else set()
+            self._answered = False
             self.data_dir.mkdir(mode=0o700, exist_ok=True)
             with self.log_file.open("ab") as log:
                 self.process = await asyncio.create_subprocess_exec(
@@ -127,7 +130,7 @@ class Machine:
         while process.returncode is None:
             with contextlib.suppress(SwarmpyError):
                 await self.client.get("/_ping", timeout=5)
-                self.is_up = True
+                self.is_up = self._answered = True
                 self.changed()
                 return
             if self._paused:
@@ -163,6 +166,8 @@ class Machine:
             return
         self.resume(process)
         self.may_end.add(0)
+        if not self._answered:
+            self.may_end.add(-signal.SIGTERM)  # an interpreter that has only just begun knows of no handlers yet
         self.is_up = False
         self.changed()
         self._send(process, signal.SIGTERM)
@@ -190,8 +195,9 @@ class Machine:
             self.changed()
 
     def _send(self, process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+        # Not process.send_signal(): that one polls first, and takes the exit code away from asyncio's watcher (255).
         with contextlib.suppress(ProcessLookupError):
-            process.send_signal(number)
+            os.kill(process.pid, number)
 
     # -- its disk -----------------------------------------------------------------------------------------------------
 
