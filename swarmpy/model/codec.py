@@ -16,10 +16,18 @@ from cattrs.gen import make_dict_unstructure_fn
 from cattrs.preconf.msgpack import make_converter
 
 from swarmpy.errors import DataDirMismatch, ProtocolViolation
-from swarmpy.model.schema import BASE_VERSION, FIRST_VERSION, GATE_VERSION, REQUESTS_VERSION, SCHEMA_VERSION
+from swarmpy.model.schema import (
+    BASE_VERSION,
+    CERTIFICATES_VERSION,
+    FIRST_VERSION,
+    GATE_VERSION,
+    REQUESTS_VERSION,
+    SCHEMA_VERSION,
+)
 
 __all__ = [
     "BASE_VERSION",
+    "CERTIFICATES_VERSION",
     "FIRST_VERSION",
     "GATE_VERSION",
     "REQUESTS_VERSION",

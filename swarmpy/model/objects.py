@@ -86,6 +86,18 @@ class ManagerStatus:
 
 
 @attrs.frozen(kw_only=True)
+class Certificate:
+    """The certificate that a node was given last."""
+
+    serial: str
+    """In hexadecimal, lower case."""
+    role: Role
+    issuer: str
+    """The digest of the root CA that signed it."""
+    not_after_ns: int
+
+
+@attrs.frozen(kw_only=True)
 class Node:
     """A member of the cluster."""
 
@@ -98,6 +110,8 @@ class Node:
     status: NodeStatus = attrs.Factory(NodeStatus)
     manager: ManagerStatus | None = None
     """Set while it is a member of the Raft group."""
+    certificate: Certificate | None = None
+    """None of a node whose certificate was issued before certificates were recorded."""
 
 
 # -- services -------------------------------------------------------------------------------------------------------
@@ -225,6 +239,27 @@ class RootCA:
 
 
 @attrs.frozen(kw_only=True)
+class RootRotation:
+    """A change of the root CA that is under way: nodes get certificates of ``root`` until all have one."""
+
+    root: RootCA
+    cross_signed_pem: bytes
+    """A certificate of the new root's key by the present one: who trusts only the present root accepts nodes of the new
+    one by it."""
+    started_at_ns: int
+
+
+@attrs.frozen(kw_only=True)
+class FormerRoot:
+    """A root CA that was replaced, remembered for the nodes that were away: until ``until_ns`` they may renew."""
+
+    cert_pem: bytes
+    cross_signed_pem: bytes
+    """A certificate of its successor's key by this root."""
+    until_ns: int
+
+
+@attrs.frozen(kw_only=True)
 class Cluster:
     """The one object that describes the whole."""
 
@@ -241,6 +276,11 @@ class Cluster:
     """0 as founded. Grows when an operator begins the cluster anew (from one manager, or from a backup): of two
     clusters with one identity the later incarnation counts. Milliseconds since the Unix epoch, so that two that were
     begun from the same state differ."""
+    revoked: dict[str, int] = attrs.Factory(dict)
+    """Serial numbers (hexadecimal) of certificates that are no longer accepted, and until when they would be valid
+    (ns)."""
+    rotation: RootRotation | None = None
+    former_roots: tuple[FormerRoot, ...] = ()
 
 
 StoreObject = Cluster | Node | Service | Task

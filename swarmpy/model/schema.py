@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """The newest that can be read."""
 FIRST_VERSION = 1
 REQUESTS_VERSION = 2
 """Of an entry or a snapshot that remembers requests: who ignores them would do a repeated one again."""
 GATE_VERSION = 3
 """Of an entry or a snapshot with the version that the cluster writes: who ignores it would lose it."""
+CERTIFICATES_VERSION = 4
+"""Of an entry or a snapshot that knows nodes' certificates one by one, or more than one root CA."""
 BASE_VERSION = REQUESTS_VERSION
 """What every manager reads that does not tell what it reads: it may be written without asking."""

@@ -18,13 +18,22 @@ from swarmpy.model.objects import Cluster
 def version_needed(clusters: Iterable[Cluster], *, remembers_requests: bool) -> int:
     """The least schema version that a reader of these must know."""
     version = codec.REQUESTS_VERSION if remembers_requests else codec.FIRST_VERSION
-    return max([version, *(cluster.schema for cluster in clusters if cluster.schema >= codec.GATE_VERSION)])
+    return max([version, *map(_version_of_cluster, clusters)])
+
+
+def _version_of_cluster(cluster: Cluster) -> int:
+    if cluster.revoked or cluster.rotation is not None or cluster.former_roots:
+        return max(cluster.schema, codec.CERTIFICATES_VERSION)
+    return cluster.schema if cluster.schema >= codec.GATE_VERSION else codec.FIRST_VERSION
 
 
 def version_of(entry: ChangeList) -> int:
     """The least schema version that a reader of ``entry`` must know."""
     clusters = [change.cluster for change in entry.changes if change.cluster is not None]
-    return version_needed(clusters, remembers_requests=entry.answered is not None)
+    version = version_needed(clusters, remembers_requests=entry.answered is not None)
+    if any(change.node is not None and change.node.certificate is not None for change in entry.changes):
+        return max(version, codec.CERTIFICATES_VERSION)
+    return version
 
 
 def check_writable(version: int, entry: ChangeList, clusters: Iterable[Cluster]) -> None:

@@ -18,9 +18,10 @@ from swarmpy.errors import DataDirMismatch, FailedPrecondition, ProtocolViolatio
 from swarmpy.model import changes, codec, objects
 from swarmpy.model.changes import ChangeList
 from swarmpy.model.ids import ClusterId
-from swarmpy.model.objects import Cluster, JoinTokens, RootCA
+from swarmpy.model.objects import Certificate, Cluster, FormerRoot, JoinTokens, RootCA, RootRotation
 from swarmpy.model.requests import Answered, RequestId
 from swarmpy.model.specs import RaftConfig
+from swarmpy.model.states import Role
 from swarmpy.node.clock import SystemClock
 from swarmpy.raft.driver import RaftDriver
 from swarmpy.raft.messages import ConfState, HardState, Member, Message, MessageType, Snapshot
@@ -40,6 +41,9 @@ def cluster(schema: int) -> Cluster:
     return Cluster(id=ClusterId("c"), root_ca=root_ca, join_tokens=tokens, schema=schema)
 
 
+ROTATION = RootRotation(root=cluster(4).root_ca, cross_signed_pem=b"", started_at_ns=1)
+FORMER = FormerRoot(cert_pem=b"", cross_signed_pem=b"", until_ns=1)
+CERTIFICATE = Certificate(serial="1f", role=Role.WORKER, issuer="", not_after_ns=1)
 ANSWERED = Answered(request=RequestId(session="s", sequence=1), answer=b"\xc0", time_ns=1)
 
 
@@ -50,6 +54,10 @@ ANSWERED = Answered(request=RequestId(session="s", sequence=1), answer=b"\xc0", 
         (ChangeList(changes=(changes.create(cluster(2)),)), 1),
         (ChangeList(changes=(changes.create(node("n")),), answered=ANSWERED), 2),
         (ChangeList(changes=(changes.create(cluster(3)),)), 3),
+        (ChangeList(changes=(changes.update(attrs.evolve(cluster(3), revoked={"1f": 5})),)), 4),
+        (ChangeList(changes=(changes.update(attrs.evolve(cluster(3), former_roots=(FORMER,))),)), 4),
+        (ChangeList(changes=(changes.update(attrs.evolve(cluster(5), rotation=ROTATION)),)), 5),
+        (ChangeList(changes=(changes.create(attrs.evolve(node("n"), certificate=CERTIFICATE)),)), 4),
         (ChangeList(changes=(changes.update(cluster(5)), changes.create(node("n"))), answered=ANSWERED), 5),
     ],
 )
@@ -139,7 +147,7 @@ async def test_a_snapshot_of_a_newer_leader_stops_a_manager() -> None:
         )
     )
     async with asyncio.timeout(20):
-        with pytest.raises(DataDirMismatch, match=r"the snapshot has schema version 4, .* upgrade it"):
+        with pytest.raises(DataDirMismatch, match=r"the snapshot has schema version 5, .* upgrade it"):
             await running
     assert store.version == 0
 
