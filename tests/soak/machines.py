@@ -52,7 +52,8 @@ class Machine:
     was_full: bool = False
     """Its disk was filled at least once."""
     may_end: set[int] = attrs.Factory(set)
-    """Exit codes that it may end with, as somebody sees to it."""
+    """Exit codes that the process that runs may end with, as somebody sees to it. Each process has its own set: the
+    next one can be there before it is heard how this one ended."""
     _answered: bool = False
     """The process that runs now has come so far."""
     _paused: bool = False
@@ -97,7 +98,7 @@ class Machine:
             if self.is_running:
                 return
             self.may_end = {DISK_FAILED} if self.is_full else set()
-            self._answered = False
+            self.is_up = self._paused = self._answered = False
             self.data_dir.mkdir(mode=0o700, exist_ok=True)
             with self.log_file.open("ab") as log:
                 self.process = await asyncio.create_subprocess_exec(
@@ -110,7 +111,7 @@ class Machine:
                 )
             self.started_at = self._undisturbed_since = time.monotonic()
             self.network.started(self.name, self.process.pid)
-            watcher = asyncio.create_task(self._watch(self.process))
+            watcher = asyncio.create_task(self._watch(self.process, self.may_end))
             self._watchers.add(watcher)
             watcher.add_done_callback(self._watchers.discard)
             await self._wait_api(self.process)
@@ -140,11 +141,12 @@ class Machine:
                 return
             await asyncio.sleep(POLL_S)
 
-    async def _watch(self, process: asyncio.subprocess.Process) -> None:
+    async def _watch(self, process: asyncio.subprocess.Process, may_end: set[int]) -> None:
         code = await process.wait()
-        self.is_up = self._paused = False
-        self.changed()
-        if code not in self.may_end:
+        if process is self.process:
+            self.is_up = self._paused = False
+            self.changed()
+        if code not in may_end:
             self.complain(f"{self.name} ended with exit code {code}: {self.last_words()}")
 
     def last_words(self) -> str:
