@@ -6,12 +6,16 @@ ones did; the draft then tells what has become different. It never touches the v
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 import attrs
 
 from swarmpy.control.decision import Decision, NewId, earlier
 from swarmpy.control.nodes import Standing, orphaned, standing_of
 from swarmpy.control.outdated import is_outdated
+from swarmpy.control.waiting import Waits
 from swarmpy.model import changes
+from swarmpy.model.defaults import restart_policy
 from swarmpy.model.ids import NodeId, TaskId
 from swarmpy.model.objects import Meta, Service, Task, TaskStatus
 from swarmpy.model.states import ServiceMode, TaskState
@@ -58,7 +62,7 @@ def retired(task: Task, desired: TaskState, now_ns: int) -> Task:
 class Draft:
     """The service, its slots, and the changes so far."""
 
-    def __init__(self, view: View, service: Service, now_ns: int, new_id: NewId) -> None:
+    def __init__(self, view: View, service: Service, now_ns: int, new_id: NewId, waits: Waits) -> None:
         self.view = view
         self.service = service
         self._created = (
@@ -69,6 +73,7 @@ class Draft:
         self.is_global = service.spec.mode is ServiceMode.GLOBAL
         self.slots: dict[SlotKey, dict[TaskId, Task]] = {}
         self._new_id = new_id
+        self._waits = waits
         self._service_before = service
         self._before: dict[TaskId, Task] = {}
         self._touched: dict[TaskId, Task] = {}
@@ -129,7 +134,7 @@ class Draft:
         """
         waits = not_before_ns > self.now_ns or any(self.is_stopping(task) for task in self.slot(key))
         if not_before_ns > self.now_ns:
-            self.wake_at(not_before_ns)
+            self._wake_at(not_before_ns)
         service, (meta, status) = self.service, self._created
         task = Task(
             id=TaskId(self._new_id()),
@@ -150,8 +155,23 @@ class Draft:
         self.put(task)
         return task
 
-    def wake_at(self, time_ns: int) -> None:
-        """The decision has to be made again at that time."""
+    def waits_for(self, what: Hashable, until_ns: int, most_ns: int) -> bool:
+        """True while ``what`` is still to be waited for: the decision is made again when it is over.
+
+        The wait ends at ``until_ns`` by the clock, and after ``most_ns`` whatever the clock says.
+        """
+        if until_ns <= self.now_ns:
+            return False
+        left_ns = self._waits.left_ns(what, until_ns, self.now_ns, most_ns)
+        if left_ns:
+            self._wake_at(self.now_ns + left_ns)
+        return left_ns > 0
+
+    def waits_to_start(self, task: Task) -> bool:
+        """True while the restart delay of ``task`` is not over."""
+        return self.waits_for(task.id, task.not_before_ns, restart_policy(task.spec).delay_ns or 0)
+
+    def _wake_at(self, time_ns: int) -> None:
         self._wake = earlier(self._wake, time_ns)
 
     def decision(self) -> Decision:
@@ -163,4 +183,5 @@ class Draft:
                 found.append(changes.create(task))
             elif task != before:
                 found.append(changes.update(task))
+        self._waits.decided()
         return Decision(changes=tuple(found), wake_at_ns=self._wake)

@@ -96,11 +96,9 @@ def _replace_ended(draft: Draft, key: SlotKey) -> None:
         elif draft.standing(task) is Standing.DRAINED:
             draft.retire(task)
             draft.start(key)
-        elif task.not_before_ns > draft.now_ns:
-            # It was rejected while it waited for its delay, which is not shortened by that: else a command that does
-            # not exist would be tried as fast as nodes can say so.
-            draft.wake_at(task.not_before_ns)
-        else:
+        elif not draft.waits_to_start(task):
+            # A delay is not shortened when the task is rejected while it waits: else a command that does not exist
+            # would be tried as fast as nodes can say so.
             not_before_ns = next_start_ns(draft, task)
             if not_before_ns is not None:
                 draft.retire(task)
@@ -145,7 +143,5 @@ def _promote(draft: Draft, key: SlotKey) -> None:
     for task in _active(draft, key):
         if task.desired_state != TaskState.READY or is_ended(task):
             continue
-        if task.not_before_ns > draft.now_ns:
-            draft.wake_at(task.not_before_ns)
-        elif not any(draft.is_stopping(other) for other in draft.slot(key)):
+        if not draft.waits_to_start(task) and not any(draft.is_stopping(other) for other in draft.slot(key)):
             draft.promote(task)

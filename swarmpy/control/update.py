@@ -104,11 +104,7 @@ def _is_in_flight(draft: Draft, slot: SlotProgress, delay_ns: int) -> bool:
     if slot.arrived_at_ns is None:
         # Tasks of the same wishes from before (a rollback finds such) need not arrive again.
         return any(task.spec_version == draft.service.spec_version for task in slot.coming)
-    ready_at_ns = slot.arrived_at_ns + delay_ns
-    if ready_at_ns > draft.now_ns:
-        draft.wake_at(ready_at_ns)
-        return True
-    return False
+    return draft.waits_for(slot.key, slot.arrived_at_ns + delay_ns, delay_ns)
 
 
 def _replace(draft: Draft, slot: SlotProgress, *, start_first: bool) -> None:
@@ -137,10 +133,10 @@ def _complete(draft: Draft, part: list[SlotProgress], config: UpdateConfig, *, i
             arrivals.append(slot.arrived_at_ns)
         elif any(task.spec_version == draft.service.spec_version for task in slot.coming):
             return
-    done_at_ns = max(arrivals) + (config.monitor_ns or 0) if part else 0
-    if done_at_ns > draft.now_ns:
-        draft.wake_at(done_at_ns)
-    elif is_rollback:
+    monitor_ns = config.monitor_ns or 0
+    if part and draft.waits_for("monitor", max(arrivals) + monitor_ns, monitor_ns):
+        return
+    if is_rollback:
         _set_status(draft, UpdateState.ROLLBACK_COMPLETED, "rollback completed")
     else:
         _set_status(draft, UpdateState.COMPLETED, "update completed")

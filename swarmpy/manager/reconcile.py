@@ -13,6 +13,7 @@ import structlog
 
 from swarmpy.control import allocator, nodes, orchestrator, reaper, scheduler
 from swarmpy.control.decision import Decision
+from swarmpy.control.waiting import Waits
 from swarmpy.errors import AlreadyExists, NotFound, VersionConflict
 from swarmpy.manager.events import drain
 from swarmpy.model.ids import NodeId, ServiceId, encode_id
@@ -39,8 +40,8 @@ class Reconciler:
         self._clock = clock
         self._random = random
         self._dirty: set[ServiceId] = set()
-        self._wake_at: dict[ServiceId, int] = {}
-        self._wake_any_at: int | None = None
+        self._waits: dict[ServiceId, Waits] = {}
+        self._wake_at: dict[ServiceId, float] = {}
 
     async def run(self) -> None:
         """Decide until cancelled."""
@@ -54,10 +55,8 @@ class Reconciler:
 
     async def _wait(self, watch: Watch) -> None:
         """Return when something has changed, or when a decision asked to be made again."""
-        due_ns = [*self._wake_at.values()]
-        if self._wake_any_at is not None:
-            due_ns.append(self._wake_any_at)
-        timeout = max(0.0, (min(due_ns) - self._clock.time_ns()) / 1e9) if due_ns else None
+        due = min(self._wake_at.values(), default=None)
+        timeout = None if due is None else max(0.0, due - self._clock.monotonic())
         if await watch.wait(timeout):
             await asyncio.sleep(COLLECT_S)
         self._mark(drain(watch))
@@ -76,8 +75,8 @@ class Reconciler:
                 self._dirty.add(ServiceId(event.id))
             elif isinstance(task := event.object or event.old, Task):
                 self._dirty.add(task.service_id)
-        now_ns = self._clock.time_ns()
-        self._dirty.update(service_id for service_id, at in self._wake_at.items() if at <= now_ns)
+        now = self._clock.monotonic()
+        self._dirty.update(service_id for service_id, at in self._wake_at.items() if at <= now)
 
     # -- deciding -----------------------------------------------------------------------------------------------------
 
@@ -86,14 +85,13 @@ class Reconciler:
         for round_number in range(1, MAX_ROUNDS + 1):
             written = 0
             dirty, self._dirty = sorted(self._dirty), set()
-            self._wake_any_at = None
             written += await self._apply(nodes.decide(self._store.view(), self._clock.time_ns()))
             for service_id in dirty:
                 written += await self._settle_service(service_id)
                 # Of thousands of services most need nothing, and nothing would be waited for.
                 await asyncio.sleep(0)
             written += await self._apply(allocator.decide(self._store.view(), dirty))
-            written += await self._apply(self._schedule())
+            written += await self._apply(scheduler.decide(self._store.view(), self._clock.time_ns()))
             self._mark(drain(watch))
             if not written and not self._dirty:
                 return
@@ -101,19 +99,19 @@ class Reconciler:
                 log.warning("decisions_do_not_settle", services=sorted(self._dirty), written=written)
 
     async def _settle_service(self, service_id: ServiceId) -> int:
-        decision = orchestrator.decide_service(self._store.view(), service_id, self._clock.time_ns(), self._new_id)
+        now, now_ns = self._clock.monotonic(), self._clock.time_ns()
+        waits = self._waits.pop(service_id, None) or Waits(self._clock.monotonic)
+        decision = orchestrator.decide_service(self._store.view(), service_id, now_ns, self._new_id, waits)
         self._wake_at.pop(service_id, None)
         if decision.wake_at_ns is not None:
-            self._wake_at[service_id] = decision.wake_at_ns
+            # On a clock that nobody sets: a wait is as long as it was when it was decided on.
+            self._wake_at[service_id] = now + max(0, decision.wake_at_ns - now_ns) / 1e9
+        if waits.pending:
+            self._waits[service_id] = waits
         written = await self._apply(decision)
         view = self._store.view()
         limit = view.cluster().spec.task_history_limit
         return written + await self._apply(reaper.decide(view, limit, (service_id,)))
-
-    def _schedule(self) -> Decision:
-        decision = scheduler.decide(self._store.view(), self._clock.time_ns())
-        self._wake_any_at = decision.wake_at_ns
-        return decision
 
     def _new_id(self) -> str:
         return encode_id(self._random.randbytes(16))

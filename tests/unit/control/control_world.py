@@ -11,6 +11,7 @@ import attrs
 
 from swarmpy.control import allocator, nodes, orchestrator, reaper, scheduler
 from swarmpy.control.decision import Decision, earlier
+from swarmpy.control.waiting import Waits
 from swarmpy.model import changes, codec
 from swarmpy.model.changes import Action, Change, ChangeList
 from swarmpy.model.ids import NodeId, ServiceId
@@ -38,16 +39,25 @@ MAX_ROUNDS = 60
 
 
 class HandClock:
-    """A clock that stands still until it is moved."""
+    """A clock that stands still until it is moved. What the wall shows can be set by ``skew_ns``."""
 
     def __init__(self) -> None:
-        self.now_ns = 1_700_000_000 * SECOND
+        self._steady_ns = 1_700_000_000 * SECOND
+        self.skew_ns = 0
+
+    @property
+    def now_ns(self) -> int:
+        return self._steady_ns + self.skew_ns
+
+    @now_ns.setter
+    def now_ns(self, now_ns: int) -> None:
+        self._steady_ns = now_ns - self.skew_ns
 
     def time_ns(self) -> int:
         return self.now_ns
 
     def monotonic(self) -> float:
-        return self.now_ns / SECOND
+        return self._steady_ns / SECOND
 
 
 def spec(name: str = "web", replicas: int | None = 2, image: str = "nginx:1", **more: Any) -> ServiceSpec:
@@ -80,8 +90,17 @@ class World:
         self.crashing: Callable[[Task], bool] = lambda task: False
         self.rejecting: Callable[[Task], bool] = lambda task: False
         self.wake_at_ns: int | None = None
+        self.new_leader()
         self._index = 0
         self._ids = itertools.count(1)
+
+    def new_leader(self, skew_ns: int = 0) -> None:
+        """Another one leads, whose clock is so far ahead; what the last one remembered is gone."""
+        self.clock.skew_ns = skew_ns
+        self._waits: dict[ServiceId, Waits] = {}
+
+    def waits(self, service_id: ServiceId) -> Waits:
+        return self._waits.setdefault(service_id, Waits(self.clock.monotonic))
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -172,7 +191,7 @@ class World:
         now = self.clock.now_ns
         take(nodes.decide(self.view, now))
         for service in self.view.services():
-            take(orchestrator.decide_service(self.view, service.id, now, self.new_id))
+            take(orchestrator.decide_service(self.view, service.id, now, self.new_id, self.waits(service.id)))
         everything = [ServiceId(service_id) for service_id in self.view.service_ids()]
         take(allocator.decide(self.view, everything))
         take(scheduler.decide(self.view, now))

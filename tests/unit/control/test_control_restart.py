@@ -240,8 +240,43 @@ def test_lost_race_leaves_one_task_a_slot() -> None:
     world, web = one_task()
     old = world.running(web)[0]
     world.report(old, TaskState.FAILED)
-    decision = decide_service(world.view, world.service(web).id, world.clock.now_ns, world.new_id)
+    decision = decide_service(world.view, web, world.clock.now_ns, world.new_id, world.waits(web))
     world.write(*(change for change in decision.changes if change.id != old.id))
     world.advance(10)
     assert len(world.running(web)) == 1
     assert sum(task.desired_state <= TaskState.RUNNING for task in world.tasks(web)) == 1
+
+
+@pytest.mark.parametrize("skew", [-3600 * SECOND, 3600 * SECOND])
+def test_a_delay_is_not_longer_with_a_leader_whose_clock_is_behind(skew: int) -> None:
+    """A task waits until a time by the clock of the leader before: the next one waits for the delay at most."""
+    world, web = one_task(delay_ns=7 * SECOND)
+    world.report(world.running(web)[0], TaskState.FAILED)
+    world.advance(5)
+    world.new_leader(skew)
+    world.advance(7)
+    assert len(world.running(web)) == 1
+
+
+def test_a_delay_is_not_longer_when_the_clock_is_set_back() -> None:
+    """In the middle of the wait, by the leader's operator."""
+    world, web = one_task(delay_ns=7 * SECOND)
+    world.report(world.running(web)[0], TaskState.FAILED)
+    world.advance(5)
+    world.clock.skew_ns = -600 * SECOND
+    world.run()
+    assert world.running(web) == []
+    world.advance(2)
+    assert len(world.running(web)) == 1
+
+
+def test_a_task_rejected_while_it_waits_is_replaced_though_the_clock_is_behind() -> None:
+    """After its delay, and the next one after another."""
+    world, web = one_task(delay_ns=7 * SECOND)
+    world.rejecting = lambda task: True
+    world.report(world.running(web)[0], TaskState.FAILED)
+    world.advance(5)
+    world.new_leader(-3600 * SECOND)
+    world.rejecting = lambda task: False
+    world.advance(2 * 7)
+    assert len(world.running(web)) == 1

@@ -348,3 +348,21 @@ def test_up_to_date_means_made_of_the_current_wishes() -> None:
     assert current is not None
     assert current.spec_version != world.service(web).spec_version
     assert not is_outdated(world.view, world.service(web), current)
+
+
+def test_an_update_goes_on_with_a_leader_whose_clock_is_an_hour_behind() -> None:
+    """Neither the delay between two steps nor the time of watching afterwards gets longer by it."""
+    world = World()
+    world.add_node("a")
+    update = UpdateConfig(parallelism=1, delay_ns=10 * SECOND, monitor_ns=5 * SECOND)
+    web = world.add_service(spec(replicas=3, update=update))
+    world.run()
+    world.update_service(web, spec(replicas=3, image="nginx:2", update=update))
+    world.advance(1)
+    for _ in range(3):
+        world.new_leader(world.clock.skew_ns - 3600 * SECOND)
+        world.advance(10)
+    assert world.images(web) == ["nginx:2"] * 3
+    status = world.service(web).update_status
+    assert status is not None
+    assert status.state is UpdateState.COMPLETED

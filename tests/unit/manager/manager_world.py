@@ -40,13 +40,14 @@ PORT = PortConfig(target_port=80, published_port=8080)
 
 
 class MovedClock:
-    """Monotonic time moves only when the test says so."""
+    """Monotonic time moves only when the test says so; the wall clock can be set apart from it."""
 
     def __init__(self) -> None:
         self.seconds = 100.0
+        self.wall_ahead = 0.0
 
     def time_ns(self) -> int:
-        return int(self.seconds * 1e9)
+        return int((self.seconds + self.wall_ahead) * 1e9)
 
     def monotonic(self) -> float:
         return self.seconds

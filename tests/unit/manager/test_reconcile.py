@@ -99,6 +99,21 @@ async def test_a_restart_waits_for_its_delay() -> None:
         await until(lambda: [t.id for t in world.tasks()] == [replacement.id])
 
 
+async def test_a_clock_that_is_set_does_not_hold_a_restart_back() -> None:
+    """The leader's clock is an hour behind the one that the delay was counted by, when the reconciler looks at it."""
+    async with reconciling("a") as world:
+        await world.create(1, delay_ns=200_000_000)
+        await until(lambda: [t.status.state for t in world.tasks()] == [TaskState.ASSIGNED])
+        await world.observe(world.tasks()[0], TaskState.FAILED)
+        await until(lambda: len(world.tasks(TaskState.READY)) == 1)
+        replacement = world.tasks(TaskState.READY)[0]
+        world.clock.wall_ahead = -3600.0
+        await world.observe(replacement, TaskState.ASSIGNED)  # it looks again, with that clock
+        await asyncio.sleep(0)
+        world.clock.seconds += 0.3
+        await until(lambda: [t.id for t in world.tasks()] == [replacement.id])
+
+
 async def test_a_quiet_cluster_writes_nothing() -> None:
     """When everything is as wanted, no entry is added to the log."""
     async with reconciling("a") as world:
