@@ -64,7 +64,7 @@ class Knobs:
                 snapshot_interval=random.choice((10, 20, 50, 10_000)),
                 log_entries_for_slow_followers=random.choice((0, 1, 10, 10, 500)),
             ),
-            skew_s=random.choice((0.0, 1.0)),
+            skew_s=random.choice((0.0, 1.0, 3600.0)),
             jump_s=random.choice((0.3, 3.0, 30.0)),
             drift=random.choice((0.0, 0.0, 0.01, 0.1)),
             latency_s=random.choice(LATENCIES_S),
