@@ -50,6 +50,8 @@ class Peer:
     node_id: NodeId | None = None
     role: Role | None = None
     cluster_id: str = ""
+    serial: str = ""
+    """The serial number of its certificate, in hexadecimal; "" where it has shown none: without one, on this node."""
     address: str = ""
     """``host:port`` as seen on the connection."""
 

@@ -20,6 +20,7 @@ from swarmpy.agent.session import Session
 from swarmpy.agent.subtask import ended
 from swarmpy.agent.worker import Worker
 from swarmpy.errors import (
+    CertificateRevoked,
     ConnectionFailed,
     DeadlineExceeded,
     NodeRemoved,
@@ -78,12 +79,14 @@ class Agent:
         seeds: Callable[[], Iterable[str]],
         on_role_change: Callable[[Role], None],
         on_later_incarnation: Callable[[int, str], None] = lambda *_: None,
+        on_revoked: Callable[[], None] = lambda: None,
     ) -> None:
         """``address`` is the one other nodes reach this node at, without a port.
 
         ``seeds`` gives the managers (``host:port``) known from elsewhere, whenever they are looked for. ``role`` is the
-        present one; ``on_role_change`` is called when a manager says that it should be another, and
-        ``on_later_incarnation`` when the cluster of a leader, at an address, is of a later incarnation than all before.
+        present one; ``on_role_change`` is called when a manager says that it should be another,
+        ``on_later_incarnation`` when the cluster of a leader, at an address, is of a later incarnation than all before,
+        and ``on_revoked`` whenever a manager refuses this node for its certificate.
         """
         self._node_id = node_id
         self._address = address
@@ -96,6 +99,7 @@ class Agent:
         self._random = random
         self._on_role_change = on_role_change
         self._on_later_incarnation = on_later_incarnation
+        self._on_revoked = on_revoked
         self._writer = LocalWriter(local, random)
         self._reporter = Reporter(random)
         self._routing = Routing(data_plane, random, self._writer)
@@ -120,6 +124,10 @@ class Agent:
     def role(self) -> Role | None:
         """What this node is to be, as a manager said last; None until one of a later incarnation has said it."""
         return self._role
+
+    def become(self, role: Role) -> None:
+        """A manager says so, though not in a session."""
+        self._role = role
 
     @property
     def manager(self) -> str:
@@ -278,6 +286,8 @@ class Agent:
             if isinstance(error, NodeRemoved):
                 await self._end_as_removed(error)
                 continue
+            if isinstance(error, CertificateRevoked):
+                self._on_revoked()
             log.debug("no_session", manager=address, reason=str(error))
             await asyncio.sleep(self._search.wait())
             if self._managers.round_is_over:

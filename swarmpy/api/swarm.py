@@ -78,7 +78,8 @@ class SwarmApi:
     async def join(self, request: ApiRequest) -> ApiResponse:
         """``POST /swarm/join``."""
         fields = Fields(parse_json(request.body))
-        self._require_outside()
+        if not self._node.may_rejoin:
+            self._require_outside()
         fields.refuse("DataPathAddr")
         remote_addrs = fields.strings("RemoteAddrs")
         if not remote_addrs or "" in remote_addrs:

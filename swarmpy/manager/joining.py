@@ -1,7 +1,9 @@
 """How a machine becomes a node: the calls about certificates, answered by managers.
 
-``ca.root`` and ``ca.join`` are the only calls open to a caller without a certificate. The root certificate is no
-secret: the joiner compares its digest with the one in its token before it sends the token anywhere.
+``ca.root``, ``ca.join`` and ``ca.rejoin`` are the only calls open to a caller without a certificate. The root
+certificate is no secret: the joiner compares its digest with the one in its token before it sends the token anywhere.
+
+A certificate is written down before it is handed out, in the same transaction that decides what it says.
 """
 
 from __future__ import annotations
@@ -12,18 +14,23 @@ from typing import Any
 import attrs
 import structlog
 
-from swarmpy.errors import InvalidArgument, NotFound, PermissionDenied
+from swarmpy.errors import BadCertificate, InvalidArgument, NodeRemoved, NotFound, PermissionDenied, Unavailable
+from swarmpy.manager import certificates
 from swarmpy.manager.incarnations import check_incarnation
+from swarmpy.manager.pace import Pace
 from swarmpy.model import codec
 from swarmpy.model.assignments import ManagerAddress
 from swarmpy.model.ids import ClusterId, NodeId, encode_id
-from swarmpy.model.objects import Node, NodeStatus
+from swarmpy.model.objects import Cluster, Node, NodeStatus
 from swarmpy.model.specs import NodeSpec, RaftConfig
 from swarmpy.model.states import Availability, NodeState, Role
 from swarmpy.ports import Clock, Peer, Random
-from swarmpy.security import ca, tokens
+from swarmpy.security import tokens
+from swarmpy.security.certificates import CertificateFacts, check_issued_by, load_certificate, read_certificate
+from swarmpy.security.possession import check_signed
 from swarmpy.store.memory import Store
 from swarmpy.store.schema import check_reader
+from swarmpy.store.transaction import Tx
 
 log = structlog.get_logger(__name__)
 
@@ -41,8 +48,23 @@ class JoinCall:
 
 
 @attrs.frozen(kw_only=True)
+class RejoinCall:
+    """``ca.rejoin``: a node whose certificate TLS refuses, as it has expired mostly, wants to be let in again."""
+
+    token: str = attrs.field(repr=False)
+    csr_pem: bytes
+    cert_pem: bytes
+    """The certificate that it has."""
+    proof: bytes
+    """That it has the key to it (``security.possession``)."""
+    schema: int = codec.BASE_VERSION
+    incarnation: int = 0
+    """Of the cluster, the latest that it has seen."""
+
+
+@attrs.frozen(kw_only=True)
 class Certified:
-    """The answer to ``ca.join`` and ``ca.renew``."""
+    """The answer to ``ca.join``, ``ca.rejoin`` and ``ca.renew``."""
 
     node_id: NodeId
     role: Role
@@ -50,6 +72,11 @@ class Certified:
     cert_pem: bytes
     raft: RaftConfig
     managers: tuple[ManagerAddress, ...] = ()
+
+
+RENEWALS_AT_ONCE = 10
+RENEWAL_EVERY_S = 60.0
+"""A node renews twice in the life of a certificate, of half an hour at least, and when its role changes."""
 
 
 class Registrar:
@@ -71,6 +98,7 @@ class Registrar:
         self._ca_pem = ca_pem
         self._managers = managers
         self._require_leader = require_leader
+        self._pace = Pace(clock, burst=RENEWALS_AT_ONCE, every_s=RENEWAL_EVERY_S)
 
     async def root(self, _peer: Peer, _payload: Any) -> Any:
         """``ca.root``: the cluster's root certificate, PEM."""
@@ -83,51 +111,110 @@ class Registrar:
         """
         self._require_leader()
         call = codec.from_plain(JoinCall, payload)
-        cluster = self._store.view().cluster()
-        role = tokens.role_of_token(call.token, cluster.join_tokens)
-        if role is None:
-            log.warning("join_refused", address=peer.address, reason="invalid join token")
-            raise PermissionDenied(tokens.INVALID)
+        role = self._role_of(call.token, peer)
         if role is Role.MANAGER:
-            check_reader(call.schema, cluster)
-        node_id = NodeId(encode_id(self._random.randbytes(16)))
-        certified = self._sign(node_id, role, call.csr_pem)
-        node = Node(
-            id=node_id,
+            check_reader(call.schema, self._store.view().cluster())
+        new = Node(
+            id=NodeId(encode_id(self._random.randbytes(16))),
             spec=NodeSpec(role=role, availability=call.availability),
-            description=attrs.evolve(Node(id=node_id).description, hostname=call.hostname),
             status=NodeStatus(state=NodeState.UNKNOWN),
         )
-        await self._store.update(lambda tx: tx.create(node))
-        log.info("node_joined", node=node_id, role=role.value, address=peer.address)
-        return codec.to_plain(certified)
+        new = attrs.evolve(new, description=attrs.evolve(new.description, hostname=call.hostname))
+
+        def join(tx: Tx) -> bytes:
+            cert_pem, node = certificates.issue(tx, new, role, call.csr_pem)
+            tx.create(node)
+            return cert_pem
+
+        cert_pem = await self._store.update(join)
+        log.info("node_joined", node=new.id, role=role.value, address=peer.address)
+        return codec.to_plain(self._certified(new.id, role, cert_pem))
 
     async def renew(self, peer: Peer, payload: Any) -> Any:
-        """``ca.renew``: a new certificate for a member, with the role it should have now."""
+        """``ca.renew``: a new certificate for a member, with the role it should have now.
+
+        Raises CertificateRevoked when the member's has been revoked and replaced, Unavailable for a node that asks too
+        often.
+        """
         self._require_leader()
         csr_pem = payload.get("csr_pem") if isinstance(payload, dict) else None
         if not isinstance(csr_pem, bytes):
             raise InvalidArgument("ca.renew: csr_pem is missing")
-        view = self._store.view()
-        check_incarnation(view.cluster(), payload)
-        node = view.node(peer.node_id) if peer.node_id else None
-        if node is None:
-            raise NotFound(f"node {peer.node_id} is not a member of this cluster (any more)")
-        role = Role.MANAGER if node.manager is not None else node.spec.role
-        log.info("certificate_renewed", node=node.id, role=role.value)
-        return codec.to_plain(self._sign(node.id, role, csr_pem))
+        check_incarnation(self._store.view().cluster(), payload)
 
-    def _sign(self, node_id: NodeId, role: Role, csr_pem: bytes) -> Certified:
+        def check(tx: Tx) -> Node:
+            node = tx.node(peer.node_id) if peer.node_id else None
+            if node is None or peer.role is None:
+                raise NotFound(f"node {peer.node_id} is not a member of this cluster (any more)")
+            certificates.check_renewable(tx.cluster(), node, peer.role, peer.serial, csr_pem)
+            return node
+
+        certified = await self._replace(check, csr_pem, peer.role, peer.serial)
+        log.info("certificate_renewed", node=certified.node_id, role=certified.role.value)
+        return codec.to_plain(certified)
+
+    async def rejoin(self, peer: Peer, payload: Any) -> Any:
+        """``ca.rejoin``: a :class:`RejoinCall` for a :class:`Certified` of the same node, with the role it should have.
+
+        Raises PermissionDenied on a wrong token or a certificate that is not of this cluster or not the caller's,
+        NodeRemoved, CertificateRevoked when the node was given a later one than that, FailedPrecondition for a manager
+        of a version that is too old.
+        """
+        self._require_leader()
+        call = codec.from_plain(RejoinCall, payload)
         cluster = self._store.view().cluster()
-        cert_pem = ca.issue(
-            cluster.root_ca,
-            csr_pem,
-            node_id=node_id,
-            role=role,
-            cluster_id=cluster.id,
-            expiry_ns=cluster.spec.node_cert_expiry_ns,
-            now_ns=self._clock.time_ns(),
-        )
+        check_incarnation(cluster, payload)
+        allowed = self._role_of(call.token, peer)
+        facts = _shown(cluster, call)
+
+        def check(tx: Tx) -> Node:
+            node = tx.node(facts.node_id)
+            if node is None:
+                raise NodeRemoved(f"node {facts.node_id} was removed from the cluster: leave it and join again")
+            if certificates.role_wanted(node) is Role.MANAGER:
+                if allowed is not Role.MANAGER:
+                    raise PermissionDenied(
+                        f"node {node.id} is a manager, and comes back with the managers' join token only: "
+                        '"swarm join-token manager" on another manager shows it'
+                    )
+                check_reader(call.schema, tx.cluster())
+            certificates.check_last(node, facts.serial, call.csr_pem)
+            return node
+
+        certified = await self._replace(check, call.csr_pem, facts.role, facts.serial)
+        log.info("node_rejoined", node=certified.node_id, role=certified.role.value, address=peer.address)
+        return codec.to_plain(certified)
+
+    def _role_of(self, token: str, peer: Peer) -> Role:
+        role = tokens.role_of_token(token, self._store.view().cluster().join_tokens)
+        if role is None:
+            log.warning("join_refused", address=peer.address, reason="invalid join token")
+            raise PermissionDenied(tokens.INVALID)
+        return role
+
+    async def _replace(self, check: Callable[[Tx], Node], csr_pem: bytes, role: Role | None, serial: str) -> Certified:
+        """A new certificate for the node that ``check`` gives, which has proven to have the one of this role and serial
+        number."""
+
+        def replace(tx: Tx) -> tuple[NodeId, Role, bytes]:
+            node = check(tx)
+            if not self._pace.take(node.id):
+                raise Unavailable(
+                    f"node {node.id} has asked for {RENEWALS_AT_ONCE} certificates in a short time: it gets another "
+                    f"one in {RENEWAL_EVERY_S:g} s at the latest"
+                )
+            wanted = certificates.role_wanted(node)
+            if role is Role.MANAGER and wanted is Role.WORKER:
+                certificates.revoke_manager(tx, node, shown=serial)
+            cert_pem, renewed = certificates.issue(tx, node, wanted, csr_pem, shown=serial)
+            if renewed != node:
+                tx.update(renewed)
+            return node.id, wanted, cert_pem
+
+        return self._certified(*await self._store.update(replace))
+
+    def _certified(self, node_id: NodeId, role: Role, cert_pem: bytes) -> Certified:
+        cluster = self._store.view().cluster()
         return Certified(
             node_id=node_id,
             role=role,
@@ -136,3 +223,19 @@ class Registrar:
             raft=cluster.spec.raft,
             managers=self._managers(),
         )
+
+
+def _shown(cluster: Cluster, call: RejoinCall) -> CertificateFacts:
+    """What the certificate says that the caller has shown and has the key to. Raises PermissionDenied."""
+    try:
+        check_issued_by(load_certificate(call.cert_pem), load_certificate(cluster.root_ca.cert_pem))
+        facts = read_certificate(call.cert_pem)
+        check_signed(call.cert_pem, call.csr_pem, call.proof)
+    except BadCertificate as error:
+        raise PermissionDenied(
+            f"this node cannot come back with the certificate that it has: {error}; to be a node of another cluster, "
+            "leave this one first"
+        ) from error
+    if facts.cluster_id != cluster.id:
+        raise PermissionDenied(f"node {facts.node_id} belongs to cluster {facts.cluster_id}, not to {cluster.id}")
+    return facts

@@ -90,11 +90,12 @@ class Certificate:
     """The certificate that a node was given last."""
 
     serial: str
-    """In hexadecimal, lower case."""
+    """In hexadecimal, lower case. It holds the certificate's number (``security.serials``)."""
     role: Role
     issuer: str
     """The digest of the root CA that signed it."""
     not_after_ns: int
+    """When this one and all that the node was given before have ended."""
 
 
 @attrs.frozen(kw_only=True)
@@ -277,8 +278,8 @@ class Cluster:
     clusters with one identity the later incarnation counts. Milliseconds since the Unix epoch, so that two that were
     begun from the same state differ."""
     revoked: dict[str, int] = attrs.Factory(dict)
-    """Serial numbers (hexadecimal) of certificates that are no longer accepted, and until when they would be valid
-    (ns)."""
+    """Node ids, and the number of the last of their managers' certificates that is no longer accepted as such; nor are
+    those before it."""
     rotation: RootRotation | None = None
     former_roots: tuple[FormerRoot, ...] = ()
 

@@ -10,8 +10,9 @@ import attrs
 
 from swarmpy.api.backend import RestoreRequest
 from swarmpy.errors import FailedPrecondition, InvalidArgument, InvariantViolation, LogCorrupted, NotFound, SwarmpyError
+from swarmpy.manager.certificates import described
 from swarmpy.model.ids import NodeId, encode_id
-from swarmpy.model.objects import Cluster
+from swarmpy.model.objects import Cluster, Node, NodeDescription
 from swarmpy.model.states import Role
 from swarmpy.node import addresses
 from swarmpy.node.datadir import NodeState
@@ -84,7 +85,7 @@ async def prepare(
         runtime=chosen.name,
         raft=backup.cluster.spec.raft,
     )
-    snapshot = await first_snapshot(backup, state, hostname=hostname, clock=clock)
+    snapshot = await first_snapshot(backup, state, identity, hostname=hostname, clock=clock)
     return Restoration(state, identity, chosen, snapshot)
 
 
@@ -130,6 +131,7 @@ def identity_for(backup: Backup, node_id: NodeId, clock: Clock) -> NodeIdentity:
         node_id=node_id,
         role=Role.MANAGER,
         cluster_id=cluster.id,
+        number=1,
         expiry_ns=cluster.spec.node_cert_expiry_ns,
         now_ns=clock.time_ns(),
     )
@@ -167,9 +169,16 @@ async def _answers(dialer: Dialer, address: str, turns: asyncio.Semaphore) -> st
         return address
 
 
-async def first_snapshot(backup: Backup, state: NodeState, *, hostname: str, clock: Clock) -> Snapshot:
+async def first_snapshot(
+    backup: Backup, state: NodeState, identity: NodeIdentity, *, hostname: str, clock: Clock
+) -> Snapshot:
     """What the log of the restored cluster's only manager, ``state``, begins with."""
     me = Member(raft_id=state.raft_id, node_id=state.node_id, address=state.advertise_address)
     last = max(backup.header.index, backup.store.version), backup.header.term
     conf = ConfState(voters=(me,))
-    return await taken_over(backup.store, conf, me, last=last, hostname=hostname, clock=clock)
+    node = Node(
+        id=state.node_id,
+        description=NodeDescription(hostname=hostname),
+        certificate=described(identity.cert_pem, backup.cluster.root_ca),
+    )
+    return await taken_over(backup.store, conf, me, last=last, new=node, clock=clock)

@@ -1,7 +1,8 @@
 """A node's identity: its key, its certificate and the root CA it trusts, in memory and in its data directory.
 
-Key and certificate are two files that belong together. A renewal writes the new key beside the old one, then the
-certificate, then puts the key in its place: whatever instant the machine stops at, one matching pair is found again.
+Key and certificate are two files that belong together. A renewal writes the new key beside the old one, asks for its
+certificate, writes that, then puts the key in its place: whatever instant the machine stops at, one matching pair is
+found again.
 """
 
 from __future__ import annotations
@@ -18,9 +19,8 @@ from cryptography.x509.oid import NameOID
 from swarmpy.errors import BadCertificate, DataDirMismatch, StorageError
 from swarmpy.model.ids import NodeId
 from swarmpy.model.states import Role
-from swarmpy.ports import Random
 from swarmpy.security.ca import load_private_key, private_key_pem
-from swarmpy.security.certificates import MAX_PEM_BYTES, check_issued_by, load_certificate, read_certificate
+from swarmpy.security.certificates import MAX_PEM_BYTES, SKEW_NS, check_issued_by, load_certificate, read_certificate
 
 DIRECTORY = "certificates"
 KEY_FILE = "swarm-node.key"
@@ -39,6 +39,7 @@ class NodeIdentity:
     cert_pem: bytes
     key_pem: bytes = attrs.field(repr=False)
     ca_pem: bytes
+    serial: str
     not_before_ns: int
     not_after_ns: int
 
@@ -57,6 +58,7 @@ class NodeIdentity:
             cert_pem=cert_pem,
             key_pem=key_pem,
             ca_pem=ca_pem,
+            serial=facts.serial,
             not_before_ns=facts.not_before_ns,
             not_after_ns=facts.not_after_ns,
         )
@@ -65,18 +67,47 @@ class NodeIdentity:
         """True when the certificate is no longer valid."""
         return now_ns >= self.not_after_ns
 
-    def renew_at_ns(self, random: Random) -> int:
-        """When to renew: at a random point between 50 and 80 % of its life (swarmkit ``ca/renewer.go``)."""
-        life = self.not_after_ns - self.not_before_ns
-        return self.not_before_ns + int(life * random.uniform(0.5, 0.8))
+    @property
+    def issued_at_ns(self) -> int:
+        """When it was issued, by the clock of the manager that did it."""
+        return self.not_before_ns + SKEW_NS
+
+    @property
+    def life_ns(self) -> int:
+        """How long it was meant to be valid, without what is added for clocks that differ."""
+        return max(0, self.not_after_ns - SKEW_NS - self.issued_at_ns)
 
 
 def new_key_and_csr() -> tuple[bytes, bytes]:
     """A new private key and the request to certify it, both PEM. Names in the request mean nothing to the signer."""
-    key = ec.generate_private_key(ec.SECP256R1())
+    key_pem = private_key_pem(ec.generate_private_key(ec.SECP256R1()))
+    return key_pem, csr_for(key_pem)
+
+
+def csr_for(key_pem: bytes) -> bytes:
+    """The request (PEM) to certify a private key. Raises BadCertificate for one that is not usable."""
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "swarm-node")])
-    request = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, hashes.SHA256())
-    return private_key_pem(key), request.public_bytes(serialization.Encoding.PEM)
+    builder = x509.CertificateSigningRequestBuilder().subject_name(name)
+    return builder.sign(load_private_key(key_pem), hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def next_key(data_dir: Path) -> bytes:
+    """The private key (PEM) that this node's next certificate is to be for, durable below ``data_dir``.
+
+    It is the same one until :meth:`save_identity` has put it in place: whoever signs knows the repetition of a request
+    whose answer was lost by its key. Raises StorageError.
+    """
+    path = data_dir / DIRECTORY / NEW_KEY_FILE
+    found = _read(path)
+    if found is not None and _is_key(found):
+        return found
+    key_pem, _ = new_key_and_csr()
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _write(path, key_pem)
+    except OSError as error:
+        raise StorageError(f"cannot save a new key in {path.parent}: {error.strerror or error}") from error
+    return key_pem
 
 
 def save_identity(data_dir: Path, identity: NodeIdentity) -> None:
@@ -86,9 +117,12 @@ def save_identity(data_dir: Path, identity: NodeIdentity) -> None:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         directory.chmod(0o700)
         _write(directory / CA_FILE, identity.ca_pem)
-        _write(directory / NEW_KEY_FILE, identity.key_pem)
-        _write(directory / CERT_FILE, identity.cert_pem)
-        _finish_renewal(directory)
+        if _read(directory / KEY_FILE) == identity.key_pem:
+            _write(directory / CERT_FILE, identity.cert_pem)
+        else:
+            _write(directory / NEW_KEY_FILE, identity.key_pem)
+            _write(directory / CERT_FILE, identity.cert_pem)
+            _finish_renewal(directory)
         _sync_directory(data_dir)
     except OSError as error:
         raise StorageError(f"cannot save the node's certificate in {directory}: {error.strerror or error}") from error
@@ -117,6 +151,14 @@ def load_identity(data_dir: Path) -> NodeIdentity | None:
     except BadCertificate as error:
         raise DataDirMismatch(f"unusable identity in {directory}: {error.message}; restore it or join again") from error
     raise DataDirMismatch(f"no key in {directory} belongs to {CERT_FILE}: restore it, or leave and join again")
+
+
+def _is_key(key_pem: bytes) -> bool:
+    try:
+        load_private_key(key_pem)
+    except BadCertificate:
+        return False
+    return True
 
 
 def _is_pair(certificate: x509.Certificate, key_pem: bytes) -> bool:

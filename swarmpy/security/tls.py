@@ -68,7 +68,9 @@ def peer_identity(ssl_object: ssl.SSLObject | ssl.SSLSocket, cluster_id: str, *,
         raise BadCertificate(
             f"{address or 'the peer'} (node {facts.node_id}) belongs to cluster {facts.cluster_id}, not to {cluster_id}"
         )
-    return Peer(node_id=facts.node_id, role=facts.role, cluster_id=facts.cluster_id, address=address)
+    return Peer(
+        node_id=facts.node_id, role=facts.role, cluster_id=facts.cluster_id, serial=facts.serial, address=address
+    )
 
 
 def check_peer(peer: Peer, *, node_id: NodeId | None = None, role: Role | None = None) -> None:

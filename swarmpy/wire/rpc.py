@@ -148,7 +148,7 @@ class RpcServer:
 
     def _identify(self, ssl_object: ssl.SSLObject, address: str) -> Peer:
         peer = peer_identity(ssl_object, self._credentials.identity.cluster_id, address=address)
-        self._router.check_peer(peer)
+        self._router.admit(peer)
         if peer.is_anonymous:
             anonymous = sum(1 for connection in self._connections if connection.peer.is_anonymous)
             if anonymous >= self._config.max_anonymous:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import random
 import ssl
 import stat
 from pathlib import Path
 
+import attrs
 import pytest
 
 from swarmpy.errors import BadCertificate, DataDirMismatch, StorageError
@@ -24,8 +24,10 @@ from swarmpy.security.identity import (
     KEY_FILE,
     NEW_KEY_FILE,
     NodeIdentity,
+    csr_for,
     load_identity,
     new_key_and_csr,
+    next_key,
     save_identity,
 )
 from swarmpy.security.tls import (
@@ -38,7 +40,8 @@ from swarmpy.security.tls import (
 )
 
 NOW_NS = 1_800_000_000_000_000_000
-DAY_NS = 24 * 3600 * 1_000_000_000
+HOUR_NS = 3600 * 1_000_000_000
+DAY_NS = 24 * HOUR_NS
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +50,19 @@ def root() -> RootCA:
     return create_root_ca(NOW_NS)
 
 
-def make(root: RootCA, node_id: str = "node1", role: Role = Role.MANAGER) -> NodeIdentity:
+def make(
+    root: RootCA, node_id: str = "node1", role: Role = Role.MANAGER, *, key_pem: bytes | None = None
+) -> NodeIdentity:
     """A node's identity, valid for ten days."""
-    key_pem, csr_pem = new_key_and_csr()
+    key_pem = key_pem or new_key_and_csr()[0]
     cert_pem = issue(
-        root, csr_pem, node_id=NodeId(node_id), role=role, cluster_id="c1", expiry_ns=10 * DAY_NS, now_ns=NOW_NS
+        root,
+        csr_for(key_pem),
+        node_id=NodeId(node_id),
+        role=role,
+        cluster_id="c1",
+        expiry_ns=10 * DAY_NS,
+        now_ns=NOW_NS,
     )
     return NodeIdentity.from_pem(cert_pem=cert_pem, key_pem=key_pem, ca_pem=root.cert_pem)
 
@@ -61,17 +72,17 @@ def test_identity_is_read_from_its_certificate(root: RootCA) -> None:
     identity = make(root)
     assert (identity.node_id, identity.role, identity.cluster_id) == ("node1", Role.MANAGER, "c1")
     assert not identity.is_expired(NOW_NS)
-    assert identity.is_expired(NOW_NS + 10 * DAY_NS)
+    assert not identity.is_expired(NOW_NS + 10 * DAY_NS + HOUR_NS - 1)
+    assert identity.is_expired(NOW_NS + 10 * DAY_NS + HOUR_NS)
     assert "PRIVATE" not in repr(identity)
 
 
-def test_renewal_is_due_between_half_and_four_fifths(root: RootCA) -> None:
-    """The time to renew is random within 50 to 80 % of the life."""
+def test_a_life_is_what_was_asked_for(root: RootCA) -> None:
+    """It begins when the certificate is issued, not at the hour before that it is valid from already."""
     identity = make(root)
-    life = identity.not_after_ns - identity.not_before_ns
-    times = {identity.renew_at_ns(random.Random(seed)) for seed in range(50)}
-    assert len(times) > 40
-    assert all(0.5 * life <= at - identity.not_before_ns <= 0.8 * life for at in times)
+    assert (identity.issued_at_ns, identity.life_ns) == (NOW_NS, 10 * DAY_NS)
+    late = attrs.evolve(identity, not_after_ns=NOW_NS + HOUR_NS // 2)  # the root has ended it
+    assert (late.issued_at_ns, late.life_ns) == (NOW_NS, 0)
 
 
 def test_parts_that_do_not_fit_are_refused(root: RootCA) -> None:
@@ -134,6 +145,26 @@ def test_damaged_files_are_a_clear_error(root: RootCA, tmp_path: Path, damage: s
         (tmp_path / DIRECTORY / damage).unlink()
         with pytest.raises(DataDirMismatch, match="restore it"):
             load_identity(tmp_path)
+
+
+def test_the_next_key_stays_until_it_is_in_use(root: RootCA, tmp_path: Path) -> None:
+    """Whoever asks again asks for the same key; what is damaged is replaced, as no certificate is for it."""
+    old = make(root)
+    save_identity(tmp_path, old)
+    key_pem = next_key(tmp_path)
+    assert key_pem == next_key(tmp_path) != old.key_pem
+    assert load_identity(tmp_path) == old
+    assert stat.S_IMODE((tmp_path / DIRECTORY / NEW_KEY_FILE).stat().st_mode) == 0o600
+    extended = make(root, key_pem=old.key_pem)
+    save_identity(tmp_path, extended)
+    assert load_identity(tmp_path) == extended
+    assert next_key(tmp_path) == key_pem
+    new = make(root, key_pem=key_pem)
+    save_identity(tmp_path, new)
+    assert load_identity(tmp_path) == new
+    assert next_key(tmp_path) != key_pem
+    (tmp_path / DIRECTORY / NEW_KEY_FILE).write_bytes(b"junk")
+    assert next_key(tmp_path) == next_key(tmp_path) != b"junk"
 
 
 def test_interrupted_first_save_is_no_identity(root: RootCA, tmp_path: Path) -> None:
