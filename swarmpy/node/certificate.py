@@ -22,6 +22,7 @@ from swarmpy.model.assignments import ManagerAddress
 from swarmpy.model.states import Role
 from swarmpy.node.joining import rejoin_identity, renew_identity
 from swarmpy.ports import Clock, Random
+from swarmpy.security.certificates import SKEW_NS
 from swarmpy.security.identity import NodeIdentity, next_key, save_identity
 from swarmpy.security.tls import Credentials
 
@@ -87,7 +88,8 @@ class CertificateKeeper:
         """Why the last try to renew it was in vain."""
         self._expiry_told = ""
         share = random.uniform(EARLIEST, LATEST)
-        passed_s = (clock.time_ns() - self.identity.issued_at_ns) / 1e9
+        # Where a manager whose clock is ahead has issued it, it looks as if that were yet to come.
+        passed_s = max(0.0, (clock.time_ns() - self.identity.issued_at_ns) / 1e9)
         self._due = Due.within(share * self.identity.life_ns / 1e9 - passed_s, clock)
 
     @property
@@ -128,7 +130,7 @@ class CertificateKeeper:
         """A line for a certificate that has ended, or soon will."""
         if self.error:
             return (self.error,)
-        left_ns = self.identity.not_after_ns - self._clock.time_ns()
+        left_ns = self.identity.not_after_ns - SKEW_NS - self._clock.time_ns()
         if self._failure is None or left_ns > (1 - LATEST) * self.identity.life_ns:
             return ()
         return (f"this node's certificate ends on {_day(self.identity.not_after_ns)}, not renewed: {self._failure}",)

@@ -211,6 +211,7 @@ def test_credentials_change_only_whole(root: RootCA) -> None:
                 cert_pem=broken.cert_pem,
                 key_pem=make(root).key_pem,
                 ca_pem=broken.ca_pem,
+                serial="1",
                 not_before_ns=0,
                 not_after_ns=0,
             )
