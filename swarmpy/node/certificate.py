@@ -38,7 +38,7 @@ RETRIES_IN_A_LIFE = 20
 """While it cannot be renewed, it is tried so often at least as long as a certificate lives."""
 LOAD_TIMEOUT_S = 10.0
 """Most seconds until a manager has loaded what it had on its disk."""
-LOOK_S = 60.0
+LOOK_S = 15.0
 """Most seconds between two looks at the clock, which may be set."""
 
 
