@@ -35,7 +35,8 @@ from swarmpy.model.assignments import EndpointUpdate, ManagerAddress, SessionMes
 from swarmpy.model.ids import NodeId, TaskId
 from swarmpy.model.objects import NodeDescription, TaskStatus
 from swarmpy.model.states import Role
-from swarmpy.ports import Clock, DataPlane, Dialer, Random, Runtime
+from swarmpy.ports import Clock, DataPlane, Dialer, Peer, Random, Runtime
+from swarmpy.security.serials import is_revoked
 
 log = structlog.get_logger(__name__)
 
@@ -113,6 +114,7 @@ class Agent:
         self._manager = ""
         self._incarnation = 0
         self._superseded_told = False
+        self._revoked: dict[str, int] = {}
         self.removal = ""
         """Why this node is no member any more; "" while it is one."""
         self.connected = asyncio.Event()
@@ -128,6 +130,14 @@ class Agent:
     def become(self, role: Role) -> None:
         """A manager says so, though not in a session."""
         self._role = role
+
+    def check_manager(self, peer: Peer) -> None:
+        """Raises CertificateRevoked for one that shows a manager's certificate and is none any more, as far as known.
+
+        To be asked before anything is told to a manager or taken from it: it might say what is to run here.
+        """
+        if peer.node_id is not None and peer.serial and is_revoked(self._revoked, peer.node_id, peer.serial):
+            raise CertificateRevoked(f"node {peer.node_id} is no manager any more: its certificate was revoked")
 
     @property
     def manager(self) -> str:
@@ -182,6 +192,9 @@ class Agent:
         if incarnation > self._incarnation:
             log.info("cluster_begun_anew", node=self._node_id, incarnation=incarnation)
             self._incarnation = incarnation
+            # Its state may be an older one, which counts certificates from there on.
+            self._revoked = {}
+            self._writer.put_revoked({})
             await self._writer.put_incarnation(incarnation)
 
     async def retire(self, timeout: float) -> None:
@@ -212,6 +225,7 @@ class Agent:
             remembered = await self._local.load()
             self._learn(remembered.managers)
             self._incarnation = max(self._incarnation, remembered.incarnation)
+            self._revoked = remembered.revoked
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._writer.run(), name="agent-local-state")
                 self._routing.restore(remembered.endpoints)
@@ -364,6 +378,11 @@ class Agent:
         if message.managers is not None:
             self._learn(message.managers)
             self._writer.put_managers(message.managers)
+        if message.revoked is not None:
+            # A leader that is one no more may know of fewer.
+            more = {i: last for i, last in message.revoked.items() if last > self._revoked.get(i, -1)}
+            self._revoked = {**self._revoked, **more}
+            self._writer.put_revoked(self._revoked)
         if message.role is not None and message.role != self._role:
             log.info("role_changed", old=self._role and self._role.value, new=message.role.value)
             self._role = message.role

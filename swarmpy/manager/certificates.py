@@ -15,14 +15,13 @@ import attrs
 
 from swarmpy.errors import CertificateRevoked
 from swarmpy.model import codec
-from swarmpy.model.ids import NodeId
 from swarmpy.model.objects import Certificate, Cluster, Node, RootCA
 from swarmpy.model.states import Role
 from swarmpy.ports import Peer
 from swarmpy.security import ca
 from swarmpy.security.certificates import SKEW_NS, read_certificate
 from swarmpy.security.identity import NodeIdentity, csr_for
-from swarmpy.security.serials import key_digest, read_serial
+from swarmpy.security.serials import is_revoked, key_digest, read_serial
 from swarmpy.store.transaction import Tx
 from swarmpy.store.view import View
 from swarmpy.wire.router import Standing
@@ -54,15 +53,9 @@ def standing(cluster: Cluster | None, peer: Peer) -> Standing:
         return Standing.GOOD
     if peer.node_id in cluster.removed_nodes:
         return Standing.REMOVED
-    if peer.role is Role.MANAGER and peer.serial and is_revoked(cluster, peer.node_id, peer.serial):
+    if peer.role is Role.MANAGER and peer.serial and is_revoked(cluster.revoked, peer.node_id, peer.serial):
         return Standing.REVOKED
     return Standing.GOOD
-
-
-def is_revoked(cluster: Cluster, node_id: NodeId, serial: str) -> bool:
-    """True for the serial number of a manager's certificate that must not be used as such any more."""
-    last = cluster.revoked.get(node_id)
-    return last is not None and read_serial(serial).number <= last
 
 
 def check_renewable(cluster: Cluster, node: Node, role: Role, serial: str, csr_pem: bytes) -> None:
@@ -72,7 +65,7 @@ def check_renewable(cluster: Cluster, node: Node, role: Role, serial: str, csr_p
     After that it is worth nothing, so that who has a copy of it gets nothing by it, and not a manager's certificate in
     particular when the node is promoted again. Raises InvalidArgument for an unusable request.
     """
-    if role is Role.MANAGER and is_revoked(cluster, node.id, serial):
+    if role is Role.MANAGER and is_revoked(cluster.revoked, node.id, serial):
         check_last(node, serial, csr_pem)
 
 
@@ -134,7 +127,7 @@ def extended(view: View, identity: NodeIdentity, raft_id: int, now_ns: int) -> N
     cluster, node = view.cluster(), view.node(identity.node_id)
     if node is None or node.manager is None or node.manager.raft_id != raft_id:
         return None
-    if node.id in cluster.removed_nodes or is_revoked(cluster, node.id, identity.serial):
+    if node.id in cluster.removed_nodes or is_revoked(cluster.revoked, node.id, identity.serial):
         return None
     cert_pem = ca.issue(
         cluster.root_ca,
@@ -167,8 +160,9 @@ def remove(tx: Tx, node: Node) -> None:
     cluster, now_ns = tx.cluster(), tx.now_ns
     removed = {other: until for other, until in cluster.removed_nodes.items() if until > now_ns}
     removed[node.id] = _refused_until(cluster, node, now_ns)
-    revoked = {other: number for other, number in cluster.revoked.items() if other != node.id}
     tx.delete(node)
+    # Those of nodes that are gone stay for who is told of these only (agents), and go with the others.
+    revoked = {other: last for other, last in cluster.revoked.items() if other in removed or tx.node(other) is not None}
     tx.update(attrs.evolve(cluster, removed_nodes=removed, revoked=revoked))
 
 

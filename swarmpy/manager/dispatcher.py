@@ -15,6 +15,7 @@ import structlog
 
 from swarmpy.errors import FailedPrecondition, NodeRemoved, NotLeader, PermissionDenied, Unavailable
 from swarmpy.manager.assignments import StopGate, difference, is_routed, node_tasks
+from swarmpy.manager.certificates import role_wanted
 from swarmpy.manager.events import drain
 from swarmpy.manager.incarnations import superseded
 from swarmpy.manager.statuses import StatusBuffer
@@ -68,6 +69,7 @@ class Session:
         self.endpoints_applied = 0
         self.managers: tuple[ManagerAddress, ...] = ()
         self.role: Role | None = None
+        self.revoked: dict[str, int] = {}
 
 
 class Dispatcher:
@@ -99,7 +101,7 @@ class Dispatcher:
     async def run(self) -> None:
         """Serve until cancelled; then every session ends and agents look for the new leader."""
         try:
-            with self._store.watch({Kind.TASK, Kind.SERVICE, Kind.NODE}) as watch:
+            with self._store.watch() as watch:
                 self._begin()
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._follow(watch), name="dispatcher-follow")
@@ -208,17 +210,18 @@ class Dispatcher:
             session.endpoints_sent = endpoints.version
         managers = self._managers()
         # A manager that is being demoted stays one until it has left the Raft group.
-        role = Role.MANAGER if node.manager is not None else node.spec.role
+        role, cluster = role_wanted(node), view.cluster()
         message = SessionMessage(
             session_id=session.id if first else "",
-            incarnation=view.cluster().incarnation if first else 0,
+            incarnation=cluster.incarnation if first else 0,
             heartbeat_period_ns=self._jittered_period_ns() if first else 0,
             managers=managers if managers != session.managers else None,
             role=role if role != session.role else None,
             assignments=assignments,
             endpoints=endpoints,
+            revoked=cluster.revoked if cluster.revoked != session.revoked else None,
         )
-        session.managers, session.role = managers, role
+        session.managers, session.role, session.revoked = managers, role, cluster.revoked
         return None if message == SessionMessage() else message
 
     def _begin(self) -> None:
@@ -254,7 +257,7 @@ class Dispatcher:
         now = self._clock.monotonic()
         affected: set[NodeId] = set()
         for event in events:
-            if isinstance(event, Resync):
+            if isinstance(event, Resync) or event.kind == Kind.CLUSTER:
                 affected.update(self._sessions)
             elif event.kind == Kind.NODE:
                 affected.add(NodeId(event.id))

@@ -88,6 +88,8 @@ class SessionMessage:
     """The role this node should have; when it differs from the certificate's, the node renews its certificate."""
     assignments: AssignmentUpdate | None = None
     endpoints: EndpointUpdate | None = None
+    revoked: dict[str, int] | None = None
+    """Which certificates are no manager's any more, though they say so (``Cluster.revoked``)."""
 
 
 @attrs.frozen(kw_only=True)

@@ -27,13 +27,14 @@ from swarmpy.node.datadir import DataDir, NodeState
 from swarmpy.node.founding import Founding
 from swarmpy.node.garbage import keep_collections_short
 from swarmpy.node.renewal import renew
-from swarmpy.ports import Clock, Random, Runtime
+from swarmpy.ports import Clock, Peer, Random, Runtime
 from swarmpy.raft.messages import Member as RaftMember
 from swarmpy.raft.messages import Snapshot
 from swarmpy.raft.status import RaftStatus
 from swarmpy.raft.storage import bootstrap, bootstrap_from
 from swarmpy.security.identity import NodeIdentity
 from swarmpy.security.tls import Credentials
+from swarmpy.wire.checked import CheckedDialer
 from swarmpy.wire.log import SqliteLog
 from swarmpy.wire.log_files import snapshot_time
 from swarmpy.wire.router import Router
@@ -96,6 +97,7 @@ class Member:
         """The manager half that enters the group, or did last."""
         self._manager_task: asyncio.Task[None] | None = None
         self._dialer = RpcDialer(self._credentials.client_context, identity.cluster_id)
+        to_managers = CheckedDialer(self._dialer, self._check_manager)
         listen_host, self._listen_port = addresses.parse(state.listen_address, what="listen address")
         self._listen_host = listen_host
         self.address = addresses.parse(state.advertise_address, what="advertise address")[0]
@@ -103,7 +105,7 @@ class Member:
             node_id=state.node_id,
             address=self.address,
             role=identity.role,
-            dialer=self._dialer,
+            dialer=to_managers,
             runtime=runtime,
             data_plane=UserspaceMesh(listen_host, random),
             local=LocalDatabase(data.agent / "state.db"),
@@ -123,7 +125,10 @@ class Member:
             clock=clock,
             random=random,
         )
-        self._leader = LeaderCalls(self._dialer, random, self._known_managers)
+        self._leader = LeaderCalls(to_managers, random, self._known_managers)
+
+    def _check_manager(self, peer: Peer) -> None:
+        self.agent.check_manager(peer)
 
     @property
     def role(self) -> Role:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Mapping
 
 import attrs
 
@@ -39,6 +40,12 @@ def make_serial(number: int, public_key_der: bytes) -> int:
 def key_digest(public_key_der: bytes) -> int:
     """What a serial number holds of a key."""
     return int.from_bytes(hashlib.sha256(public_key_der).digest()[: KEY_BITS // 8], "big")
+
+
+def is_revoked(revoked: Mapping[str, int], node_id: str, serial: str) -> bool:
+    """True when ``serial`` is of a certificate of the node up to the number that ``revoked`` has for it."""
+    last = revoked.get(node_id)
+    return last is not None and read_serial(serial).number <= last
 
 
 def read_serial(text: str) -> Serial:

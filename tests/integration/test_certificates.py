@@ -18,17 +18,19 @@ from hosts import SLEEP, Host, Hosts, refused, until
 from swarmpy.cli.client import ApiClient
 from swarmpy.errors import CertificateRevoked, NodeRemoved, OutcomeUnknown, SwarmpyError
 from swarmpy.model import codec
-from swarmpy.model.assignments import SessionRequest
+from swarmpy.model.assignments import SessionMessage, SessionRequest
 from swarmpy.model.objects import NodeDescription, RootCA
 from swarmpy.model.states import Role
 from swarmpy.node.clock import SystemClock
 from swarmpy.node.restoring import read_backup
+from swarmpy.ports import Peer
 from swarmpy.security import ca
 from swarmpy.security.identity import NodeIdentity, csr_for, load_identity, new_key_and_csr, save_identity
 from swarmpy.security.serials import read_serial
-from swarmpy.security.tls import client_context
+from swarmpy.security.tls import Credentials, client_context
 from swarmpy.wire.calling import RpcChannel
-from swarmpy.wire.rpc import RpcDialer
+from swarmpy.wire.router import Router, Standing
+from swarmpy.wire.rpc import RpcDialer, RpcServer
 
 HOUR_S = 3600
 DAY_NS = 24 * 3600 * 10**9
@@ -264,6 +266,55 @@ async def test_promotion_and_demotion_change_what_is_shown(hosts: Hosts) -> None
         for thief in (Thief(before),) if there is is_worker else ():
             assert await thief.opens(manager) == []
     assert node.pid == pid
+
+
+class FalseManager:
+    """Somebody who listens with a stolen certificate, and notes who would take orders."""
+
+    def __init__(self) -> None:
+        self.sessions: list[str] = []
+        self.router = Router()
+        self.router.stream("dispatcher.session", self._session, None)
+        self.connections = 0
+
+    async def _session(self, peer: Peer, _payload: Any) -> AsyncIterator[Any]:
+        self.sessions.append(str(peer.node_id))
+        yield codec.to_plain(SessionMessage(session_id="s"))
+        await asyncio.Event().wait()
+
+    def standing(self, _peer: Peer) -> Standing:
+        """Everybody is welcome."""
+        self.connections += 1
+        return Standing.GOOD
+
+
+async def test_nobody_takes_orders_from_a_manager_that_was_demoted(hosts: Hosts) -> None:
+    """A worker knows which certificates were revoked; also when nobody else answers, and after a start."""
+    *managers, worker = await asyncio.to_thread(hosts.cluster, 2, 1)
+    leader, victim = managers
+    stolen = identity(victim)
+    await asyncio.to_thread(leader.does, "node", "demote", victim.name)
+    await asyncio.to_thread(until, lambda: is_worker(victim), "it is a worker, and does not listen any more")
+    await asyncio.to_thread(until, lambda: len(leader.api("/nodes")) == 3, "the leader leads")
+    false = FalseManager()
+    false.router.standing = false.standing
+    server = RpcServer(false.router, Credentials(stolen), host=victim.address, port=2377)
+    await server.start()
+    try:
+        os.kill(leader.pid, signal.SIGSTOP)
+        for again in (False, True):
+            if again:
+                await asyncio.to_thread(worker.kill, signal.SIGTERM)
+                await asyncio.to_thread(worker.resume, "--manager-addr", victim.cluster_address)
+            seen = false.connections
+            async with asyncio.timeout(30):
+                while false.connections < seen + 3:
+                    await asyncio.sleep(0.1)
+        assert false.sessions == []
+    finally:
+        os.kill(leader.pid, signal.SIGCONT)
+        await server.stop()
+    await asyncio.to_thread(until, lambda: leader.nodes()[worker.name][0] == "ready", "it is with its leader again")
 
 
 # -- expiry -----------------------------------------------------------------------------------------------------------

@@ -242,7 +242,7 @@ async def test_a_removed_node_is_refused_until_its_last_certificate_is_over() ->
         == now_ns + 90 * DAY_NS + 2 * SKEW_NS
     )
     assert cluster.removed_nodes[NodeId("m")] == now_ns + ca.MAX_EXPIRY_NS
-    assert cluster.revoked == {}
+    assert cluster.revoked == {"m": 0}  # agents know of no others
     assert standing(store, long) is Standing.REMOVED
 
 
