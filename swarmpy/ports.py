@@ -54,6 +54,12 @@ class Peer:
     """The serial number of its certificate, in hexadecimal; "" where it has shown none: without one, on this node."""
     address: str = ""
     """``host:port`` as seen on the connection."""
+    certificate: str = ""
+    """The fingerprint of the certificate that it showed; "" of one that showed none, and on this node itself."""
+    signer: str = ""
+    """The digest of the key that signed it (``security.roots.key_of``)."""
+    root: str = ""
+    """The digest of the trusted root CA that it goes back to: by this signer, or by a chain that was shown with it."""
 
     @property
     def is_anonymous(self) -> bool:

@@ -96,6 +96,20 @@ class Certificate:
     """The digest of the root CA that signed it."""
     not_after_ns: int
     """When this one and all that the node was given before have ended."""
+    fingerprint: str = ""
+    """SHA-256 of the whole of it, in hexadecimal; "" of one that was recorded before fingerprints were."""
+
+
+@attrs.frozen(kw_only=True)
+class NodeTLS:
+    """What a node was last seen to show and to trust."""
+
+    certificate: str
+    """The fingerprint of the certificate that it showed."""
+    issuer: str
+    """The digest of the root CA that signed it; "" where that is not known any more."""
+    roots: tuple[str, ...] = ()
+    """The digests of the root CAs that it said it trusts."""
 
 
 @attrs.frozen(kw_only=True)
@@ -113,6 +127,8 @@ class Node:
     """Set while it is a member of the Raft group."""
     certificate: Certificate | None = None
     """None of a node whose certificate was issued before certificates were recorded."""
+    tls: NodeTLS | None = None
+    """None of a node that was not seen since this is recorded."""
 
 
 # -- services -------------------------------------------------------------------------------------------------------

@@ -67,8 +67,8 @@ def check_ca_digest(cert_pem: bytes, digest: str) -> None:
     """Raises BadCertificate unless the CA certificate is the one that a join token's ``digest`` names."""
     if not hmac.compare_digest(ca_digest(cert_pem).encode(), digest.encode()):
         raise BadCertificate(
-            "the manager's root CA does not match the join token: the token is of another cluster, or the address is "
-            "not that of the cluster's manager"
+            "the manager's root CA does not match the join token: the token is of another cluster, or of before the "
+            "root CA was changed, or the address is not that of the cluster's manager"
         )
 
 
@@ -117,7 +117,7 @@ def issue(
             x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
         )
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
+        .add_extension(authority_key_id(ca_certificate), critical=False)
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(node_id)]), critical=False)
         .sign(ca_key, hashes.SHA256())
     )
@@ -130,6 +130,19 @@ def check_expiry(expiry_ns: int) -> None:
         raise InvalidArgument("node certificates must be valid for 30 minutes at least: ask for a longer expiry")
     if expiry_ns > MAX_EXPIRY_NS:
         raise InvalidArgument("node certificates are valid for 20 years (175200h) at most, as the CA is")
+
+
+def subject_key_id(ca_certificate: x509.Certificate) -> x509.SubjectKeyIdentifier:
+    """What a CA certificate calls its key. Of its own accord, if it is not one of ours."""
+    try:
+        return ca_certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    except x509.ExtensionNotFound:
+        return x509.SubjectKeyIdentifier.from_public_key(ca_certificate.public_key())
+
+
+def authority_key_id(ca_certificate: x509.Certificate) -> x509.AuthorityKeyIdentifier:
+    """The same, as what this CA signs has to say it."""
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(subject_key_id(ca_certificate))
 
 
 def private_key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import attrs
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.x509.oid import NameOID
 
 from swarmpy.errors import BadCertificate
@@ -71,8 +71,17 @@ def check_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> 
     """Raises BadCertificate unless ``issuer`` signed ``certificate``."""
     try:
         certificate.verify_directly_issued_by(issuer)
-    except (InvalidSignature, ValueError, TypeError) as error:
+    except (InvalidSignature, UnsupportedAlgorithm, ValueError, TypeError) as error:
         raise BadCertificate("the certificate is not signed by the cluster's root CA") from error
+
+
+def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """True when ``issuer`` signed ``certificate``."""
+    try:
+        check_issued_by(certificate, issuer)
+    except BadCertificate:
+        return False
+    return True
 
 
 def _single(subject: x509.Name, oid: x509.ObjectIdentifier, what: str) -> str:

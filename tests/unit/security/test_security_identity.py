@@ -9,6 +9,7 @@ from pathlib import Path
 
 import attrs
 import pytest
+from handshakes import cluster_of, meet, node, rotated, rotating
 
 from swarmpy.errors import BadCertificate, DataDirMismatch, StorageError
 from swarmpy.model.ids import NodeId
@@ -16,6 +17,7 @@ from swarmpy.model.objects import RootCA
 from swarmpy.model.states import Role
 from swarmpy.ports import Peer
 from swarmpy.security import identity as identity_module
+from swarmpy.security import roots
 from swarmpy.security.ca import create_root_ca, issue
 from swarmpy.security.identity import (
     CA_FILE,
@@ -29,6 +31,7 @@ from swarmpy.security.identity import (
     new_key_and_csr,
     next_key,
     save_identity,
+    save_roots,
 )
 from swarmpy.security.tls import (
     Credentials,
@@ -132,6 +135,71 @@ def test_interrupted_renewal_leaves_one_matching_pair(
     assert load_identity(tmp_path) in (old, new)
     save_identity(tmp_path, newest)
     assert load_identity(tmp_path) == newest
+
+
+CRASH_POINTS = range(7)
+
+
+@pytest.mark.parametrize("stop_after", CRASH_POINTS)
+@pytest.mark.parametrize("step", ["rotation", "back after it"])
+def test_an_interrupted_change_of_the_root_leaves_an_identity_of_one_piece(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, stop_after: int
+) -> None:
+    """Wherever it is cut off, certificate, chain and roots go together; the other nodes accept what is found."""
+    before = cluster_of()
+    during = rotating(before)
+    after = rotated(during)
+    reached = {"rotation": during, "back after it": after}[step]
+    old, new, other = node(before), node(reached), node(reached, "other")
+    save_identity(tmp_path, old)
+    steps = 0
+    real = identity_module._sync_directory
+
+    def cut(path: Path) -> None:
+        nonlocal steps
+        steps += 1
+        if steps > stop_after:
+            raise OSError(5, "Input/output error")
+        real(path)
+
+    monkeypatch.setattr(identity_module, "_sync_directory", cut)
+    with contextlib.suppress(StorageError):
+        save_identity(tmp_path, new)
+    monkeypatch.setattr(identity_module, "_sync_directory", real)
+    found = load_identity(tmp_path)
+    assert found is not None
+    assert (found.cert_pem, found.chain_pem) in ((old.cert_pem, b""), (new.cert_pem, new.chain_pem))
+    credentials = Credentials(other)
+    # Managers let former roots through, and know this node's certificate.
+    credentials.trust_more((before.root_ca.cert_pem,))
+    meet(found, credentials)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / DIRECTORY).iterdir()} == {0o600}
+    save_identity(tmp_path, new)
+    assert load_identity(tmp_path) == new
+    assert (tmp_path / DIRECTORY / CA_FILE).read_bytes() == new.ca_pem
+
+
+def test_the_crash_points_are_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change of the root has no more steps than are tried above."""
+    before = cluster_of()
+    save_identity(tmp_path, node(before))
+    seen: list[Path] = []
+    real = identity_module._sync_directory
+    monkeypatch.setattr(identity_module, "_sync_directory", lambda path: (seen.append(path), real(path)))
+    save_identity(tmp_path, node(rotated(rotating(before))))
+    assert len(seen) == len(CRASH_POINTS) - 1
+
+
+def test_only_the_roots_are_replaced(tmp_path: Path) -> None:
+    """When the change is over, the root before is given up; certificate and key stay."""
+    before = cluster_of()
+    during = rotating(before)
+    identity = node(during)
+    save_identity(tmp_path, identity)
+    after = identity.trusting(roots.trusted_pem(rotated(during)))
+    save_roots(tmp_path, after)
+    assert load_identity(tmp_path) == after
+    assert (after.cert_pem, after.chain_pem) == (identity.cert_pem, identity.chain_pem)
 
 
 @pytest.mark.parametrize("damage", [CERT_FILE, KEY_FILE, CA_FILE])
