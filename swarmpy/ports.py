@@ -56,10 +56,9 @@ class Peer:
     """``host:port`` as seen on the connection."""
     certificate: str = ""
     """The fingerprint of the certificate that it showed; "" of one that showed none, and on this node itself."""
-    signer: str = ""
-    """The digest of the key that signed it (``security.roots.key_of``)."""
-    root: str = ""
-    """The digest of the trusted root CA that it goes back to: by this signer, or by a chain that was shown with it."""
+    signers: tuple[str, ...] = ()
+    """The keys (``security.roots.key_of``) by which it was verified: of the CA that signed it, and on to a root CA that
+    the verifier trusts."""
 
     @property
     def is_anonymous(self) -> bool:

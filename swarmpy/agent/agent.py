@@ -81,13 +81,18 @@ class Agent:
         on_role_change: Callable[[Role], None],
         on_later_incarnation: Callable[[int, str], None] = lambda *_: None,
         on_revoked: Callable[[], None] = lambda: None,
+        roots: Callable[[], tuple[str, ...] | None] = lambda: None,
+        on_roots: Callable[[tuple[bytes, ...], str], None] = lambda *_: None,
+        more_problems: Callable[[], tuple[str, ...]] = tuple,
     ) -> None:
         """``address`` is the one other nodes reach this node at, without a port.
 
         ``seeds`` gives the managers (``host:port``) known from elsewhere, whenever they are looked for. ``role`` is the
         present one; ``on_role_change`` is called when a manager says that it should be another,
         ``on_later_incarnation`` when the cluster of a leader, at an address, is of a later incarnation than all before,
-        and ``on_revoked`` whenever a manager refuses this node for its certificate.
+        and ``on_revoked`` whenever a manager refuses this node for its certificate. ``roots`` gives the digests of the
+        root CAs that this node trusts; ``on_roots`` is called when a manager says which it is to trust, and of which
+        its certificate is to be. ``more_problems`` are told with the agent's own.
         """
         self._node_id = node_id
         self._address = address
@@ -101,6 +106,9 @@ class Agent:
         self._on_role_change = on_role_change
         self._on_later_incarnation = on_later_incarnation
         self._on_revoked = on_revoked
+        self._roots = roots
+        self._on_roots = on_roots
+        self._more_problems = more_problems
         self._writer = LocalWriter(local, random)
         self._reporter = Reporter(random)
         self._routing = Routing(data_plane, random, self._writer)
@@ -214,7 +222,7 @@ class Agent:
     def problems(self) -> tuple[str, ...]:
         """What does not work on this node, one line each."""
         own = (self.removal, self._engine_problem, NO_MANAGER if self._silence_told else "")
-        return (*self._routing.problems(), *(problem for problem in own if problem))
+        return (*self._routing.problems(), *(problem for problem in own if problem), *self._more_problems())
 
     async def run(self) -> None:
         """Run until cancelled. Tasks are left to what the runtime does with them when it is closed.
@@ -327,7 +335,12 @@ class Agent:
         self._stale.clear()
         session = Session(
             channel,
-            SessionRequest(description=self._description, address=self._address, incarnation=self._incarnation),
+            SessionRequest(
+                description=self._description,
+                address=self._address,
+                incarnation=self._incarnation,
+                roots=self._roots(),
+            ),
             worker=self._worker,
             routing=self._routing,
             reporter=self._reporter,
@@ -383,6 +396,8 @@ class Agent:
             more = {i: last for i, last in message.revoked.items() if last > self._revoked.get(i, -1)}
             self._revoked = {**self._revoked, **more}
             self._writer.put_revoked(self._revoked)
+        if message.roots is not None:
+            self._on_roots(message.roots, message.issuer)
         if message.role is not None and message.role != self._role:
             log.info("role_changed", old=self._role and self._role.value, new=message.role.value)
             self._role = message.role

@@ -18,8 +18,8 @@ from swarmpy.model import codec
 from swarmpy.model.objects import Certificate, Cluster, Node, RootCA
 from swarmpy.model.states import Role
 from swarmpy.ports import Peer
-from swarmpy.security import ca
-from swarmpy.security.certificates import SKEW_NS, read_certificate
+from swarmpy.security import ca, roots
+from swarmpy.security.certificates import SKEW_NS, load_certificate, read_certificate
 from swarmpy.security.identity import NodeIdentity, csr_for
 from swarmpy.security.serials import is_revoked, key_digest, read_serial
 from swarmpy.store.transaction import Tx
@@ -41,7 +41,13 @@ def role_wanted(node: Node) -> Role:
 def described(cert_pem: bytes, root: RootCA) -> Certificate:
     """What the state remembers of a certificate that ``root`` has just signed."""
     facts = read_certificate(cert_pem)
-    return Certificate(serial=facts.serial, role=facts.role, issuer=root.cert_digest, not_after_ns=facts.not_after_ns)
+    return Certificate(
+        serial=facts.serial,
+        role=facts.role,
+        issuer=root.cert_digest,
+        not_after_ns=facts.not_after_ns,
+        fingerprint=roots.fingerprint(load_certificate(cert_pem)),
+    )
 
 
 # -- who is let in --------------------------------------------------------------------------------------------------
@@ -97,8 +103,9 @@ def issue(tx: Tx, node: Node, role: Role, csr_pem: bytes, *, shown: str = "") ->
     """
     cluster = tx.cluster()
     is_counted = cluster.schema >= codec.CERTIFICATES_VERSION
+    root = roots.signing_root(cluster)
     cert_pem = ca.issue(
-        cluster.root_ca,
+        root,
         csr_pem,
         node_id=node.id,
         role=role,
@@ -112,7 +119,9 @@ def issue(tx: Tx, node: Node, role: Role, csr_pem: bytes, *, shown: str = "") ->
     earlier_end_ns = 0 if node.certificate is None else node.certificate.not_after_ns
     if node.certificate is None and shown:
         earlier_end_ns = _unrecorded_end_ns(cluster, tx.now_ns)
-    certificate = described(cert_pem, cluster.root_ca)
+    certificate = described(cert_pem, root)
+    if cluster.schema < codec.ROOTS_VERSION:
+        certificate = attrs.evolve(certificate, fingerprint="")
     not_after_ns = max(certificate.not_after_ns, earlier_end_ns)
     return cert_pem, attrs.evolve(node, certificate=attrs.evolve(certificate, not_after_ns=not_after_ns))
 
@@ -130,7 +139,7 @@ def extended(view: View, identity: NodeIdentity, raft_id: int, now_ns: int) -> N
     if node.id in cluster.removed_nodes or is_revoked(cluster.revoked, node.id, identity.serial):
         return None
     cert_pem = ca.issue(
-        cluster.root_ca,
+        roots.signing_root(cluster),
         csr_for(identity.key_pem),
         node_id=node.id,
         role=Role.MANAGER,
@@ -139,7 +148,12 @@ def extended(view: View, identity: NodeIdentity, raft_id: int, now_ns: int) -> N
         expiry_ns=min(EXTENSION_NS, cluster.spec.node_cert_expiry_ns),
         now_ns=now_ns,
     )
-    return NodeIdentity.from_pem(cert_pem=cert_pem, key_pem=identity.key_pem, ca_pem=identity.ca_pem)
+    return NodeIdentity.from_pem(
+        cert_pem=cert_pem,
+        key_pem=identity.key_pem,
+        ca_pem=roots.joined((*roots.split(identity.ca_pem), *roots.trusted_pem(cluster))),
+        chain_pem=roots.joined(roots.chain(cluster)),
+    )
 
 
 def revoke_manager(tx: Tx, node: Node, *, shown: str = "") -> None:

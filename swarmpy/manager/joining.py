@@ -14,10 +14,20 @@ from typing import Any
 import attrs
 import structlog
 
-from swarmpy.errors import BadCertificate, InvalidArgument, NodeRemoved, NotFound, PermissionDenied, Unavailable
+from swarmpy.errors import (
+    BadCertificate,
+    FailedPrecondition,
+    InvalidArgument,
+    NodeRemoved,
+    NotFound,
+    PermissionDenied,
+    Unavailable,
+)
 from swarmpy.manager import certificates
 from swarmpy.manager.incarnations import check_incarnation
 from swarmpy.manager.pace import Pace
+from swarmpy.manager.schema import schema_of
+from swarmpy.manager.trust import check_origin, seen
 from swarmpy.model import codec
 from swarmpy.model.assignments import ManagerAddress
 from swarmpy.model.ids import ClusterId, NodeId, encode_id
@@ -25,12 +35,14 @@ from swarmpy.model.objects import Cluster, Node, NodeStatus
 from swarmpy.model.specs import NodeSpec, RaftConfig
 from swarmpy.model.states import Availability, NodeState, Role
 from swarmpy.ports import Clock, Peer, Random
-from swarmpy.security import tokens
-from swarmpy.security.certificates import CertificateFacts, check_issued_by, load_certificate, read_certificate
+from swarmpy.security import roots, tokens
+from swarmpy.security.certificates import CertificateFacts, load_certificate, read_certificate
 from swarmpy.security.possession import check_signed
+from swarmpy.security.roots import check_chain
 from swarmpy.store.memory import Store
 from swarmpy.store.schema import check_reader
 from swarmpy.store.transaction import Tx
+from swarmpy.store.view import View
 
 log = structlog.get_logger(__name__)
 
@@ -72,6 +84,10 @@ class Certified:
     cert_pem: bytes
     raft: RaftConfig
     managers: tuple[ManagerAddress, ...] = ()
+    chain: tuple[bytes, ...] = ()
+    """What is to be shown with the certificate (PEM)."""
+    roots: tuple[bytes, ...] = ()
+    """The root CAs to be trusted (PEM). Older managers know of one only, and do not tell."""
 
 
 RENEWALS_AT_ONCE = 10
@@ -88,26 +104,31 @@ class Registrar:
         store: Store,
         clock: Clock,
         random: Random,
-        ca_pem: bytes,
         managers: Callable[[], tuple[ManagerAddress, ...]],
         require_leader: Callable[[], None],
     ) -> None:
         self._store = store
         self._clock = clock
         self._random = random
-        self._ca_pem = ca_pem
         self._managers = managers
         self._require_leader = require_leader
         self._pace = Pace(clock, burst=RENEWALS_AT_ONCE, every_s=RENEWAL_EVERY_S)
 
     async def root(self, _peer: Peer, _payload: Any) -> Any:
-        """``ca.root``: the cluster's root certificate, PEM."""
-        return {"cert_pem": self._ca_pem}
+        """``ca.root``: the cluster's root certificates, PEM; ``cert_pem`` is the one that join tokens name.
+
+        Raises Unavailable while this manager has no state.
+        """
+        cluster = self._store.cluster
+        if cluster is None:
+            raise Unavailable("this manager has no copy of the cluster's state yet: try again")
+        return {"cert_pem": cluster.root_ca.cert_pem, "roots": list(roots.trusted_pem(cluster))}
 
     async def join(self, peer: Peer, payload: Any) -> Any:
         """``ca.join``: a :class:`JoinCall` for a :class:`Certified`.
 
-        Raises PermissionDenied on a wrong token, FailedPrecondition for a manager of a version that is too old.
+        Raises PermissionDenied on a wrong token, FailedPrecondition for a manager of a version that is too old, and
+        while the root CA is changed for any node of one that does not know of such things.
         """
         self._require_leader()
         call = codec.from_plain(JoinCall, payload)
@@ -122,6 +143,7 @@ class Registrar:
         new = attrs.evolve(new, description=attrs.evolve(new.description, hostname=call.hostname))
 
         def join(tx: Tx) -> bytes:
+            _check_knows_rotation(call.schema, tx.cluster())
             cert_pem, node = certificates.issue(tx, new, role, call.csr_pem)
             tx.create(node)
             return cert_pem
@@ -134,7 +156,7 @@ class Registrar:
         """``ca.renew``: a new certificate for a member, with the role it should have now.
 
         Raises CertificateRevoked when the member's has been revoked and replaced, Unavailable for a node that asks too
-        often.
+        often, FailedPrecondition as :meth:`join`.
         """
         self._require_leader()
         csr_pem = payload.get("csr_pem") if isinstance(payload, dict) else None
@@ -143,15 +165,32 @@ class Registrar:
         check_incarnation(self._store.view().cluster(), payload)
 
         def check(tx: Tx) -> Node:
-            node = tx.node(peer.node_id) if peer.node_id else None
-            if node is None or peer.role is None:
-                raise NotFound(f"node {peer.node_id} is not a member of this cluster (any more)")
+            _check_knows_rotation(schema_of(payload), tx.cluster())
+            node = _member(tx, peer)
+            assert peer.role is not None, "open to members only"
             certificates.check_renewable(tx.cluster(), node, peer.role, peer.serial, csr_pem)
-            return node
+            return attrs.evolve(node, tls=seen(tx.cluster(), node, peer))
 
         certified = await self._replace(check, csr_pem, peer.role, peer.serial)
         log.info("certificate_renewed", node=certified.node_id, role=certified.role.value)
         return codec.to_plain(certified)
+
+    async def confirm(self, peer: Peer, payload: Any) -> Any:
+        """``ca.confirm``: a member shows the certificate that it uses from now on, and says which roots it trusts."""
+        self._require_leader()
+        told = payload.get("roots") if isinstance(payload, dict) else None
+        if not isinstance(told, list) or not all(isinstance(digest, str) for digest in told):
+            raise InvalidArgument("ca.confirm: roots is missing")
+        check_incarnation(self._store.view().cluster(), payload)
+
+        def confirm(tx: Tx) -> None:
+            node = _member(tx, peer)
+            tls = seen(tx.cluster(), node, peer, told)
+            if tls != node.tls:
+                tx.update(attrs.evolve(node, tls=tls))
+
+        await self._store.update(confirm)
+        return None
 
     async def rejoin(self, peer: Peer, payload: Any) -> Any:
         """``ca.rejoin``: a :class:`RejoinCall` for a :class:`Certified` of the same node, with the role it should have.
@@ -168,6 +207,7 @@ class Registrar:
         facts = _shown(cluster, call)
 
         def check(tx: Tx) -> Node:
+            _check_knows_rotation(call.schema, tx.cluster())
             node = tx.node(facts.node_id)
             if node is None:
                 raise NodeRemoved(f"node {facts.node_id} was removed from the cluster: leave it and join again")
@@ -178,6 +218,7 @@ class Registrar:
                         '"swarm join-token manager" on another manager shows it'
                     )
                 check_reader(call.schema, tx.cluster())
+            check_origin(tx.cluster(), node, call.cert_pem)
             certificates.check_last(node, facts.serial, call.csr_pem)
             return node
 
@@ -207,7 +248,7 @@ class Registrar:
             if role is Role.MANAGER and wanted is Role.WORKER:
                 certificates.revoke_manager(tx, node, shown=serial)
             cert_pem, renewed = certificates.issue(tx, node, wanted, csr_pem, shown=serial)
-            if renewed != node:
+            if renewed != tx.node(node.id):
                 tx.update(renewed)
             return node.id, wanted, cert_pem
 
@@ -222,13 +263,31 @@ class Registrar:
             cert_pem=cert_pem,
             raft=cluster.spec.raft,
             managers=self._managers(),
+            chain=roots.chain(cluster),
+            roots=roots.trusted_pem(cluster),
+        )
+
+
+def _member(view: View, peer: Peer) -> Node:
+    node = view.node(peer.node_id) if peer.node_id else None
+    if node is None or peer.role is None:
+        raise NotFound(f"node {peer.node_id} is not a member of this cluster (any more)")
+    return node
+
+
+def _check_knows_rotation(reads: int, cluster: Cluster) -> None:
+    """Raise FailedPrecondition for a node that would not know what to do with a certificate of the new root."""
+    if cluster.rotation is not None and reads < codec.ROOTS_VERSION:
+        raise FailedPrecondition(
+            "the root CA of this cluster is being changed, and the swarmpy of this node is too old to take part: "
+            "upgrade it, or try again when that is over"
         )
 
 
 def _shown(cluster: Cluster, call: RejoinCall) -> CertificateFacts:
     """What the certificate says that the caller has shown and has the key to. Raises PermissionDenied."""
     try:
-        check_issued_by(load_certificate(call.cert_pem), load_certificate(cluster.root_ca.cert_pem))
+        check_chain(load_certificate(call.cert_pem), (), tuple(roots.known(cluster).values()))
         facts = read_certificate(call.cert_pem)
         check_signed(call.cert_pem, call.csr_pem, call.proof)
     except BadCertificate as error:

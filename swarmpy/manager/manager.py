@@ -25,8 +25,10 @@ from swarmpy.manager.membership import Membership
 from swarmpy.manager.raft_report import METHOD as RAFT_STATUS
 from swarmpy.manager.raft_report import RaftReporter, reachable
 from swarmpy.manager.reconcile import Reconciler
+from swarmpy.manager.rotation import RootRotator
 from swarmpy.manager.schema import METHOD as SCHEMA
 from swarmpy.manager.schema import SchemaRaiser, schema_read_here
+from swarmpy.manager.trust import Orders, RootGuard
 from swarmpy.manager.whereabouts import INTRODUCE, Whereabouts, join_payload
 from swarmpy.model.assignments import ManagerAddress
 from swarmpy.model.ids import ClusterId, NodeId, encode_id
@@ -77,7 +79,6 @@ class Manager:
         cluster_id: ClusterId,
         raft_id: int,
         address: str,
-        ca_pem: bytes,
         storage: LogStorage,
         dialer: Dialer,
         router: Router,
@@ -88,10 +89,12 @@ class Manager:
         known_managers: Callable[[], Iterable[str]] = tuple,
         manager_hints: Iterable[str] = (),
         on_superseded: Callable[[int, str], None] = lambda *_: None,
+        on_roots: Callable[[tuple[bytes, ...]], None] = lambda _: None,
+        on_orders: Callable[[Orders], None] = lambda _: None,
     ) -> None:
         """``known_managers``: all addresses of managers that this node has heard of; ``manager_hints``: those that an
         operator gave, because the others have moved. ``on_superseded`` is called with the later incarnation, and where
-        it is managed, when this one's is past.
+        it is managed, when this one's is past. ``on_roots`` and ``on_orders``: see :class:`RootGuard`.
         """
         self.node_id = node_id
         self.cluster_id = cluster_id
@@ -136,11 +139,12 @@ class Manager:
             send=self._caller.send,
             on_superseded=on_superseded,
         )
+        self.root_guard = RootGuard(self.store, barrier=self.read_barrier, on_roots=on_roots, on_orders=on_orders)
+        router.guard = self.root_guard.check
         self._registrar = Registrar(
             store=self.store,
             clock=clock,
             random=random,
-            ca_pem=ca_pem,
             managers=self.managers,
             require_leader=self.require_leader,
         )
@@ -166,6 +170,7 @@ class Manager:
         router.call("ca.join", self._registrar.join, None)
         router.call("ca.rejoin", self._registrar.rejoin, None)
         router.call("ca.renew", self._registrar.renew, MEMBERS, even_revoked=True)
+        router.call("ca.confirm", self._registrar.confirm, MEMBERS)
         router.stream("dispatcher.session", self._session, MEMBERS)
         router.call("dispatcher.heartbeat", lambda peer, p: self._leading_dispatcher().heartbeat(peer, p), MEMBERS)
         router.call("dispatcher.report", lambda peer, p: self._leading_dispatcher().report(peer, p), MEMBERS)
@@ -267,6 +272,7 @@ class Manager:
                 group.create_task(self._lead(), name="manager-lead")
                 group.create_task(self._follow_timing(), name="manager-timing")
                 group.create_task(self._whereabouts.run(), name="manager-whereabouts")
+                group.create_task(self.root_guard.run(), name="manager-roots")
         finally:
             await self._pool.close()
 
@@ -368,7 +374,16 @@ class Manager:
         try:
             # The first leader has no cluster object before ``swarm init`` has written it.
             await self.wait_cluster()
-            dispatcher = Dispatcher(store=self.store, clock=self._clock, random=self._random, managers=self.managers)
+            rotator = RootRotator(
+                store=self.store, clock=self._clock, random=self._random, managers=self.reachable_managers
+            )
+            dispatcher = Dispatcher(
+                store=self.store,
+                clock=self._clock,
+                random=self._random,
+                managers=self.managers,
+                orders=rotator.orders,
+            )
             self._dispatcher = dispatcher
             reconciler = Reconciler(store=self.store, clock=self._clock, random=self._random)
             async with asyncio.TaskGroup() as group:
@@ -377,6 +392,7 @@ class Manager:
                 group.create_task(self._membership.run(), name="membership")
                 group.create_task(self._schema.run(), name="schema")
                 group.create_task(self._incarnations.run(), name="incarnations")
+                group.create_task(rotator.run(dispatcher.wake), name="root-rotation")
         finally:
             self._status_changed.set()
 

@@ -18,6 +18,7 @@ from swarmpy.control.allocator import allocate_ports
 from swarmpy.control.validate import validate_node_spec, validate_service_spec, validate_service_update
 from swarmpy.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, VersionConflict
 from swarmpy.manager import certificates
+from swarmpy.manager.rotation import RootRequest, with_root
 from swarmpy.model.ids import ServiceId
 from swarmpy.model.objects import JoinTokens, Node, Service, Task, UpdateStatus
 from swarmpy.model.requests import RequestId
@@ -231,12 +232,14 @@ async def update_cluster(
     new_join_token: Callable[[str], str],
     rotate_worker_token: bool = False,
     rotate_manager_token: bool = False,
+    root: RootRequest | None = None,
     request: RequestId | None = None,
 ) -> None:
-    """Change the cluster's spec and, if asked for, make join tokens that were given away useless.
+    """Change the cluster's spec and, if asked for, make join tokens useless that were given away; begin a change of the
+    root CA.
 
     ``change`` makes the new spec from the current one; ``new_join_token`` makes a token for a root CA's digest.
-    Raises VersionConflict, InvalidArgument.
+    Raises VersionConflict, InvalidArgument, and FailedPrecondition as :func:`~swarmpy.manager.rotation.with_root`.
     """
 
     def update(tx: Tx) -> None:
@@ -250,6 +253,7 @@ async def update_cluster(
             worker=new_join_token(digest) if rotate_worker_token else tokens.worker,
             manager=new_join_token(digest) if rotate_manager_token else tokens.manager,
         )
-        tx.update(attrs.evolve(cluster, spec=spec, join_tokens=tokens))
+        changed = attrs.evolve(cluster, spec=spec, join_tokens=tokens)
+        tx.update(changed if root is None else with_root(changed, root, tx.now_ns))
 
     await store.update(update, request=request)

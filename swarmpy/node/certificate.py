@@ -23,7 +23,7 @@ from swarmpy.model.states import Role
 from swarmpy.node.joining import rejoin_identity, renew_identity
 from swarmpy.ports import Clock, Random
 from swarmpy.security.certificates import SKEW_NS
-from swarmpy.security.identity import NodeIdentity, next_key, save_identity
+from swarmpy.security.identity import NodeIdentity, next_key, save_identity, save_roots
 from swarmpy.security.tls import Credentials
 
 log = structlog.get_logger(__name__)
@@ -79,6 +79,8 @@ class CertificateKeeper:
         self._ask_leader = ask_leader
         self._manager = manager
         self._on_role_change = on_role_change
+        self.on_change: Callable[[], None] = lambda: None
+        """Called for every new certificate; whoever wants to know it may set it later."""
         self._clock = clock
         self._random = random
         self._changing = asyncio.Lock()
@@ -196,8 +198,17 @@ class CertificateKeeper:
         life_s = identity.life_ns / 1e9
         self._set_due(max(LEAST_PAUSE_S, self._random.uniform(EARLIEST, LATEST) * life_s))
         log.info("certificate_in_force", role=identity.role.value, serial=identity.serial, issued_for_s=int(life_s))
+        self.on_change()
         if identity.role is not before.role:
             self._on_role_change()
+
+    async def trust(self, roots: tuple[bytes, ...]) -> None:
+        """Trust these root CAs (PEM) and no others. Raises BadCertificate without one that its own goes back to, and
+        StorageError."""
+        async with self._changing:
+            trusting = self.identity.trusting(roots)
+            await asyncio.to_thread(save_roots, self._data_dir, trusting)
+            self._credentials.replace(trusting)
 
     async def _renew_expired(self) -> None:
         async with self._changing:

@@ -15,9 +15,10 @@ from swarmpy.model import codec
 from swarmpy.model.states import Availability
 from swarmpy.ports import Dialer
 from swarmpy.security import tokens
-from swarmpy.security.ca import check_ca_digest
+from swarmpy.security.ca import ca_digest, check_ca_digest
 from swarmpy.security.identity import NodeIdentity, csr_for, new_key_and_csr
 from swarmpy.security.possession import sign_request
+from swarmpy.security.roots import joined
 from swarmpy.security.tls import joiner_context, unverified_context
 from swarmpy.wire.rpc import RpcDialer
 
@@ -49,10 +50,7 @@ async def _through_any(
         try:
             ca_pem = await _fetch_root(address, digest)
             certified = await _fetch_certificate(address, ca_pem, method, payload)
-            return (
-                NodeIdentity.from_pem(cert_pem=certified.cert_pem, key_pem=key_pem, ca_pem=ca_pem),
-                certified,
-            )
+            return _identity(certified, key_pem, ca_pem), certified
         except (BadCertificate, UserError):
             raise
         except SwarmpyError as error:
@@ -70,9 +68,9 @@ async def renew_identity(
 
     ``call`` asks the leader.
     """
-    certified = codec.from_plain(Certified, await call("ca.renew", {"csr_pem": csr_for(key_pem)}))
-    renewed = NodeIdentity.from_pem(cert_pem=certified.cert_pem, key_pem=key_pem, ca_pem=identity.ca_pem)
-    return _same_node(renewed, identity)
+    payload = {"csr_pem": csr_for(key_pem), "schema": codec.SCHEMA_VERSION}
+    certified = codec.from_plain(Certified, await call("ca.renew", payload))
+    return _same_node(_identity(certified, key_pem, identity.ca_pem), identity)
 
 
 async def rejoin_identity(
@@ -105,6 +103,11 @@ async def _fetch_root(address: str, digest: str) -> bytes:
     ca_pem = answer.get("cert_pem") if isinstance(answer, dict) else None
     if not isinstance(ca_pem, bytes):
         raise ProtocolViolation(f"{address} did not send its root certificate")
+    more = answer.get("roots")
+    # The one that the token names, and no other: who is on the other end is not known yet.
+    for pem in more if isinstance(more, list) else ():
+        if isinstance(pem, bytes) and ca_digest(pem) == digest:
+            return pem
     check_ca_digest(ca_pem, digest)
     return ca_pem
 
@@ -126,6 +129,14 @@ async def _call(dialer: Dialer, address: str, method: str, payload: Any) -> Any:
         return await channel.call(method, payload, timeout=CALL_TIMEOUT_S)
     finally:
         await channel.close()
+
+
+def _identity(certified: Certified, key_pem: bytes, known_ca_pem: bytes) -> NodeIdentity:
+    # Managers of an older version know of one root only, and do not tell it.
+    ca_pem = joined(certified.roots) or known_ca_pem
+    return NodeIdentity.from_pem(
+        cert_pem=certified.cert_pem, key_pem=key_pem, ca_pem=ca_pem, chain_pem=joined(certified.chain)
+    )
 
 
 def _same_node(new: NodeIdentity, old: NodeIdentity) -> NodeIdentity:

@@ -27,6 +27,7 @@ from swarmpy.node.datadir import DataDir, NodeState
 from swarmpy.node.founding import Founding
 from swarmpy.node.garbage import keep_collections_short
 from swarmpy.node.renewal import renew
+from swarmpy.node.roots import RootKeeper
 from swarmpy.ports import Clock, Peer, Random, Runtime
 from swarmpy.raft.messages import Member as RaftMember
 from swarmpy.raft.messages import Snapshot
@@ -96,11 +97,28 @@ class Member:
         self._entering: tuple[Manager, asyncio.Task[None]] | None = None
         """The manager half that enters the group, or did last."""
         self._manager_task: asyncio.Task[None] | None = None
-        self._dialer = RpcDialer(self._credentials.client_context, identity.cluster_id)
+        self._dialer = RpcDialer(self._credentials.client_context, identity.cluster_id, guard=self._check_peer)
         to_managers = CheckedDialer(self._dialer, self._check_manager)
         listen_host, self._listen_port = addresses.parse(state.listen_address, what="listen address")
         self._listen_host = listen_host
         self.address = addresses.parse(state.advertise_address, what="advertise address")[0]
+        self.certificate = CertificateKeeper(
+            data_dir=data.path,
+            credentials=self._credentials,
+            ask_leader=self._ask_for_certificate,
+            manager=lambda: self.manager,
+            on_role_change=self._role_news.set,
+            clock=clock,
+            random=random,
+        )
+        self._roots = RootKeeper(
+            credentials=self._credentials,
+            renew=self.certificate.renew,
+            trust=self.certificate.trust,
+            confirm=lambda roots: self._ask_for_certificate("ca.confirm", {"roots": roots}),
+            random=random,
+        )
+        self.certificate.on_change = self._roots.changed
         self.agent = Agent(
             node_id=state.node_id,
             address=self.address,
@@ -115,15 +133,9 @@ class Member:
             on_role_change=lambda _role: self._role_news.set(),
             on_later_incarnation=lambda *later: self._later.put_nowait(later),
             on_revoked=self._on_revoked,
-        )
-        self.certificate = CertificateKeeper(
-            data_dir=data.path,
-            credentials=self._credentials,
-            ask_leader=self._ask_for_certificate,
-            manager=lambda: self.manager,
-            on_role_change=self._role_news.set,
-            clock=clock,
-            random=random,
+            roots=lambda: self._credentials.identity.roots,
+            on_roots=self._roots.told,
+            more_problems=lambda: (self._roots.problem,) if self._roots.problem else (),
         )
         self._leader = LeaderCalls(to_managers, random, self._known_managers)
 
@@ -159,6 +171,7 @@ class Member:
                 self._founding = None
             group.create_task(self.agent.run(), name="agent")
             group.create_task(self.certificate.run(), name="certificate")
+            group.create_task(self._roots.run(), name="roots")
             group.create_task(keep_collections_short(self._written), name="garbage")
             group.create_task(self._follow_role(group), name="role")
             group.create_task(self._follow_incarnation(), name="incarnation")
@@ -226,7 +239,6 @@ class Member:
             cluster_id=self.state.cluster_id,
             raft_id=self.state.raft_id,
             address=self.state.advertise_address,
-            ca_pem=self._credentials.identity.ca_pem,
             storage=storage,
             dialer=self._dialer,
             router=router,
@@ -237,6 +249,8 @@ class Member:
             known_managers=lambda: [*self.agent.known_managers(), *self._seeds()],
             manager_hints=self._hints,
             on_superseded=lambda *later: self._later.put_nowait(later),
+            on_roots=self._credentials.trust_more,
+            on_orders=lambda orders: self._roots.told(orders.roots, orders.issuer),
         )
         manager.raft.subscribe(self._on_raft_status)
         self._serve_api(router)
@@ -255,6 +269,8 @@ class Member:
             await manager.run()
         finally:
             self.manager = None
+            # Without a state there is nobody to judge them.
+            self._credentials.trust_more(())
             try:
                 await server.stop()
             finally:
@@ -302,6 +318,10 @@ class Member:
         # One that was replaced tries on until its call is over, and says nothing of its successor.
         manager, task = self._entering
         return manager is self.manager and not task.done()
+
+    def _check_peer(self, peer: Peer) -> None:
+        if self.manager is not None:
+            self.manager.root_guard.check(peer)
 
     # -- certificate and role -----------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from swarmpy.node.member import new_raft_id
 from swarmpy.node.renewal import taken_over
 from swarmpy.ports import Clock, Dialer, Random, Runtime
 from swarmpy.raft.messages import ConfState, Member, Snapshot
-from swarmpy.security import ca
+from swarmpy.security import ca, roots
 from swarmpy.security.identity import NodeIdentity, new_key_and_csr
 from swarmpy.security.tls import client_context
 from swarmpy.store.backup import Header, Reader
@@ -126,7 +126,7 @@ def identity_for(backup: Backup, node_id: NodeId, clock: Clock) -> NodeIdentity:
     key_pem, csr_pem = new_key_and_csr()
     cluster = backup.cluster
     cert_pem = ca.issue(
-        cluster.root_ca,
+        roots.signing_root(cluster),
         csr_pem,
         node_id=node_id,
         role=Role.MANAGER,
@@ -135,7 +135,12 @@ def identity_for(backup: Backup, node_id: NodeId, clock: Clock) -> NodeIdentity:
         expiry_ns=cluster.spec.node_cert_expiry_ns,
         now_ns=clock.time_ns(),
     )
-    return NodeIdentity.from_pem(cert_pem=cert_pem, key_pem=key_pem, ca_pem=cluster.root_ca.cert_pem)
+    return NodeIdentity.from_pem(
+        cert_pem=cert_pem,
+        key_pem=key_pem,
+        ca_pem=roots.joined(roots.trusted_pem(cluster)),
+        chain_pem=roots.joined(roots.chain(cluster)),
+    )
 
 
 def addresses_of(backup: Backup) -> tuple[str, ...]:
@@ -179,6 +184,6 @@ async def first_snapshot(
     node = Node(
         id=state.node_id,
         description=NodeDescription(hostname=hostname),
-        certificate=described(identity.cert_pem, backup.cluster.root_ca),
+        certificate=described(identity.cert_pem, roots.signing_root(backup.cluster)),
     )
     return await taken_over(backup.store, conf, me, last=last, new=node, clock=clock)

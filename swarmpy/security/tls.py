@@ -13,7 +13,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from swarmpy.errors import BadCertificate
 from swarmpy.model.ids import NodeId
@@ -21,7 +20,7 @@ from swarmpy.model.states import Role
 from swarmpy.ports import Peer
 from swarmpy.security.certificates import load_certificate, read_certificate
 from swarmpy.security.identity import NodeIdentity
-from swarmpy.security.roots import digest_of, fingerprint, joined, key_digest, split
+from swarmpy.security.roots import fingerprint, joined, key_digest, split
 
 
 def server_context(identity: NodeIdentity, more_roots: Iterable[bytes] = ()) -> ssl.SSLContext:
@@ -82,8 +81,7 @@ def peer_identity(ssl_object: ssl.SSLObject | ssl.SSLSocket, cluster_id: str, *,
         serial=facts.serial,
         address=address,
         certificate=fingerprint(load_certificate(certificate)),
-        signer=key_digest(chain[:2][-1]),
-        root=digest_of(chain[-1].public_bytes(Encoding.DER)),
+        signers=tuple(key_digest(ca) for ca in chain[1:]),
     )
 
 

@@ -10,7 +10,8 @@ from swarmpy.ports import Channel, Dialer, Peer
 
 
 class CheckedDialer:
-    """Implements ``ports.Dialer``: a peer for which ``check`` raises PermissionDenied is as good as a stranger."""
+    """Implements ``ports.Dialer``: a peer for which ``check`` raises PermissionDenied or BadCertificate is as good as a
+    stranger."""
 
     def __init__(self, dialer: Dialer, check: Callable[[Peer], None]) -> None:
         self._dialer = dialer
@@ -21,7 +22,7 @@ class CheckedDialer:
         channel = await self._dialer.dial(address, timeout=timeout, expect=expect)
         try:
             self._check(channel.peer)
-        except PermissionDenied as error:
+        except (PermissionDenied, BadCertificate) as error:
             await channel.close()
             # It says so of the peer, and must not be taken for what the peer says of this node.
             raise BadCertificate(f"{address}: {error}") from error

@@ -56,10 +56,17 @@ class Route:
 
 
 class Router:
-    """The methods of a node. ``standing`` tells what has become of a member; whoever knows may set it later."""
+    """The methods of a node. ``standing`` tells what has become of a member, ``guard`` raises what speaks against its
+    certificate, though TLS has verified it; whoever knows may set them later."""
 
-    def __init__(self, *, standing: Callable[[Peer], Standing] = lambda _: Standing.GOOD) -> None:
+    def __init__(
+        self,
+        *,
+        standing: Callable[[Peer], Standing] = lambda _: Standing.GOOD,
+        guard: Callable[[Peer], None] = lambda _: None,
+    ) -> None:
         self.standing = standing
+        self.guard = guard
         self._routes: dict[str, Route] = {}
         self._calls: dict[str, CallHandler] = {}
         self._streams: dict[str, StreamHandler] = {}
@@ -102,7 +109,8 @@ class Router:
         self._notifies[method](peer, payload)
 
     def admit(self, peer: Peer) -> Standing:
-        """What ``peer`` is; raises NodeRemoved for a node that was removed from the cluster."""
+        """What ``peer`` is; raises NodeRemoved for a node that was removed from the cluster, and as ``guard``."""
+        self.guard(peer)
         standing = self.standing(peer)
         if standing is Standing.REMOVED:
             raise NodeRemoved(f"node {peer.node_id} was removed from the cluster: leave it and join again")

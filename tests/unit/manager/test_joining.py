@@ -55,7 +55,6 @@ class Office:
             store=self.store,
             clock=self.clock,
             random=random.Random(2),
-            ca_pem=ROOT.cert_pem,
             managers=tuple,
             require_leader=self._require_leader,
         )

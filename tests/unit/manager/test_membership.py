@@ -277,7 +277,6 @@ async def alone() -> AsyncIterator[Manager]:
         cluster_id=ClusterId("c"),
         raft_id=1,
         address=member(1).address,
-        ca_pem=b"",
         storage=storage,
         dialer=NoNetwork(),
         router=Router(),

@@ -105,8 +105,8 @@ def test_who_was_away_for_many_changes_accepts_the_others() -> None:
     assert len(roots.chain(cluster)) == roots.MAX_FORMER_ROOTS
     latest = node(cluster, "latest")
     peer, _ = meet(OLD_ONE, attrs.evolve(latest, ca_pem=OLD.cert_pem))
-    assert peer.root == OLD.cert_digest
-    assert peer.signer == roots.key_of(cluster.root_ca.cert_pem)
+    assert (peer.signers[0], peer.signers[-1]) == (roots.key_of(cluster.root_ca.cert_pem), roots.key_of(OLD.cert_pem))
+    assert len(peer.signers) == roots.MAX_FORMER_ROOTS + 1
     cluster = rotated(rotating(cluster))
     assert len(cluster.former_roots) == roots.MAX_FORMER_ROOTS
     with pytest.raises(ssl.SSLCertVerificationError):
@@ -182,15 +182,15 @@ def test_below_the_root_there_is_one_other_ca_at_most() -> None:
 # -- what is known of a peer ------------------------------------------------------------------------------------------
 
 
-def test_a_peer_tells_its_certificate_its_signer_and_its_root() -> None:
-    """What the managers go by: who signed it, and which root the verifier trusted it for."""
+def test_a_peer_tells_its_certificate_and_who_vouches_for_it() -> None:
+    """What the managers go by: who signed it, and whom the verifier trusted for it."""
     cases = [
-        (OLD_ONE, OLD.cert_pem, OLD, OLD),
-        (NEW_ONE, OLD.cert_pem, OLD, NEW),
-        (NEW_ONE, BOTH, NEW, NEW),
-        (NEW_ONE, NEW.cert_pem, NEW, NEW),
+        (OLD_ONE, OLD.cert_pem, (OLD,)),
+        (NEW_ONE, OLD.cert_pem, (NEW, OLD)),
+        (NEW_ONE, BOTH, (NEW,)),
+        (NEW_ONE, NEW.cert_pem, (NEW,)),
     ]
-    for peer, trust, root, signer in cases:
+    for peer, trust, signers in cases:
         verifier = shown(NEW_ONE, trust, CROSS)
         generous = attrs.evolve(peer, ca_pem=BOTH)
         seen_by_client, _ = meet(verifier, generous)
@@ -198,7 +198,7 @@ def test_a_peer_tells_its_certificate_its_signer_and_its_root() -> None:
         for seen in (seen_by_client, seen_by_server):
             assert seen.node_id == peer.node_id
             assert seen.certificate == peer.fingerprint
-            assert (seen.root, seen.signer) == (root.cert_digest, roots.key_of(signer.cert_pem))
+            assert seen.signers == tuple(roots.key_of(signer.cert_pem) for signer in signers)
 
 
 def test_more_roots_are_let_through_until_they_are_not() -> None:
@@ -208,10 +208,10 @@ def test_more_roots_are_let_through_until_they_are_not() -> None:
     with pytest.raises(ssl.SSLCertVerificationError):
         meet(generous, credentials)
     credentials.trust_more((OLD.cert_pem,))
-    assert meet(generous, credentials)[1].root == OLD.cert_digest
-    assert meet(credentials, generous)[0].root == OLD.cert_digest
+    assert meet(generous, credentials)[1].signers == (roots.key_of(OLD.cert_pem),)
+    assert meet(credentials, generous)[0].signers == (roots.key_of(OLD.cert_pem),)
     credentials.replace(node(AFTER, "manager"))
-    assert meet(generous, credentials)[1].root == OLD.cert_digest
+    assert meet(generous, credentials)[1].signers == (roots.key_of(OLD.cert_pem),)
     credentials.trust_more(())
     with pytest.raises(ssl.SSLCertVerificationError):
         meet(generous, credentials)

@@ -36,7 +36,15 @@ def rotated(cluster: Cluster) -> Cluster:
     return roots.finished(cluster, TOKENS, time.time_ns() + DAY_NS)
 
 
-def signed(root: RootCA, *, node_id: str = "node1", role: Role = Role.MANAGER) -> tuple[bytes, bytes]:
+def signed(
+    root: RootCA,
+    *,
+    node_id: str = "node1",
+    role: Role = Role.MANAGER,
+    cluster_id: str = "c1",
+    now_ns: int = 0,
+    expiry_ns: int = DAY_NS,
+) -> tuple[bytes, bytes]:
     """A node's key and its certificate by ``root``."""
     key_pem, csr_pem = new_key_and_csr()
     cert_pem = issue(
@@ -44,9 +52,9 @@ def signed(root: RootCA, *, node_id: str = "node1", role: Role = Role.MANAGER) -
         csr_pem,
         node_id=NodeId(node_id),
         role=role,
-        cluster_id="c1",
-        expiry_ns=DAY_NS,
-        now_ns=time.time_ns(),
+        cluster_id=cluster_id,
+        expiry_ns=expiry_ns,
+        now_ns=now_ns or time.time_ns(),
     )
     return key_pem, cert_pem
 
@@ -67,8 +75,10 @@ def shown(identity: NodeIdentity, trusts: bytes, *chain: bytes) -> NodeIdentity:
     return attrs.evolve(identity, ca_pem=trusts, chain_pem=roots.joined(chain))
 
 
-def meet(client: NodeIdentity | Credentials, server: NodeIdentity | Credentials) -> tuple[Peer, Peer]:
-    """Who the client and the server see; raises the error of the side that refuses."""
+def meet(
+    client: NodeIdentity | Credentials, server: NodeIdentity | Credentials, cluster_id: str = "c1"
+) -> tuple[Peer, Peer]:
+    """Whom the client and the server see; raises the error of the side that refuses."""
     one = client if isinstance(client, Credentials) else Credentials(client)
     other = server if isinstance(server, Credentials) else Credentials(server)
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -83,7 +93,7 @@ def meet(client: NodeIdentity | Credentials, server: NodeIdentity | Credentials)
                 continue
             waiting.remove(end)
     assert not waiting
-    return peer_identity(calling, "c1"), peer_identity(listening, "c1")
+    return peer_identity(calling, cluster_id), peer_identity(listening, cluster_id)
 
 
 def accepts(verifier: NodeIdentity, peer: NodeIdentity, trusted_by_peer: bytes) -> bool:
