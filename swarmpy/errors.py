@@ -13,7 +13,8 @@ The tree (``code`` travels over the wire, ``http_status`` over the API, ``exit_c
     │   ├── NotInCluster          503  this node is in no cluster, or is a worker
     │   ├── AlreadyInCluster      503
     │   └── PermissionDenied      403
-    │       └── NodeRemoved       403  the caller is no member any more
+    │       ├── NodeRemoved       403  the caller is no member any more
+    │       └── CertificateRevoked 403 the caller is a member, but not what its certificate says
     ├── Unavailable               503  ask again later, or ask another manager
     │   ├── NotLeader             carries the leader's address, where known; nothing was done
     │   ├── NoQuorum              too few managers answer; nothing was done
@@ -128,6 +129,12 @@ class NodeRemoved(PermissionDenied):
     """The calling node was removed from the cluster. Nothing it asks for will ever be granted again."""
 
     code = "node_removed"
+
+
+class CertificateRevoked(PermissionDenied):
+    """The caller's certificate was revoked: it is a manager's, and the node is a worker now. Another one is needed."""
+
+    code = "certificate_revoked"
 
 
 class Unavailable(SwarmpyError):

@@ -50,8 +50,15 @@ class Peer:
     node_id: NodeId | None = None
     role: Role | None = None
     cluster_id: str = ""
+    serial: str = ""
+    """The serial number of its certificate, in hexadecimal; "" where it has shown none: without one, on this node."""
     address: str = ""
     """``host:port`` as seen on the connection."""
+    certificate: str = ""
+    """The fingerprint of the certificate that it showed; "" of one that showed none, and on this node itself."""
+    signers: tuple[str, ...] = ()
+    """The keys (``security.roots.key_of``) by which it was verified: of the CA that signed it, and on to a root CA that
+    the verifier trusts."""
 
     @property
     def is_anonymous(self) -> bool:

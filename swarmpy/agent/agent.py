@@ -20,6 +20,7 @@ from swarmpy.agent.session import Session
 from swarmpy.agent.subtask import ended
 from swarmpy.agent.worker import Worker
 from swarmpy.errors import (
+    CertificateRevoked,
     ConnectionFailed,
     DeadlineExceeded,
     NodeRemoved,
@@ -34,7 +35,8 @@ from swarmpy.model.assignments import EndpointUpdate, ManagerAddress, SessionMes
 from swarmpy.model.ids import NodeId, TaskId
 from swarmpy.model.objects import NodeDescription, TaskStatus
 from swarmpy.model.states import Role
-from swarmpy.ports import Clock, DataPlane, Dialer, Random, Runtime
+from swarmpy.ports import Clock, DataPlane, Dialer, Peer, Random, Runtime
+from swarmpy.security.serials import is_revoked
 
 log = structlog.get_logger(__name__)
 
@@ -78,12 +80,19 @@ class Agent:
         seeds: Callable[[], Iterable[str]],
         on_role_change: Callable[[Role], None],
         on_later_incarnation: Callable[[int, str], None] = lambda *_: None,
+        on_revoked: Callable[[], None] = lambda: None,
+        roots: Callable[[], tuple[str, ...] | None] = lambda: None,
+        on_roots: Callable[[tuple[bytes, ...], str], None] = lambda *_: None,
+        more_problems: Callable[[], tuple[str, ...]] = tuple,
     ) -> None:
         """``address`` is the one other nodes reach this node at, without a port.
 
         ``seeds`` gives the managers (``host:port``) known from elsewhere, whenever they are looked for. ``role`` is the
-        present one; ``on_role_change`` is called when a manager says that it should be another, and
-        ``on_later_incarnation`` when the cluster of a leader, at an address, is of a later incarnation than all before.
+        present one; ``on_role_change`` is called when a manager says that it should be another,
+        ``on_later_incarnation`` when the cluster of a leader, at an address, is of a later incarnation than all before,
+        and ``on_revoked`` whenever a manager refuses this node for its certificate. ``roots`` gives the digests of the
+        root CAs that this node trusts; ``on_roots`` is called when a manager says which it is to trust, and of which
+        its certificate is to be. ``more_problems`` are told with the agent's own.
         """
         self._node_id = node_id
         self._address = address
@@ -96,6 +105,10 @@ class Agent:
         self._random = random
         self._on_role_change = on_role_change
         self._on_later_incarnation = on_later_incarnation
+        self._on_revoked = on_revoked
+        self._roots = roots
+        self._on_roots = on_roots
+        self._more_problems = more_problems
         self._writer = LocalWriter(local, random)
         self._reporter = Reporter(random)
         self._routing = Routing(data_plane, random, self._writer)
@@ -109,6 +122,7 @@ class Agent:
         self._manager = ""
         self._incarnation = 0
         self._superseded_told = False
+        self._revoked: dict[str, int] = {}
         self.removal = ""
         """Why this node is no member any more; "" while it is one."""
         self.connected = asyncio.Event()
@@ -120,6 +134,18 @@ class Agent:
     def role(self) -> Role | None:
         """What this node is to be, as a manager said last; None until one of a later incarnation has said it."""
         return self._role
+
+    def become(self, role: Role) -> None:
+        """A manager says so, though not in a session."""
+        self._role = role
+
+    def check_manager(self, peer: Peer) -> None:
+        """Raises CertificateRevoked for one that shows a manager's certificate and is none any more, as far as known.
+
+        To be asked before anything is told to a manager or taken from it: it might say what is to run here.
+        """
+        if peer.node_id is not None and peer.serial and is_revoked(self._revoked, peer.node_id, peer.serial):
+            raise CertificateRevoked(f"node {peer.node_id} is no manager any more: its certificate was revoked")
 
     @property
     def manager(self) -> str:
@@ -174,6 +200,9 @@ class Agent:
         if incarnation > self._incarnation:
             log.info("cluster_begun_anew", node=self._node_id, incarnation=incarnation)
             self._incarnation = incarnation
+            # Its state may be an older one, which counts certificates from there on.
+            self._revoked = {}
+            self._writer.put_revoked({})
             await self._writer.put_incarnation(incarnation)
 
     async def retire(self, timeout: float) -> None:
@@ -193,7 +222,7 @@ class Agent:
     def problems(self) -> tuple[str, ...]:
         """What does not work on this node, one line each."""
         own = (self.removal, self._engine_problem, NO_MANAGER if self._silence_told else "")
-        return (*self._routing.problems(), *(problem for problem in own if problem))
+        return (*self._routing.problems(), *(problem for problem in own if problem), *self._more_problems())
 
     async def run(self) -> None:
         """Run until cancelled. Tasks are left to what the runtime does with them when it is closed.
@@ -204,6 +233,7 @@ class Agent:
             remembered = await self._local.load()
             self._learn(remembered.managers)
             self._incarnation = max(self._incarnation, remembered.incarnation)
+            self._revoked = remembered.revoked
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._writer.run(), name="agent-local-state")
                 self._routing.restore(remembered.endpoints)
@@ -278,6 +308,8 @@ class Agent:
             if isinstance(error, NodeRemoved):
                 await self._end_as_removed(error)
                 continue
+            if isinstance(error, CertificateRevoked):
+                self._on_revoked()
             log.debug("no_session", manager=address, reason=str(error))
             await asyncio.sleep(self._search.wait())
             if self._managers.round_is_over:
@@ -303,7 +335,12 @@ class Agent:
         self._stale.clear()
         session = Session(
             channel,
-            SessionRequest(description=self._description, address=self._address, incarnation=self._incarnation),
+            SessionRequest(
+                description=self._description,
+                address=self._address,
+                incarnation=self._incarnation,
+                roots=self._roots(),
+            ),
             worker=self._worker,
             routing=self._routing,
             reporter=self._reporter,
@@ -354,6 +391,13 @@ class Agent:
         if message.managers is not None:
             self._learn(message.managers)
             self._writer.put_managers(message.managers)
+        if message.revoked is not None:
+            # A leader that is one no more may know of fewer.
+            more = {i: last for i, last in message.revoked.items() if last > self._revoked.get(i, -1)}
+            self._revoked = {**self._revoked, **more}
+            self._writer.put_revoked(self._revoked)
+        if message.roots is not None:
+            self._on_roots(message.roots, message.issuer)
         if message.role is not None and message.role != self._role:
             log.info("role_changed", old=self._role and self._role.value, new=message.role.value)
             self._role = message.role

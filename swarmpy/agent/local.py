@@ -38,6 +38,8 @@ class Remembered:
     endpoints: EndpointUpdate | None = None
     incarnation: int = 0
     """The latest of the cluster that this node has seen: it never goes back to an earlier one."""
+    revoked: dict[str, int] = attrs.Factory(dict)
+    """Which certificates are no manager's any more."""
 
 
 @attrs.frozen(kw_only=True)
@@ -49,6 +51,7 @@ class Changes:
     managers: tuple[ManagerAddress, ...] | None = None
     endpoints: EndpointUpdate | None = None
     incarnation: int | None = None
+    revoked: dict[str, int] | None = None
 
 
 class LocalState(Protocol):
@@ -93,6 +96,7 @@ def merge(remembered: Remembered, changes: Changes) -> Remembered:
         managers=remembered.managers if changes.managers is None else changes.managers,
         endpoints=changes.endpoints or remembered.endpoints,
         incarnation=remembered.incarnation if changes.incarnation is None else changes.incarnation,
+        revoked=remembered.revoked if changes.revoked is None else changes.revoked,
     )
 
 
@@ -117,6 +121,11 @@ class LocalWriter:
     def put_managers(self, managers: tuple[ManagerAddress, ...]) -> None:
         """Remember where the managers are."""
         self._pending = attrs.evolve(self._pending, managers=managers)
+        self._filled.set()
+
+    def put_revoked(self, revoked: dict[str, int]) -> None:
+        """Remember which certificates are no manager's any more."""
+        self._pending = attrs.evolve(self._pending, revoked=revoked)
         self._filled.set()
 
     def put_endpoints(self, endpoints: EndpointUpdate) -> None:
@@ -188,5 +197,6 @@ class LocalWriter:
             managers=older.managers if newer.managers is None else newer.managers,
             endpoints=newer.endpoints or older.endpoints,
             incarnation=older.incarnation if newer.incarnation is None else newer.incarnation,
+            revoked=older.revoked if newer.revoked is None else newer.revoked,
         )
         self._filled.set()

@@ -26,6 +26,7 @@ _TASK = "task/"
 _MANAGERS = "managers"
 _ENDPOINTS = "endpoints"
 _INCARNATION = "incarnation"
+_REVOKED = "revoked"
 _SIDE_FILES = ("-journal", "-wal", "-shm")
 
 
@@ -110,6 +111,7 @@ class LocalDatabase:
         managers: tuple[ManagerAddress, ...] = ()
         endpoints: EndpointUpdate | None = None
         incarnation = 0
+        revoked: dict[str, int] = {}
         for key, value in db.execute("SELECT key, value FROM item ORDER BY key"):
             if key.startswith(_TASK):
                 tasks.append(codec.decode(Task, value))
@@ -119,7 +121,11 @@ class LocalDatabase:
                 endpoints = codec.decode(EndpointUpdate, value)
             elif key == _INCARNATION:
                 incarnation = codec.decode(Remembered, value).incarnation
-        return Remembered(tasks=tuple(tasks), managers=managers, endpoints=endpoints, incarnation=incarnation)
+            elif key == _REVOKED:
+                revoked = codec.decode(Remembered, value).revoked
+        return Remembered(
+            tasks=tuple(tasks), managers=managers, endpoints=endpoints, incarnation=incarnation, revoked=revoked
+        )
 
     def _put_aside(self) -> None:
         if self._db is not None:
@@ -139,4 +145,6 @@ def _rows(changes: Changes) -> tuple[list[tuple[str, bytes]], list[tuple[str]]]:
         rows.append((_ENDPOINTS, codec.encode(changes.endpoints)))
     if changes.incarnation is not None:
         rows.append((_INCARNATION, codec.encode(Remembered(incarnation=changes.incarnation))))
+    if changes.revoked is not None:
+        rows.append((_REVOKED, codec.encode(Remembered(revoked=changes.revoked))))
     return rows, gone

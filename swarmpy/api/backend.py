@@ -139,6 +139,10 @@ class NodeBackend(Protocol):
     def problems(self) -> tuple[str, ...]:
         """What does not work on this node, one line each."""
 
+    @property
+    def may_rejoin(self) -> bool:
+        """True for a member that :meth:`join` brings back into its cluster, as others refuse its certificate."""
+
     def task_states(self) -> tuple[TaskState, ...]:
         """The observed states of the tasks on this node, ended ones included until all traces are removed."""
 
@@ -150,7 +154,10 @@ class NodeBackend(Protocol):
         """
 
     async def join(self, request: JoinRequest) -> None:
-        """Join a cluster. Raises AlreadyInCluster, InvalidArgument, Unavailable."""
+        """Join a cluster, or come back into it where :attr:`may_rejoin`.
+
+        Raises AlreadyInCluster, InvalidArgument, PermissionDenied, Unavailable.
+        """
 
     async def restore(self, request: RestoreRequest) -> str:
         """Bring a cluster back from a backup; returns the id of this node in it.

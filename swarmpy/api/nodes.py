@@ -9,7 +9,7 @@ from swarmpy.api.json_fields import parse_json
 from swarmpy.api.node_json import ManagerView, node_spec_from_json, node_to_json
 from swarmpy.api.request import ApiRequest, ApiResponse, json_response
 from swarmpy.api.router import Route, Scope
-from swarmpy.api.swarm_json import tls_info
+from swarmpy.api.swarm_json import node_tls_info
 from swarmpy.manager import operations
 from swarmpy.model.objects import Node
 from swarmpy.model.states import Role
@@ -77,7 +77,7 @@ def _show(manager: ManagerBackend, node: Node) -> dict[str, object]:
             leader=leader is not None and leader[0] == node.id,
             reachable=manager.reachable_managers().get(node.id),
         )
-    return node_to_json(node, manager=status, tls_info=tls_info(manager.store.view().cluster().root_ca.cert_pem))
+    return node_to_json(node, manager=status, tls_info=node_tls_info(manager.store.view().cluster(), node))
 
 
 def _matches(node: Node, filters: Filters) -> bool:

@@ -17,9 +17,11 @@ from swarmpy.api.backend import ManagerBackend, NodeBackend
 from swarmpy.api.request import ApiRequest, ApiResponse, json_response
 from swarmpy.api.router import Route, Scope
 from swarmpy.control.explain import count_replicas, why_not_running
+from swarmpy.control.rotation import awaited
 from swarmpy.manager.operations import live_services
 from swarmpy.manager.raft_report import advice, members_seen
-from swarmpy.model.objects import Node, Service
+from swarmpy.model.ids import NodeId
+from swarmpy.model.objects import Cluster, Node, Service
 from swarmpy.model.specs import PortConfig
 from swarmpy.model.states import NodeState
 from swarmpy.store.view import View
@@ -118,6 +120,7 @@ async def node_status(node: NodeBackend) -> dict[str, Any]:
         out["services"] = services
         out["advice"] = advice(members_seen(manager.raft_status(), view))
         problems += _cluster_problems(view, quorum_of(manager), reach, services)
+        problems += _root_problems(manager.store.cluster, view.nodes(), reach)
     out["problems"] = problems
     return out
 
@@ -195,6 +198,14 @@ def _cluster_problems(
                 f"service {service['name']}: {service['running']} of {service['desired']} tasks running{reason}"
             )
     return found
+
+
+def _root_problems(cluster: Cluster | None, nodes: tuple[Node, ...], reach: Mapping[str, bool | None]) -> list[str]:
+    if cluster is None or cluster.rotation is None:
+        return []
+    there = {NodeId(node_id) for node_id, ok in reach.items() if ok is not False}
+    waiting = [f"{node.description.hostname or node.id} ({why})" for node, why in awaited(cluster, nodes, there)]
+    return [f"the root CA is being changed; it is waited for {', '.join(waiting) or 'the leader'}"]
 
 
 def _why_not_ready(node: NodeBackend) -> str:

@@ -14,7 +14,7 @@ from swarmpy.api.json_fields import Fields, parse_json
 from swarmpy.api.node_json import availability_from_json
 from swarmpy.api.request import BINARY, ApiRequest, ApiResponse, StreamedResponse, json_response
 from swarmpy.api.router import Route, Scope
-from swarmpy.api.swarm_json import cluster_spec_from_json, swarm_to_json
+from swarmpy.api.swarm_json import cluster_spec_from_json, root_request_from_json, swarm_to_json
 from swarmpy.errors import AlreadyInCluster, InvalidArgument, NotInCluster, Unavailable
 from swarmpy.manager import operations
 from swarmpy.model.specs import ClusterSpec
@@ -62,6 +62,7 @@ class SwarmApi:
         """``POST /swarm/init``; answers the node's id as a JSON string."""
         fields = Fields(parse_json(request.body))
         fields.refuse("AutoLockManagers", "DefaultAddrPool", "DataPathAddr", "DataPathPort")
+        fields.nested("Spec").nested("CAConfig").refuse("ForceRotate", "SigningCACert", "SigningCAKey")
         if fields.boolean("ForceNewCluster"):
             return json_response(await self._node.init(_forced(fields)))
         self._require_outside()
@@ -78,7 +79,8 @@ class SwarmApi:
     async def join(self, request: ApiRequest) -> ApiResponse:
         """``POST /swarm/join``."""
         fields = Fields(parse_json(request.body))
-        self._require_outside()
+        if not self._node.may_rejoin:
+            self._require_outside()
         fields.refuse("DataPathAddr")
         remote_addrs = fields.strings("RemoteAddrs")
         if not remote_addrs or "" in remote_addrs:
@@ -169,6 +171,7 @@ class SwarmApi:
             new_join_token=manager.new_join_token,
             rotate_worker_token=request.boolean("rotateWorkerToken"),
             rotate_manager_token=request.boolean("rotateManagerToken"),
+            root=root_request_from_json(data),
             request=request.request_id,
         )
         return ApiResponse()

@@ -10,10 +10,13 @@ import attrs
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from swarmpy.api.container_json import given
 from swarmpy.api.json_fields import INT64_MAX, Fields
 from swarmpy.api.timestamps import meta_to_json
-from swarmpy.model.objects import Cluster
+from swarmpy.manager.rotation import RootRequest
+from swarmpy.model.objects import Cluster, Node
 from swarmpy.model.specs import ClusterSpec
+from swarmpy.security import roots
 
 
 def cluster_spec_from_json(data: object, current: ClusterSpec, path: str = "") -> ClusterSpec:
@@ -22,7 +25,7 @@ def cluster_spec_from_json(data: object, current: ClusterSpec, path: str = "") -
     ca, raft = fields.nested("CAConfig"), fields.nested("Raft")
     fields.nested("EncryptionConfig").refuse("AutoLockManagers")
     fields.nested("TaskDefaults").refuse("LogDriver")
-    ca.refuse("ForceRotate", "ExternalCAs", "SigningCACert", "SigningCAKey")
+    ca.refuse("ExternalCAs")
     config = attrs.evolve(
         current.raft,
         snapshot_interval=raft.integer("SnapshotInterval") or current.raft.snapshot_interval,
@@ -48,6 +51,16 @@ def cluster_spec_from_json(data: object, current: ClusterSpec, path: str = "") -
     )
 
 
+def root_request_from_json(data: object) -> RootRequest:
+    """What a cluster's spec asks for of the root CA. Raises InvalidArgument."""
+    ca = Fields(data).nested("CAConfig")
+    return RootRequest(
+        force_rotate=ca.maybe_integer("ForceRotate"),
+        cert_pem=ca.string("SigningCACert").encode(),
+        key_pem=ca.string("SigningCAKey").encode(),
+    )
+
+
 def cluster_spec_to_json(spec: ClusterSpec) -> dict[str, Any]:
     """Docker's JSON of the cluster's spec."""
     return {
@@ -63,7 +76,7 @@ def cluster_spec_to_json(spec: ClusterSpec) -> dict[str, Any]:
             "HeartbeatTick": spec.raft.heartbeat_tick,
         },
         "Dispatcher": {"HeartbeatPeriod": spec.dispatcher.heartbeat_period_ns},
-        "CAConfig": {"NodeCertExpiry": spec.node_cert_expiry_ns},
+        "CAConfig": {"NodeCertExpiry": spec.node_cert_expiry_ns, **given(ForceRotate=spec.force_rotate)},
         "TaskDefaults": {},
         "EncryptionConfig": {"AutoLockManagers": False},
     }
@@ -75,8 +88,8 @@ def cluster_info_to_json(cluster: Cluster) -> dict[str, Any]:
         "ID": cluster.id,
         **meta_to_json(cluster.meta),
         "Spec": cluster_spec_to_json(cluster.spec),
-        "TLSInfo": tls_info(cluster.root_ca.cert_pem),
-        "RootRotationInProgress": False,
+        "TLSInfo": tls_info(roots.trusted_pem(cluster), roots.signing_root(cluster).cert_pem),
+        "RootRotationInProgress": cluster.rotation is not None,
         "DefaultAddrPool": None,
         "SubnetSize": 0,
         "DataPathPort": 0,
@@ -89,14 +102,31 @@ def swarm_to_json(cluster: Cluster) -> dict[str, Any]:
     return {**cluster_info_to_json(cluster), "JoinTokens": tokens}
 
 
-@functools.lru_cache(maxsize=8)
-def tls_info(root_cert_pem: bytes) -> dict[str, str]:
-    """What clients compare to see whether a node trusts the cluster's root; shared, not to be changed."""
-    certificate = x509.load_pem_x509_certificate(root_cert_pem)
+def node_tls_info(cluster: Cluster, node: Node) -> dict[str, str]:
+    """What the node trusts and whose certificate it shows, as far as it is known."""
+    known = roots.known(cluster)
+    if node.tls is None:
+        # It was not seen since this is recorded. Where there never was another root, it can only be this one.
+        only = tuple(known.values())
+        return tls_info(only, only[0]) if len(only) == 1 else {}
+    trusted = tuple(pem for digest, pem in known.items() if digest in node.tls.roots)
+    return tls_info(trusted, known.get(node.tls.issuer, b""))
+
+
+@functools.lru_cache(maxsize=32)
+def tls_info(trusted: tuple[bytes, ...], issuer: bytes) -> dict[str, str]:
+    """What clients compare to see whether a node is up to date with the cluster's roots; shared, not to be changed.
+
+    ``issuer``: b"" when it is not known.
+    """
+    info = given(TrustRoot=roots.joined(trusted).decode())
+    if not issuer:
+        return info
+    certificate = x509.load_pem_x509_certificate(issuer)
     subject = certificate.subject.public_bytes()
     public_key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return {
-        "TrustRoot": root_cert_pem.decode(),
+        **info,
         "CertIssuerSubject": base64.b64encode(subject).decode(),
         "CertIssuerPublicKey": base64.b64encode(public_key).decode(),
     }

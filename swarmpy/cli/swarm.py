@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from swarmpy.cli.backup import swarm_backup, swarm_restore
 from swarmpy.cli.daemon import swarm
+from swarmpy.cli.swarm_ca import swarm_ca
 
 swarm.add_command(swarm_backup)
 swarm.add_command(swarm_restore)
+swarm.add_command(swarm_ca)
 
 __all__ = ["swarm"]

@@ -17,7 +17,7 @@ from swarmpy.model.specs import RaftConfig
 Json = dict[str, Any]
 
 
-def _duration(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> int | None:
+def duration(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> int | None:
     """Nanoseconds, given as ``500ms`` or ``1m30s``."""
     if value is None:
         return None
@@ -31,12 +31,12 @@ _OPTIONS = (
     click.option("--task-history-limit", type=int, metavar="N", help="Ended tasks kept for each slot  [default: 5]."),
     click.option(
         "--cert-expiry",
-        callback=_duration,
+        callback=duration,
         metavar="DURATION",
         help="How long nodes' certificates are valid  [default: 2160h].",
     ),
     click.option(
-        "--dispatcher-heartbeat", callback=_duration, metavar="DURATION", help="How often nodes report  [default: 1s]."
+        "--dispatcher-heartbeat", callback=duration, metavar="DURATION", help="How often nodes report  [default: 1s]."
     ),
     click.option(
         "--snapshot-interval",
@@ -46,13 +46,13 @@ _OPTIONS = (
     ),
     click.option(
         "--heartbeat-interval",
-        callback=_duration,
+        callback=duration,
         metavar="DURATION",
         help="How often the leader of the managers is heard  [default: 100ms].",
     ),
     click.option(
         "--election-timeout",
-        callback=_duration,
+        callback=duration,
         metavar="DURATION",
         help="Silence after which another manager takes over, at the earliest; at least five heartbeats "
         "[default: 500ms].",

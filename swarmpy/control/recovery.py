@@ -30,8 +30,10 @@ def next_incarnation(cluster: Cluster, now_ns: int) -> int:
     return max(cluster.incarnation + 1, now_ns // NS_PER_MS)
 
 
-def begun_anew(view: View, node_id: NodeId, manager: ManagerStatus, hostname: str, now_ns: int) -> tuple[Change, ...]:
-    """The changes that make ``node_id`` the only manager; a node that is not known (a new machine) is created.
+def begun_anew(
+    view: View, node_id: NodeId, manager: ManagerStatus, now_ns: int, *, new: Node | None = None
+) -> tuple[Change, ...]:
+    """The changes that make ``node_id`` the only manager; ``new`` is its node where the cluster has none of that id.
 
     Tasks are not touched: those of lost managers are replaced as on any node that is down, all others are taken to run
     until their nodes have had time to find the new leader.
@@ -45,9 +47,8 @@ def begun_anew(view: View, node_id: NodeId, manager: ManagerStatus, hostname: st
         if after != node:
             found.append(changes.update(_touched(after, now_ns)))
     if view.node(node_id) is None:
-        new = _leading(Node(id=node_id), manager)
-        new = attrs.evolve(new, description=attrs.evolve(new.description, hostname=hostname))
-        found.append(changes.create(_touched(new, now_ns, created=True)))
+        created = _leading(new or Node(id=node_id), manager)
+        found.append(changes.create(_touched(created, now_ns, created=True)))
     return tuple(found)
 
 

@@ -7,7 +7,7 @@ for three heartbeats is down. It never decides what should run where.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from typing import Any
 
 import attrs
@@ -15,9 +15,11 @@ import structlog
 
 from swarmpy.errors import FailedPrecondition, NodeRemoved, NotLeader, PermissionDenied, Unavailable
 from swarmpy.manager.assignments import StopGate, difference, is_routed, node_tasks
+from swarmpy.manager.certificates import role_wanted
 from swarmpy.manager.events import drain
 from swarmpy.manager.incarnations import superseded
 from swarmpy.manager.statuses import StatusBuffer
+from swarmpy.manager.trust import Orders, seen
 from swarmpy.model import codec
 from swarmpy.model.assignments import (
     AssignmentUpdate,
@@ -68,6 +70,8 @@ class Session:
         self.endpoints_applied = 0
         self.managers: tuple[ManagerAddress, ...] = ()
         self.role: Role | None = None
+        self.revoked: dict[str, int] = {}
+        self.orders: Orders | None = None
 
 
 class Dispatcher:
@@ -80,11 +84,14 @@ class Dispatcher:
         clock: Clock,
         random: Random,
         managers: Callable[[], tuple[ManagerAddress, ...]],
+        orders: Callable[[NodeId], Orders | None] = lambda _: None,
     ) -> None:
+        """``orders``: what a node is to be told about root CAs, when it is its turn."""
         self._store = store
         self._clock = clock
         self._random = random
         self._managers = managers
+        self._orders = orders
         self._sessions: dict[NodeId, Session] = {}
         self._deadlines: dict[NodeId, float] = {}
         self._table = EndpointTable()
@@ -99,7 +106,7 @@ class Dispatcher:
     async def run(self) -> None:
         """Serve until cancelled; then every session ends and agents look for the new leader."""
         try:
-            with self._store.watch({Kind.TASK, Kind.SERVICE, Kind.NODE}) as watch:
+            with self._store.watch() as watch:
                 self._begin()
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._follow(watch), name="dispatcher-follow")
@@ -113,15 +120,20 @@ class Dispatcher:
 
     def managers_changed(self) -> None:
         """The list of managers is another: tell every agent."""
-        for session in self._sessions.values():
-            session.wake.set()
+        self.wake(self._sessions)
+
+    def wake(self, node_ids: Iterable[NodeId]) -> None:
+        """There may be something to tell these nodes."""
+        for node_id in node_ids:
+            if (session := self._sessions.get(node_id)) is not None:
+                session.wake.set()
 
     # -- calls of agents ----------------------------------------------------------------------------------------------
 
     async def session(self, peer: Peer, payload: Any) -> AsyncGenerator[Any, None]:
         """``dispatcher.session``: a stream of :class:`SessionMessage`."""
         request = codec.from_plain(SessionRequest, payload)
-        session = await self._open(_node_of(peer), request)
+        session = await self._open(peer, request)
         try:
             while not session.closed:
                 session.wake.clear()
@@ -160,7 +172,9 @@ class Dispatcher:
             raise FailedPrecondition("this session has ended: open a new one")
         return session
 
-    async def _open(self, node_id: NodeId, request: SessionRequest) -> Session:
+    async def _open(self, peer: Peer, request: SessionRequest) -> Session:
+        node_id = _node_of(peer)
+
         def register(tx: Tx) -> None:
             if request.incarnation > tx.cluster().incarnation:
                 raise superseded()
@@ -170,8 +184,9 @@ class Dispatcher:
             status = NodeStatus(state=NodeState.READY, message=node.status.message, address=request.address)
             if node.status.state != NodeState.READY:
                 status = attrs.evolve(status, message="")
-            if (status, request.description) != (node.status, node.description):
-                tx.update(attrs.evolve(node, status=status, description=request.description))
+            tls = seen(tx.cluster(), node, peer, request.roots)
+            if (status, request.description, tls) != (node.status, node.description, node.tls):
+                tx.update(attrs.evolve(node, status=status, description=request.description, tls=tls))
 
         session = Session(encode_id(self._random.randbytes(16)), node_id)
         await self._store.update(register)
@@ -208,17 +223,23 @@ class Dispatcher:
             session.endpoints_sent = endpoints.version
         managers = self._managers()
         # A manager that is being demoted stays one until it has left the Raft group.
-        role = Role.MANAGER if node.manager is not None else node.spec.role
+        role, cluster = role_wanted(node), view.cluster()
+        orders = self._orders(session.node_id)
+        news = orders if orders != session.orders else None
         message = SessionMessage(
             session_id=session.id if first else "",
-            incarnation=view.cluster().incarnation if first else 0,
+            incarnation=cluster.incarnation if first else 0,
             heartbeat_period_ns=self._jittered_period_ns() if first else 0,
             managers=managers if managers != session.managers else None,
             role=role if role != session.role else None,
             assignments=assignments,
             endpoints=endpoints,
+            revoked=cluster.revoked if cluster.revoked != session.revoked else None,
+            roots=news.roots if news is not None else None,
+            issuer=news.issuer if news is not None else "",
         )
-        session.managers, session.role = managers, role
+        session.managers, session.role, session.revoked = managers, role, cluster.revoked
+        session.orders = orders
         return None if message == SessionMessage() else message
 
     def _begin(self) -> None:
@@ -241,9 +262,7 @@ class Dispatcher:
             events = drain(watch)
             if any(_touches_routing(event) for event in events):
                 self._table.replace(ingress_table(self._store.view()))
-            for node_id in sorted(self._affected(events)):
-                if (session := self._sessions.get(node_id)) is not None:
-                    session.wake.set()
+            self.wake(sorted(self._affected(events)))
             for session in self._sessions.values():
                 if session.endpoints_sent != self._table.version:
                     session.wake.set()
@@ -254,7 +273,7 @@ class Dispatcher:
         now = self._clock.monotonic()
         affected: set[NodeId] = set()
         for event in events:
-            if isinstance(event, Resync):
+            if isinstance(event, Resync) or event.kind == Kind.CLUSTER:
                 affected.update(self._sessions)
             elif event.kind == Kind.NODE:
                 affected.add(NodeId(event.id))

@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 
 from swarmpy.errors import DeadlineExceeded, NoQuorum, NotLeader, SwarmpyError
+from swarmpy.manager import certificates
 from swarmpy.manager.dispatcher import Dispatcher
 from swarmpy.manager.events import drain
 from swarmpy.manager.incarnations import METHOD as INCARNATION
@@ -24,8 +25,10 @@ from swarmpy.manager.membership import Membership
 from swarmpy.manager.raft_report import METHOD as RAFT_STATUS
 from swarmpy.manager.raft_report import RaftReporter, reachable
 from swarmpy.manager.reconcile import Reconciler
+from swarmpy.manager.rotation import RootRotator
 from swarmpy.manager.schema import METHOD as SCHEMA
 from swarmpy.manager.schema import SchemaRaiser, schema_read_here
+from swarmpy.manager.trust import Orders, RootGuard
 from swarmpy.manager.whereabouts import INTRODUCE, Whereabouts, join_payload
 from swarmpy.model.assignments import ManagerAddress
 from swarmpy.model.ids import ClusterId, NodeId, encode_id
@@ -40,10 +43,12 @@ from swarmpy.raft.messages import Member, Message
 from swarmpy.raft.status import RaftStatus
 from swarmpy.raft.storage import LogStorage
 from swarmpy.security import tokens
+from swarmpy.security.identity import NodeIdentity
 from swarmpy.store.memory import Store
 from swarmpy.store.view import View
 from swarmpy.wire.channels import ChannelPool, PeerSender
-from swarmpy.wire.router import MANAGERS, MEMBERS, Router
+from swarmpy.wire.checked import CheckedDialer
+from swarmpy.wire.router import MANAGERS, MEMBERS, Router, Standing
 
 log = structlog.get_logger(__name__)
 
@@ -74,7 +79,6 @@ class Manager:
         cluster_id: ClusterId,
         raft_id: int,
         address: str,
-        ca_pem: bytes,
         storage: LogStorage,
         dialer: Dialer,
         router: Router,
@@ -85,10 +89,12 @@ class Manager:
         known_managers: Callable[[], Iterable[str]] = tuple,
         manager_hints: Iterable[str] = (),
         on_superseded: Callable[[int, str], None] = lambda *_: None,
+        on_roots: Callable[[tuple[bytes, ...]], None] = lambda _: None,
+        on_orders: Callable[[Orders], None] = lambda _: None,
     ) -> None:
         """``known_managers``: all addresses of managers that this node has heard of; ``manager_hints``: those that an
         operator gave, because the others have moved. ``on_superseded`` is called with the later incarnation, and where
-        it is managed, when this one's is past.
+        it is managed, when this one's is past. ``on_roots`` and ``on_orders``: see :class:`RootGuard`.
         """
         self.node_id = node_id
         self.cluster_id = cluster_id
@@ -97,9 +103,12 @@ class Manager:
         self._clock = clock
         self._random = random
         self._router = router
-        self._dialer = dialer
-        self._pool = ChannelPool(dialer)
-        self._sender = PeerSender(dialer, random, on_unreachable=self._on_unreachable)
+        router.standing = self._standing
+        # One that is a manager no more may still listen as one: what managers tell each other is not for it.
+        self._dialer = CheckedDialer(dialer, router.check_peer)
+        self._pool = ChannelPool(self._dialer)
+        self._sender = PeerSender(self._dialer, random, on_unreachable=self._on_unreachable)
+        self._caller = PeerSender(dialer, random, on_unreachable=lambda _: None)
         self.store = Store(clock)
         self.raft = RaftDriver(
             raft_id=raft_id,
@@ -113,7 +122,7 @@ class Manager:
         self._whereabouts = Whereabouts(
             me=Member(raft_id=raft_id, node_id=node_id, address=address),
             raft=self.raft,
-            dialer=dialer,
+            dialer=self._dialer,
             random=random,
             known=known_managers,
             hints=tuple(manager_hints),
@@ -127,14 +136,15 @@ class Manager:
             raft=self.raft,
             clock=clock,
             random=random,
-            send=self._sender.send,
+            send=self._caller.send,
             on_superseded=on_superseded,
         )
+        self.root_guard = RootGuard(self.store, barrier=self.read_barrier, on_roots=on_roots, on_orders=on_orders)
+        router.guard = self.root_guard.check
         self._registrar = Registrar(
             store=self.store,
             clock=clock,
             random=random,
-            ca_pem=ca_pem,
             managers=self.managers,
             require_leader=self.require_leader,
         )
@@ -158,7 +168,9 @@ class Manager:
         router.call(RAFT_STATUS, self._on_leader(self._reporter.on_asked), MANAGERS)
         router.call("ca.root", self._registrar.root, None)
         router.call("ca.join", self._registrar.join, None)
-        router.call("ca.renew", self._registrar.renew, MEMBERS)
+        router.call("ca.rejoin", self._registrar.rejoin, None)
+        router.call("ca.renew", self._registrar.renew, MEMBERS, even_revoked=True)
+        router.call("ca.confirm", self._registrar.confirm, MEMBERS)
         router.stream("dispatcher.session", self._session, MEMBERS)
         router.call("dispatcher.heartbeat", lambda peer, p: self._leading_dispatcher().heartbeat(peer, p), MEMBERS)
         router.call("dispatcher.report", lambda peer, p: self._leading_dispatcher().report(peer, p), MEMBERS)
@@ -255,10 +267,12 @@ class Manager:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._sender.run(), name="raft-sender")
+                group.create_task(self._caller.run(), name="incarnation-caller")
                 group.create_task(self.raft.run(), name="raft")
                 group.create_task(self._lead(), name="manager-lead")
                 group.create_task(self._follow_timing(), name="manager-timing")
                 group.create_task(self._whereabouts.run(), name="manager-whereabouts")
+                group.create_task(self.root_guard.run(), name="manager-roots")
         finally:
             await self._pool.close()
 
@@ -296,10 +310,15 @@ class Manager:
         """True when this manager has a vote, as far as it knows."""
         return self._has_vote()
 
-    def is_removed(self, node_id: NodeId) -> bool:
-        """True for a node that was removed from the cluster: its certificate counts for nothing any more."""
-        cluster = self.store.cluster
-        return cluster is not None and node_id in cluster.removed_nodes
+    def extended(self, identity: NodeIdentity) -> NodeIdentity | None:
+        """The certificate of this manager, which has expired, made valid again with the CA's key in its own state.
+
+        None when it is no manager by that state.
+        """
+        return certificates.extended(self.store.view(), identity, self._raft_id, self._clock.time_ns())
+
+    def _standing(self, peer: Peer) -> Standing:
+        return certificates.standing(self.store.cluster, peer)
 
     def reachable_managers(self) -> dict[str, bool | None]:
         """See :func:`~swarmpy.manager.raft_report.reachable`."""
@@ -354,8 +373,17 @@ class Manager:
     async def _office(self) -> None:
         try:
             # The first leader has no cluster object before ``swarm init`` has written it.
-            await self._wait_cluster()
-            dispatcher = Dispatcher(store=self.store, clock=self._clock, random=self._random, managers=self.managers)
+            await self.wait_cluster()
+            rotator = RootRotator(
+                store=self.store, clock=self._clock, random=self._random, managers=self.reachable_managers
+            )
+            dispatcher = Dispatcher(
+                store=self.store,
+                clock=self._clock,
+                random=self._random,
+                managers=self.managers,
+                orders=rotator.orders,
+            )
             self._dispatcher = dispatcher
             reconciler = Reconciler(store=self.store, clock=self._clock, random=self._random)
             async with asyncio.TaskGroup() as group:
@@ -364,10 +392,12 @@ class Manager:
                 group.create_task(self._membership.run(), name="membership")
                 group.create_task(self._schema.run(), name="schema")
                 group.create_task(self._incarnations.run(), name="incarnations")
+                group.create_task(rotator.run(dispatcher.wake), name="root-rotation")
         finally:
             self._status_changed.set()
 
-    async def _wait_cluster(self) -> None:
+    async def wait_cluster(self) -> None:
+        """Return when this manager has any state of the cluster."""
         with self.store.watch({Kind.CLUSTER}) as watch:
             while self.store.cluster is None:
                 await watch.wait()

@@ -14,6 +14,7 @@ import attrs
 import structlog
 
 from swarmpy.errors import FailedPrecondition, NotFound, NotLeader, SwarmpyError, Unavailable
+from swarmpy.manager import certificates
 from swarmpy.manager.events import drain
 from swarmpy.manager.incarnations import check_incarnation
 from swarmpy.manager.schema import schema_of
@@ -85,16 +86,8 @@ class Membership:
         if node is None:
             raise NotFound(f"node {peer.node_id} is not a member of this cluster (any more)")
         if node.manager is not None:
-            await self._remove(node)
-
-        def mark(tx: Tx) -> None:
-            current = tx.node(node.id)
-            if current is not None:
-                status = attrs.evolve(current.status, state=NodeState.DOWN, message="left the cluster")
-                spec = attrs.evolve(current.spec, role=Role.WORKER)
-                tx.update(attrs.evolve(current, status=status, spec=spec))
-
-        await self._store.update(mark)
+            await self._take_out(node)
+        await self._store.update(lambda tx: _leave(tx, node.id))
         log.info("node_left", node=node.id)
         return None
 
@@ -158,6 +151,12 @@ class Membership:
         return CATCH_UP_POLL_S if self._raft.status().conf.learners else None
 
     async def _remove(self, node: Node) -> None:
+        await self._take_out(node)
+        await self._store.update(lambda tx: _demote(tx, node.id))
+        log.info("manager_removed", node=node.id)
+
+    async def _take_out(self, node: Node) -> None:
+        """Remove the node's members from the group."""
         status = self._raft.status()
         if [m.node_id for m in status.conf.voters] == [node.id]:
             raise FailedPrecondition("attempting to demote the last manager of the swarm")
@@ -171,14 +170,6 @@ class Membership:
             async with self._changing:
                 await self._change(ConfChangeKind.REMOVE, member)
 
-        def forget(tx: Tx) -> None:
-            current = tx.node(node.id)
-            if current is not None and current.manager is not None:
-                tx.update(attrs.evolve(current, manager=None, role=Role.WORKER))
-
-        await self._store.update(forget)
-        log.info("manager_removed", node=node.id)
-
     async def _change(self, kind: ConfChangeKind, member: Member) -> None:
         await self._raft.propose_conf_change(ConfChange(kind=kind, member=member), timeout=CONF_CHANGE_TIMEOUT_S)
 
@@ -186,6 +177,25 @@ class Membership:
 def _leaving(view: View) -> list[Node]:
     """Managers that are to become workers."""
     return [node for node in view.nodes() if node.manager is not None and node.spec.role is Role.WORKER]
+
+
+def _demote(tx: Tx, node_id: NodeId) -> None:
+    """The node is a worker from now on, and its managers' certificates open nothing any more."""
+    node = tx.node(node_id)
+    if node is not None and node.manager is not None:
+        tx.update(attrs.evolve(node, manager=None, role=Role.WORKER))
+        certificates.revoke_manager(tx, node)
+
+
+def _leave(tx: Tx, node_id: NodeId) -> None:
+    """The same for a node that goes; all at once, as it has no say any more when it has been demoted."""
+    _demote(tx, node_id)
+    node = tx.node(node_id)
+    if node is not None:
+        if node.spec.role is Role.MANAGER:
+            certificates.revoke_manager(tx, node)
+        status = attrs.evolve(node.status, state=NodeState.DOWN, message="left the cluster")
+        tx.update(attrs.evolve(node, status=status, spec=attrs.evolve(node.spec, role=Role.WORKER)))
 
 
 def _record(tx: Tx, member: Member) -> None:

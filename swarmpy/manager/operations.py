@@ -17,19 +17,19 @@ import attrs
 from swarmpy.control.allocator import allocate_ports
 from swarmpy.control.validate import validate_node_spec, validate_service_spec, validate_service_update
 from swarmpy.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, VersionConflict
+from swarmpy.manager import certificates
+from swarmpy.manager.rotation import RootRequest, with_root
 from swarmpy.model.ids import ServiceId
-from swarmpy.model.objects import Cluster, JoinTokens, Node, Service, Task, UpdateStatus
+from swarmpy.model.objects import JoinTokens, Node, Service, Task, UpdateStatus
 from swarmpy.model.requests import RequestId
 from swarmpy.model.specs import ClusterSpec, NodeSpec, ServiceSpec
 from swarmpy.model.states import NodeState, Role, UpdateState
+from swarmpy.security.ca import check_expiry
 from swarmpy.store.memory import Store
 from swarmpy.store.transaction import Tx
 from swarmpy.store.view import View
 
 T = TypeVar("T", Service, Node, Task)
-
-MIN_CERT_EXPIRY_NS = 30 * 60 * 1_000_000_000
-"""Shorter lives leave too little time to renew."""
 
 # -- finding --------------------------------------------------------------------------------------------------------
 
@@ -184,6 +184,9 @@ async def update_node(
                 raise FailedPrecondition("attempting to demote the last manager of the swarm")
             if check_demotion is not None:
                 check_demotion(tx, node)
+            if node.manager is None:
+                # It was promoted and is no manager yet, but may have the certificate of one.
+                certificates.revoke_manager(tx, node)
         tx.update(attrs.evolve(node, spec=spec))
 
     await store.update(update, request=request)
@@ -213,17 +216,9 @@ async def remove_node(store: Store, reference: str, *, force: bool, request: Req
             )
         if node.status.state is not NodeState.DOWN and not force:
             raise FailedPrecondition(f"node {node.id} is not down and can't be removed")
-        tx.delete(node)
-        tx.update(_without_certificate(tx.cluster(), node, tx.now_ns))
+        certificates.remove(tx, node)
 
     await store.update(remove, request=request)
-
-
-def _without_certificate(cluster: Cluster, node: Node, now_ns: int) -> Cluster:
-    """The cluster with the node's id refused for as long as any certificate of it can be valid."""
-    removed = {node_id: until for node_id, until in cluster.removed_nodes.items() if until > now_ns}
-    removed[node.id] = now_ns + cluster.spec.node_cert_expiry_ns
-    return attrs.evolve(cluster, removed_nodes=removed)
 
 
 # -- the cluster ----------------------------------------------------------------------------------------------------
@@ -237,12 +232,14 @@ async def update_cluster(
     new_join_token: Callable[[str], str],
     rotate_worker_token: bool = False,
     rotate_manager_token: bool = False,
+    root: RootRequest | None = None,
     request: RequestId | None = None,
 ) -> None:
-    """Change the cluster's spec and, if asked for, make join tokens that were given away useless.
+    """Change the cluster's spec and, if asked for, make join tokens useless that were given away; begin a change of the
+    root CA.
 
     ``change`` makes the new spec from the current one; ``new_join_token`` makes a token for a root CA's digest.
-    Raises VersionConflict, InvalidArgument.
+    Raises VersionConflict, InvalidArgument, and FailedPrecondition as :func:`~swarmpy.manager.rotation.with_root`.
     """
 
     def update(tx: Tx) -> None:
@@ -250,13 +247,13 @@ async def update_cluster(
         if cluster.meta.version != version:
             raise VersionConflict
         spec = change(cluster.spec)
-        if spec.node_cert_expiry_ns < MIN_CERT_EXPIRY_NS:
-            raise InvalidArgument("CAConfig.NodeCertExpiry: certificates must be valid for 30 minutes at least")
+        check_expiry(spec.node_cert_expiry_ns)
         digest, tokens = cluster.root_ca.cert_digest, cluster.join_tokens
         tokens = JoinTokens(
             worker=new_join_token(digest) if rotate_worker_token else tokens.worker,
             manager=new_join_token(digest) if rotate_manager_token else tokens.manager,
         )
-        tx.update(attrs.evolve(cluster, spec=spec, join_tokens=tokens))
+        changed = attrs.evolve(cluster, spec=spec, join_tokens=tokens)
+        tx.update(changed if root is None else with_root(changed, root, tx.now_ns))
 
     await store.update(update, request=request)

@@ -73,6 +73,8 @@ class SessionRequest:
     """The address other nodes reach this node at, without a port."""
     incarnation: int = 0
     """Of the cluster, the latest that the node has seen: a leader of an earlier one has to refuse it."""
+    roots: tuple[str, ...] | None = None
+    """The digests of the root CAs that it trusts; None of a node of a version that does not tell."""
 
 
 @attrs.frozen(kw_only=True)
@@ -88,6 +90,12 @@ class SessionMessage:
     """The role this node should have; when it differs from the certificate's, the node renews its certificate."""
     assignments: AssignmentUpdate | None = None
     endpoints: EndpointUpdate | None = None
+    revoked: dict[str, int] | None = None
+    """Which certificates are no manager's any more, though they say so (``Cluster.revoked``)."""
+    roots: tuple[bytes, ...] | None = None
+    """The root CAs (PEM) that this node is to trust."""
+    issuer: str = ""
+    """The digest of the one that its certificate is to be of; when it is of another, the node renews it."""
 
 
 @attrs.frozen(kw_only=True)

@@ -22,6 +22,7 @@ from swarmpy.model.schema import (
     FIRST_VERSION,
     GATE_VERSION,
     REQUESTS_VERSION,
+    ROOTS_VERSION,
     SCHEMA_VERSION,
 )
 
@@ -31,6 +32,7 @@ __all__ = [
     "FIRST_VERSION",
     "GATE_VERSION",
     "REQUESTS_VERSION",
+    "ROOTS_VERSION",
     "SCHEMA_VERSION",
     "to_plain",
     "from_plain",

@@ -90,11 +90,26 @@ class Certificate:
     """The certificate that a node was given last."""
 
     serial: str
-    """In hexadecimal, lower case."""
+    """In hexadecimal, lower case. It holds the certificate's number (``security.serials``)."""
     role: Role
     issuer: str
     """The digest of the root CA that signed it."""
     not_after_ns: int
+    """When this one and all that the node was given before have ended."""
+    fingerprint: str = ""
+    """SHA-256 of the whole of it, in hexadecimal; "" of one that was recorded before fingerprints were."""
+
+
+@attrs.frozen(kw_only=True)
+class NodeTLS:
+    """What a node was last seen to show and to trust."""
+
+    certificate: str
+    """The fingerprint of the certificate that it showed."""
+    issuer: str
+    """The digest of the root CA that signed it; "" where that is not known any more."""
+    roots: tuple[str, ...] = ()
+    """The digests of the root CAs that it said it trusts."""
 
 
 @attrs.frozen(kw_only=True)
@@ -112,6 +127,8 @@ class Node:
     """Set while it is a member of the Raft group."""
     certificate: Certificate | None = None
     """None of a node whose certificate was issued before certificates were recorded."""
+    tls: NodeTLS | None = None
+    """None of a node that was not seen since this is recorded."""
 
 
 # -- services -------------------------------------------------------------------------------------------------------
@@ -277,8 +294,8 @@ class Cluster:
     clusters with one identity the later incarnation counts. Milliseconds since the Unix epoch, so that two that were
     begun from the same state differ."""
     revoked: dict[str, int] = attrs.Factory(dict)
-    """Serial numbers (hexadecimal) of certificates that are no longer accepted, and until when they would be valid
-    (ns)."""
+    """Node ids, and the number of the last of their managers' certificates that is no longer accepted as such; nor are
+    those before it."""
     rotation: RootRotation | None = None
     former_roots: tuple[FormerRoot, ...] = ()
 

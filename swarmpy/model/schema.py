@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """The newest that can be read."""
 FIRST_VERSION = 1
 REQUESTS_VERSION = 2
@@ -11,5 +11,8 @@ GATE_VERSION = 3
 """Of an entry or a snapshot with the version that the cluster writes: who ignores it would lose it."""
 CERTIFICATES_VERSION = 4
 """Of an entry or a snapshot that knows nodes' certificates one by one, or more than one root CA."""
+ROOTS_VERSION = 5
+"""Of an entry or a snapshot that knows what each node shows and trusts, and how often the root CA was changed: who
+ignores it would end a change of the root too early, or take a certificate that was never issued."""
 BASE_VERSION = REQUESTS_VERSION
 """What every manager reads that does not tell what it reads: it may be written without asking."""

@@ -295,3 +295,5 @@ class ClusterSpec:
     raft: RaftConfig = attrs.Factory(RaftConfig)
     dispatcher: DispatcherConfig = attrs.Factory(DispatcherConfig)
     node_cert_expiry_ns: int = 90 * 24 * 3600 * 1_000_000_000
+    force_rotate: int = 0
+    """Another number than before asks for a new root CA."""

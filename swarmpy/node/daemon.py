@@ -139,13 +139,6 @@ class Node(NodeFacts):
     async def _resume(self, state: NodeState, identity: NodeIdentity) -> None:
         asked = self._config.runtime
         kind = state.runtime if asked in (None, "auto") else asked
-        if identity.is_expired(self._clock.time_ns()):
-            log.error(
-                "certificate_expired",
-                node=state.node_id,
-                consequence="the other nodes refuse this one",
-                remedy="swarm leave --force, then join again",
-            )
         # A node whose engine is not there yet, or no more, is a member all the same; a manager may be needed.
         state = await asyncio.to_thread(where_now, self._data, self._config, state)
         runtime = await self._runtime(state.node_id, state.advertise_address, kind, may_be_away=True)
@@ -283,7 +276,10 @@ class Node(NodeFacts):
             return state.node_id
 
     async def join(self, request: JoinRequest) -> None:
-        """Join a cluster."""
+        """Join a cluster; or, as a node of it whose certificate has expired, come back."""
+        if self.may_rejoin:
+            await self._rejoin(request)
+            return
         async with self._change():
             remote = [addresses.join(*addresses.parse(a, what="manager address")) for a in request.remote_addrs]
             listen, advertise = await asyncio.to_thread(
@@ -308,6 +304,17 @@ class Node(NodeFacts):
             runtime = await self._runtime(identity.node_id, advertise, probe.name)
             await self._enter(state, identity, self._new_member(state, identity, runtime), is_founding=False)
             log.info("cluster_joined", cluster=state.cluster_id, node=state.node_id, role=identity.role.value)
+
+    async def _rejoin(self, request: JoinRequest) -> None:
+        async with self._changing:
+            member = self._member
+            if member is None:
+                raise NotInCluster("this node has left the swarm meanwhile: join again")
+            remote = [addresses.join(*addresses.parse(a, what="manager address")) for a in request.remote_addrs]
+            await member.rejoin(remote, request.join_token)
+            await member.wait_session()
+            state = member.state
+            log.info("cluster_rejoined", cluster=state.cluster_id, node=state.node_id, role=member.role.value)
 
     async def leave(self, *, force: bool) -> None:
         """Leave the cluster, and forget it."""

@@ -35,7 +35,9 @@ class NodeFacts:
     @property
     def error(self) -> str:
         """Why the state is ``error``."""
-        return self._error or (self._member.agent.removal if self._member else "")
+        if self._error or self._member is None:
+            return self._error
+        return self._member.agent.removal or self._member.certificate.error
 
     @property
     def node_id(self) -> str:
@@ -81,7 +83,12 @@ class NodeFacts:
         if self._member is None:
             return ()
         own = self.manager.problems() if self.manager is not None else ()
-        return (*own, *self._member.agent.problems())
+        return (*self._member.certificate.problems(), *own, *self._member.agent.problems())
+
+    @property
+    def may_rejoin(self) -> bool:
+        """True when joining means to be let in again as the node that it is: it is shut out for its certificate."""
+        return self._member is not None and self._member.certificate.needs_help
 
     def task_states(self) -> tuple[TaskState, ...]:
         """The observed states of the tasks on this node."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import attrs
 
+from swarmpy.manager.certificates import described
 from swarmpy.model import codec
 from swarmpy.model.ids import ClusterId, NodeId, encode_id
 from swarmpy.model.objects import Cluster, ManagerStatus, Node, NodeDescription, NodeStatus
@@ -44,6 +45,7 @@ def found(
         node_id=node_id,
         role=Role.MANAGER,
         cluster_id=cluster_id,
+        number=1,
         expiry_ns=spec.node_cert_expiry_ns,
         now_ns=now_ns,
     )
@@ -58,5 +60,6 @@ def found(
         description=NodeDescription(hostname=hostname),
         status=NodeStatus(state=NodeState.UNKNOWN),
         manager=ManagerStatus(raft_id=raft_id, address=address),
+        certificate=described(cert_pem, root),
     )
     return Founding(cluster=cluster, node=node, identity=identity)

@@ -1,4 +1,4 @@
-"""The joiner's side of becoming a node.
+"""The joiner's side of becoming a node, and of coming back as one.
 
 Nothing secret leaves this machine before the other end has shown the root certificate that the token names: the token
 itself is sent only over a connection verified against that certificate.
@@ -10,13 +10,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from swarmpy.errors import BadCertificate, ConnectionFailed, NotLeader, ProtocolViolation, SwarmpyError, UserError
-from swarmpy.manager.joining import Certified, JoinCall
+from swarmpy.manager.joining import Certified, JoinCall, RejoinCall
 from swarmpy.model import codec
 from swarmpy.model.states import Availability
 from swarmpy.ports import Dialer
 from swarmpy.security import tokens
-from swarmpy.security.ca import check_ca_digest
-from swarmpy.security.identity import NodeIdentity, new_key_and_csr
+from swarmpy.security.ca import ca_digest, check_ca_digest
+from swarmpy.security.identity import NodeIdentity, csr_for, new_key_and_csr
+from swarmpy.security.possession import sign_request
+from swarmpy.security.roots import joined
 from swarmpy.security.tls import joiner_context, unverified_context
 from swarmpy.wire.rpc import RpcDialer
 
@@ -32,12 +34,23 @@ async def fetch_identity(
     Raises InvalidArgument for a malformed token, BadCertificate when the manager is of another cluster,
     PermissionDenied when the token is not valid (any more), ConnectionFailed when nobody answers.
     """
+    key_pem, csr_pem = new_key_and_csr()
+    call = JoinCall(
+        token=token, csr_pem=csr_pem, hostname=hostname, availability=availability, schema=codec.SCHEMA_VERSION
+    )
+    return await _through_any(addresses, token, "ca.join", codec.to_plain(call), key_pem)
+
+
+async def _through_any(
+    addresses: Sequence[str], token: str, method: str, payload: Any, key_pem: bytes
+) -> tuple[NodeIdentity, Certified]:
     digest = tokens.parse_token(token).ca_digest
     failures: list[str] = []
     for address in addresses:
         try:
             ca_pem = await _fetch_root(address, digest)
-            return await _fetch_certificate(address, ca_pem, token, hostname, availability)
+            certified = await _fetch_certificate(address, ca_pem, method, payload)
+            return _identity(certified, key_pem, ca_pem), certified
         except (BadCertificate, UserError):
             raise
         except SwarmpyError as error:
@@ -48,11 +61,37 @@ async def fetch_identity(
     )
 
 
-async def renew_identity(call: Callable[[str, Any], Awaitable[Any]], identity: NodeIdentity) -> NodeIdentity:
-    """A new certificate for this node, with the role the cluster wants it to have now. ``call`` asks the leader."""
-    key_pem, csr_pem = new_key_and_csr()
-    certified = codec.from_plain(Certified, await call("ca.renew", {"csr_pem": csr_pem}))
-    return NodeIdentity.from_pem(cert_pem=certified.cert_pem, key_pem=key_pem, ca_pem=identity.ca_pem)
+async def renew_identity(
+    call: Callable[[str, Any], Awaitable[Any]], identity: NodeIdentity, key_pem: bytes
+) -> NodeIdentity:
+    """A new certificate for this node and ``key_pem``, with the role the cluster wants it to have now.
+
+    ``call`` asks the leader.
+    """
+    payload = {"csr_pem": csr_for(key_pem), "schema": codec.SCHEMA_VERSION}
+    certified = codec.from_plain(Certified, await call("ca.renew", payload))
+    return _same_node(_identity(certified, key_pem, identity.ca_pem), identity)
+
+
+async def rejoin_identity(
+    addresses: Sequence[str], token: str, identity: NodeIdentity, key_pem: bytes, incarnation: int
+) -> tuple[NodeIdentity, Certified]:
+    """As :func:`fetch_identity`, a new certificate for ``key_pem``, for a node whose own one is not taken any more.
+
+    It is shown all the same, with proof that its key is here. Raises also NodeRemoved, CertificateRevoked and
+    FailedPrecondition, see ``Registrar.rejoin``.
+    """
+    csr_pem = csr_for(key_pem)
+    call = RejoinCall(
+        token=token,
+        csr_pem=csr_pem,
+        cert_pem=identity.cert_pem,
+        proof=sign_request(identity.key_pem, csr_pem),
+        schema=codec.SCHEMA_VERSION,
+        incarnation=incarnation,
+    )
+    again, certified = await _through_any(addresses, token, "ca.rejoin", codec.to_plain(call), key_pem)
+    return _same_node(again, identity), certified
 
 
 async def _fetch_root(address: str, digest: str) -> bytes:
@@ -64,31 +103,46 @@ async def _fetch_root(address: str, digest: str) -> bytes:
     ca_pem = answer.get("cert_pem") if isinstance(answer, dict) else None
     if not isinstance(ca_pem, bytes):
         raise ProtocolViolation(f"{address} did not send its root certificate")
+    more = answer.get("roots")
+    # The one that the token names, and no other: who is on the other end is not known yet.
+    for pem in more if isinstance(more, list) else ():
+        if isinstance(pem, bytes) and ca_digest(pem) == digest:
+            return pem
     check_ca_digest(ca_pem, digest)
     return ca_pem
 
 
-async def _fetch_certificate(
-    address: str, ca_pem: bytes, token: str, hostname: str, availability: Availability
-) -> tuple[NodeIdentity, Certified]:
-    key_pem, csr_pem = new_key_and_csr()
-    call = JoinCall(
-        token=token, csr_pem=csr_pem, hostname=hostname, availability=availability, schema=codec.SCHEMA_VERSION
-    )
+async def _fetch_certificate(address: str, ca_pem: bytes, method: str, payload: Any) -> Certified:
     dialer = RpcDialer(joiner_context(ca_pem))
     try:
-        answer = await _call(dialer, address, codec.to_plain(call))
+        answer = await _call(dialer, address, method, payload)
     except NotLeader as error:
         if not error.leader:
             raise
-        answer = await _call(dialer, error.leader, codec.to_plain(call))
-    certified = codec.from_plain(Certified, answer)
-    return NodeIdentity.from_pem(cert_pem=certified.cert_pem, key_pem=key_pem, ca_pem=ca_pem), certified
+        answer = await _call(dialer, error.leader, method, payload)
+    return codec.from_plain(Certified, answer)
 
 
-async def _call(dialer: Dialer, address: str, payload: Any) -> Any:
+async def _call(dialer: Dialer, address: str, method: str, payload: Any) -> Any:
     channel = await dialer.dial(address, timeout=DIAL_TIMEOUT_S)
     try:
-        return await channel.call("ca.join", payload, timeout=CALL_TIMEOUT_S)
+        return await channel.call(method, payload, timeout=CALL_TIMEOUT_S)
     finally:
         await channel.close()
+
+
+def _identity(certified: Certified, key_pem: bytes, known_ca_pem: bytes) -> NodeIdentity:
+    # Managers of an older version know of one root only, and do not tell it.
+    ca_pem = joined(certified.roots) or known_ca_pem
+    return NodeIdentity.from_pem(
+        cert_pem=certified.cert_pem, key_pem=key_pem, ca_pem=ca_pem, chain_pem=joined(certified.chain)
+    )
+
+
+def _same_node(new: NodeIdentity, old: NodeIdentity) -> NodeIdentity:
+    if (new.node_id, new.cluster_id) != (old.node_id, old.cluster_id):
+        raise ProtocolViolation(
+            f"node {old.node_id} of cluster {old.cluster_id} asked for a certificate and was given that of node "
+            f"{new.node_id} of cluster {new.cluster_id}"
+        )
+    return new

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
@@ -19,22 +19,23 @@ from swarmpy.agent.local_database import LocalDatabase
 from swarmpy.errors import SwarmpyError
 from swarmpy.manager.leader_calls import LeaderCalls
 from swarmpy.manager.manager import Manager
-from swarmpy.model.ids import NodeId
 from swarmpy.model.states import Role
 from swarmpy.network.mesh import UserspaceMesh
 from swarmpy.node import addresses
+from swarmpy.node.certificate import CertificateKeeper
 from swarmpy.node.datadir import DataDir, NodeState
 from swarmpy.node.founding import Founding
 from swarmpy.node.garbage import keep_collections_short
-from swarmpy.node.joining import renew_identity
 from swarmpy.node.renewal import renew
-from swarmpy.ports import Clock, Random, Runtime
+from swarmpy.node.roots import RootKeeper
+from swarmpy.ports import Clock, Peer, Random, Runtime
 from swarmpy.raft.messages import Member as RaftMember
 from swarmpy.raft.messages import Snapshot
 from swarmpy.raft.status import RaftStatus
 from swarmpy.raft.storage import bootstrap, bootstrap_from
-from swarmpy.security.identity import NodeIdentity, save_identity
+from swarmpy.security.identity import NodeIdentity
 from swarmpy.security.tls import Credentials
+from swarmpy.wire.checked import CheckedDialer
 from swarmpy.wire.log import SqliteLog
 from swarmpy.wire.log_files import snapshot_time
 from swarmpy.wire.router import Router
@@ -49,8 +50,6 @@ SESSION_TIMEOUT_S = 10.0
 WITHDRAW_TIMEOUT_S = 3.0
 HAND_OVER_TIMEOUT_S = 2.0
 RETIRE_TIMEOUT_S = 20.0
-RENEW_RETRY_FIRST_S = 5.0
-RENEW_RETRY_MOST_S = 3600.0
 ROLE_RETRY_S = 1.0
 RAFT_ID_BITS = 62
 
@@ -88,6 +87,8 @@ class Member:
         self._founding = founding
         self._first_snapshot = first_snapshot
         self._role_news = asyncio.Event()
+        self._revoked = ""
+        """The serial number of the last certificate that a manager has refused as revoked."""
         self._later: asyncio.Queue[tuple[int, str]] = asyncio.Queue()
         """Later incarnations of the cluster that this node has heard of, and where a manager of it is."""
         self._halves = asyncio.Lock()
@@ -96,15 +97,33 @@ class Member:
         self._entering: tuple[Manager, asyncio.Task[None]] | None = None
         """The manager half that enters the group, or did last."""
         self._manager_task: asyncio.Task[None] | None = None
-        self._dialer = RpcDialer(self._credentials.client_context, identity.cluster_id)
+        self._dialer = RpcDialer(self._credentials.client_context, identity.cluster_id, guard=self._check_peer)
+        to_managers = CheckedDialer(self._dialer, self._check_manager)
         listen_host, self._listen_port = addresses.parse(state.listen_address, what="listen address")
         self._listen_host = listen_host
         self.address = addresses.parse(state.advertise_address, what="advertise address")[0]
+        self.certificate = CertificateKeeper(
+            data_dir=data.path,
+            credentials=self._credentials,
+            ask_leader=self._ask_for_certificate,
+            manager=lambda: self.manager,
+            on_role_change=self._role_news.set,
+            clock=clock,
+            random=random,
+        )
+        self._roots = RootKeeper(
+            credentials=self._credentials,
+            renew=self.certificate.renew,
+            trust=self.certificate.trust,
+            confirm=lambda roots: self._ask_for_certificate("ca.confirm", {"roots": roots}),
+            random=random,
+        )
+        self.certificate.on_change = self._roots.changed
         self.agent = Agent(
             node_id=state.node_id,
             address=self.address,
             role=identity.role,
-            dialer=self._dialer,
+            dialer=to_managers,
             runtime=runtime,
             data_plane=UserspaceMesh(listen_host, random),
             local=LocalDatabase(data.agent / "state.db"),
@@ -113,8 +132,15 @@ class Member:
             seeds=self._seeds,
             on_role_change=lambda _role: self._role_news.set(),
             on_later_incarnation=lambda *later: self._later.put_nowait(later),
+            on_revoked=self._on_revoked,
+            roots=lambda: self._credentials.identity.roots,
+            on_roots=self._roots.told,
+            more_problems=lambda: (self._roots.problem,) if self._roots.problem else (),
         )
-        self._leader = LeaderCalls(self._dialer, random, self._known_managers)
+        self._leader = LeaderCalls(to_managers, random, self._known_managers)
+
+    def _check_manager(self, peer: Peer) -> None:
+        self.agent.check_manager(peer)
 
     @property
     def role(self) -> Role:
@@ -144,16 +170,18 @@ class Member:
                 # Only once: should this node be demoted and promoted later, it enters the group of the others.
                 self._founding = None
             group.create_task(self.agent.run(), name="agent")
-            group.create_task(self._keep_certificate(), name="certificate")
+            group.create_task(self.certificate.run(), name="certificate")
+            group.create_task(self._roots.run(), name="roots")
             group.create_task(keep_collections_short(self._written), name="garbage")
             group.create_task(self._follow_role(group), name="role")
             group.create_task(self._follow_incarnation(), name="incarnation")
             if manager is not None:
                 await self._enter_group(manager)
-            await self._wait_session()
+            await self.wait_session()
             self.ready.set()
 
-    async def _wait_session(self) -> None:
+    async def wait_session(self) -> None:
+        """Return when this node has its first session with a leader, or after SESSION_TIMEOUT_S."""
         # A node that has joined should get its share of the very next service. An engine that is away holds the
         # session up, but must not undo the joining.
         try:
@@ -195,7 +223,7 @@ class Member:
     # -- the manager half ---------------------------------------------------------------------------------------------
 
     async def _start_manager(self, group: asyncio.TaskGroup) -> Manager:
-        router = Router(is_blocked=self._is_removed)
+        router = Router()
         await asyncio.to_thread(self._data.claim_raft, self.state)
         storage = SqliteLog(self._data.raft)
         if self._founding is not None:
@@ -211,7 +239,6 @@ class Member:
             cluster_id=self.state.cluster_id,
             raft_id=self.state.raft_id,
             address=self.state.advertise_address,
-            ca_pem=self._credentials.identity.ca_pem,
             storage=storage,
             dialer=self._dialer,
             router=router,
@@ -222,6 +249,8 @@ class Member:
             known_managers=lambda: [*self.agent.known_managers(), *self._seeds()],
             manager_hints=self._hints,
             on_superseded=lambda *later: self._later.put_nowait(later),
+            on_roots=self._credentials.trust_more,
+            on_orders=lambda orders: self._roots.told(orders.roots, orders.issuer),
         )
         manager.raft.subscribe(self._on_raft_status)
         self._serve_api(router)
@@ -240,6 +269,8 @@ class Member:
             await manager.run()
         finally:
             self.manager = None
+            # Without a state there is nobody to judge them.
+            self._credentials.trust_more(())
             try:
                 await server.stop()
             finally:
@@ -288,32 +319,35 @@ class Member:
         manager, task = self._entering
         return manager is self.manager and not task.done()
 
-    def _is_removed(self, node_id: NodeId) -> bool:
-        return self.manager is not None and self.manager.is_removed(node_id)
+    def _check_peer(self, peer: Peer) -> None:
+        if self.manager is not None:
+            self.manager.root_guard.check(peer)
 
     # -- certificate and role -----------------------------------------------------------------------------------------
 
-    async def _keep_certificate(self) -> None:
-        retry = RENEW_RETRY_FIRST_S
-        while True:
-            due_ns = self._credentials.identity.renew_at_ns(self._random)
-            await asyncio.sleep(max(0.0, (due_ns - self._clock.time_ns()) / 1e9))
-            try:
-                await self._renew()
-                retry = RENEW_RETRY_FIRST_S
-            except SwarmpyError as error:
-                log.warning("certificate_not_renewed", reason=str(error))
-                await asyncio.sleep(self._random.uniform(retry / 2, retry))
-                retry = min(2 * retry, RENEW_RETRY_MOST_S)
+    async def rejoin(self, addresses: Sequence[str], token: str) -> None:
+        """Get a certificate with a join token through a manager at one of ``addresses``, and go on with it.
 
-    async def _renew(self) -> None:
-        async def call(method: str, payload: Any) -> Any:
-            payload = {**payload, "incarnation": self.agent.incarnation}
-            return await self._leader.call(method, payload, timeout=CALL_TIMEOUT_S)
+        Raises as :meth:`CertificateKeeper.rejoin`.
+        """
+        managers = await self.certificate.rejoin(addresses, token, self.agent.incarnation)
+        # Those that it knew may be gone: it has been away for long, perhaps.
+        self._hints = tuple(dict.fromkeys([*addresses, *(manager.address for manager in managers), *self._hints]))
+        self.agent.become(self.role)
+        self._role_news.set()
 
-        identity = await renew_identity(call, self._credentials.identity)
-        await asyncio.to_thread(save_identity, self._data.path, identity)
-        self._credentials.replace(identity)
+    async def _ask_for_certificate(self, method: str, payload: Any) -> Any:
+        payload = {**payload, "incarnation": self.agent.incarnation}
+        return await self._leader.call(method, payload, timeout=CALL_TIMEOUT_S)
+
+    def _on_revoked(self) -> None:
+        if self.role is Role.MANAGER and not self.certificate.is_refused:
+            self._revoked = self.certificate.identity.serial
+            self._role_news.set()
+
+    @property
+    def _is_revoked(self) -> bool:
+        return self._revoked == self.certificate.identity.serial and not self.certificate.is_refused
 
     def _on_raft_status(self, status: RaftStatus) -> None:
         if status.removed:
@@ -338,13 +372,15 @@ class Member:
                     await asyncio.sleep(ROLE_RETRY_S)
 
     def _is_out_of_place(self) -> bool:
-        """True when this node is not what it is to be, or is a manager that is no member of the group."""
+        """True when this node is not what it is to be or says it is, or is a manager that is no member of the group."""
+        if self._is_revoked:
+            return True
         if self.agent.role is None:
             return False  # of a later incarnation, whose leader will say it
         if self.role is not self.agent.role:
             return True
         if self.role is Role.WORKER:
-            return False
+            return self.manager is not None
         manager = self.manager
         return manager is None or manager.raft_status().removed or not (manager.is_member or self._is_entering)
 
@@ -387,13 +423,19 @@ class Member:
         await manager.wait_leader(LEADER_TIMEOUT_S)
 
     async def _change_role(self, group: asyncio.TaskGroup) -> None:
+        if self._is_revoked:
+            # Nobody tells it anything else before it has another certificate; that one says what it is.
+            await self.certificate.renew()
+            self.agent.become(self.role)
         manager = self.manager
+        is_removed = manager is not None and manager.raft_status().removed
         if manager is not None and (manager.incarnation or 0) < self.agent.incarnation:
             await self._end_superseded_manager(self.agent.incarnation)
-        elif self.agent.role is Role.WORKER or (manager is not None and manager.raft_status().removed):
+        elif self.agent.role is Role.WORKER or is_removed:
             await self._stop_manager()
             await asyncio.to_thread(self._data.forget_raft)
-        await self._renew()
+        if self.role is not self.agent.role or is_removed:
+            await self.certificate.renew()
         if self.role is Role.MANAGER:
             if self.manager is None:
                 # A raft id is used for one membership only: the group may remember things of an earlier one.

@@ -15,7 +15,7 @@ from swarmpy.errors import FailedPrecondition, NotFound
 from swarmpy.model import codec
 from swarmpy.model.changes import ChangeList
 from swarmpy.model.ids import NodeId
-from swarmpy.model.objects import ManagerStatus
+from swarmpy.model.objects import ManagerStatus, Node
 from swarmpy.node.datadir import DataDir, NodeState
 from swarmpy.ports import Clock
 from swarmpy.raft.encoding import decode_conf_change
@@ -46,7 +46,7 @@ async def _renew(data: DataDir, before: NodeState, after: NodeState, clock: Cloc
     me = Member(raft_id=after.raft_id, node_id=after.node_id, address=after.advertise_address)
     conf = alone(stored, me, before.raft_id)
     store = await asyncio.to_thread(replay, stored, clock)
-    snapshot = await taken_over(store, conf, me, last=position(stored), hostname="", clock=clock)
+    snapshot = await taken_over(store, conf, me, last=position(stored), clock=clock)
     await asyncio.to_thread(data.begin_renewal, after)
     await write(data.next_raft, snapshot)
     await asyncio.to_thread(data.commit_renewal, after)
@@ -114,11 +114,12 @@ def replay(stored: StoredState, clock: Clock) -> Store:
 
 
 async def taken_over(
-    store: Store, conf: ConfState, me: Member, *, last: tuple[int, int], hostname: str, clock: Clock
+    store: Store, conf: ConfState, me: Member, *, last: tuple[int, int], new: Node | None = None, clock: Clock
 ) -> Snapshot:
     """The first snapshot of the cluster that is begun anew: one entry and one term after ``last``.
 
-    Raises FailedPrecondition when ``store`` holds no cluster.
+    ``new`` is the manager's node where the cluster has none of that id. Raises FailedPrecondition when ``store`` holds
+    no cluster.
     """
     view = store.view()
     try:
@@ -126,7 +127,7 @@ async def taken_over(
     except NotFound:
         raise FailedPrecondition("this manager has no copy of the cluster's state: begin it anew on another") from None
     manager = ManagerStatus(raft_id=me.raft_id, address=me.address)
-    changes = begun_anew(view, NodeId(me.node_id), manager, hostname, clock.time_ns())
+    changes = begun_anew(view, NodeId(me.node_id), manager, clock.time_ns(), new=new)
     index, term = last[0] + 1, last[1] + 1
     store.apply(index, codec.encode(ChangeList(changes=changes)))
     return Snapshot(index=index, term=term, conf=conf, data=await store.snapshot())

@@ -10,8 +10,9 @@ import attrs
 
 from swarmpy.api.backend import RestoreRequest
 from swarmpy.errors import FailedPrecondition, InvalidArgument, InvariantViolation, LogCorrupted, NotFound, SwarmpyError
+from swarmpy.manager.certificates import described
 from swarmpy.model.ids import NodeId, encode_id
-from swarmpy.model.objects import Cluster
+from swarmpy.model.objects import Cluster, Node, NodeDescription
 from swarmpy.model.states import Role
 from swarmpy.node import addresses
 from swarmpy.node.datadir import NodeState
@@ -19,7 +20,7 @@ from swarmpy.node.member import new_raft_id
 from swarmpy.node.renewal import taken_over
 from swarmpy.ports import Clock, Dialer, Random, Runtime
 from swarmpy.raft.messages import ConfState, Member, Snapshot
-from swarmpy.security import ca
+from swarmpy.security import ca, roots
 from swarmpy.security.identity import NodeIdentity, new_key_and_csr
 from swarmpy.security.tls import client_context
 from swarmpy.store.backup import Header, Reader
@@ -84,7 +85,7 @@ async def prepare(
         runtime=chosen.name,
         raft=backup.cluster.spec.raft,
     )
-    snapshot = await first_snapshot(backup, state, hostname=hostname, clock=clock)
+    snapshot = await first_snapshot(backup, state, identity, hostname=hostname, clock=clock)
     return Restoration(state, identity, chosen, snapshot)
 
 
@@ -125,15 +126,21 @@ def identity_for(backup: Backup, node_id: NodeId, clock: Clock) -> NodeIdentity:
     key_pem, csr_pem = new_key_and_csr()
     cluster = backup.cluster
     cert_pem = ca.issue(
-        cluster.root_ca,
+        roots.signing_root(cluster),
         csr_pem,
         node_id=node_id,
         role=Role.MANAGER,
         cluster_id=cluster.id,
+        number=1,
         expiry_ns=cluster.spec.node_cert_expiry_ns,
         now_ns=clock.time_ns(),
     )
-    return NodeIdentity.from_pem(cert_pem=cert_pem, key_pem=key_pem, ca_pem=cluster.root_ca.cert_pem)
+    return NodeIdentity.from_pem(
+        cert_pem=cert_pem,
+        key_pem=key_pem,
+        ca_pem=roots.joined(roots.trusted_pem(cluster)),
+        chain_pem=roots.joined(roots.chain(cluster)),
+    )
 
 
 def addresses_of(backup: Backup) -> tuple[str, ...]:
@@ -167,9 +174,16 @@ async def _answers(dialer: Dialer, address: str, turns: asyncio.Semaphore) -> st
         return address
 
 
-async def first_snapshot(backup: Backup, state: NodeState, *, hostname: str, clock: Clock) -> Snapshot:
+async def first_snapshot(
+    backup: Backup, state: NodeState, identity: NodeIdentity, *, hostname: str, clock: Clock
+) -> Snapshot:
     """What the log of the restored cluster's only manager, ``state``, begins with."""
     me = Member(raft_id=state.raft_id, node_id=state.node_id, address=state.advertise_address)
     last = max(backup.header.index, backup.store.version), backup.header.term
     conf = ConfState(voters=(me,))
-    return await taken_over(backup.store, conf, me, last=last, hostname=hostname, clock=clock)
+    node = Node(
+        id=state.node_id,
+        description=NodeDescription(hostname=hostname),
+        certificate=described(identity.cert_pem, roots.signing_root(backup.cluster)),
+    )
+    return await taken_over(backup.store, conf, me, last=last, new=node, clock=clock)

@@ -20,15 +20,18 @@ from swarmpy.errors import BadCertificate, InvalidArgument
 from swarmpy.model.ids import NodeId, base36
 from swarmpy.model.objects import RootCA
 from swarmpy.model.states import Role
-from swarmpy.security.certificates import MAX_PEM_BYTES, ROLE_UNITS, load_certificate
+from swarmpy.security.certificates import MAX_PEM_BYTES, ROLE_UNITS, SKEW_NS, load_certificate
+from swarmpy.security.serials import make_serial
 
 ROOT_NAME = "swarm-ca"
 ROOT_LIFETIME = dt.timedelta(days=20 * 365)
-BACKDATE = dt.timedelta(hours=1)
-"""Certificates are valid from an hour ago, so that a node whose clock is behind can use them at once."""
+SKEW = dt.timedelta(seconds=SKEW_NS // 1_000_000_000)
 DIGEST_LENGTH = 50
 """Base 36 characters that hold any SHA-256."""
-MIN_EXPIRY_NS = 3600 * 1_000_000_000
+MIN_EXPIRY_NS = 30 * 60 * 1_000_000_000
+"""Shorter lives leave too little time to renew."""
+MAX_EXPIRY_NS = 20 * 365 * 24 * 3600 * 1_000_000_000
+"""The root's life: nothing is valid for longer."""
 
 
 def create_root_ca(now_ns: int) -> RootCA:
@@ -43,7 +46,7 @@ def create_root_ca(now_ns: int) -> RootCA:
         .issuer_name(name)
         .public_key(public)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - BACKDATE)
+        .not_valid_before(now - SKEW)
         .not_valid_after(now + ROOT_LIFETIME)
         .add_extension(x509.BasicConstraints(ca=True, path_length=1), critical=True)
         .add_extension(_key_usage(ca=True), critical=True)
@@ -64,8 +67,8 @@ def check_ca_digest(cert_pem: bytes, digest: str) -> None:
     """Raises BadCertificate unless the CA certificate is the one that a join token's ``digest`` names."""
     if not hmac.compare_digest(ca_digest(cert_pem).encode(), digest.encode()):
         raise BadCertificate(
-            "the manager's root CA does not match the join token: the token is of another cluster, or the address is "
-            "not that of the cluster's manager"
+            "the manager's root CA does not match the join token: the token is of another cluster, or of before the "
+            "root CA was changed, or the address is not that of the cluster's manager"
         )
 
 
@@ -76,21 +79,23 @@ def issue(
     node_id: NodeId,
     role: Role,
     cluster_id: str,
+    number: int = 0,
     expiry_ns: int,
     now_ns: int,
 ) -> bytes:
     """A certificate (PEM) for the public key in ``csr_pem``, valid for ``expiry_ns`` nanoseconds from ``now_ns``.
 
-    Never valid for longer than the root. Raises InvalidArgument for a request that is malformed, not signed with its
-    own key, or of another kind of key than P-256, and for an expiry below one hour.
+    By any clock that is off by an hour at most, so by the others it is valid for an hour more at either end; never for
+    longer than the root. ``number`` is that of its serial number (:mod:`swarmpy.security.serials`). Raises
+    InvalidArgument for a request that is malformed, not signed with its own key, or of another kind of key than P-256,
+    and as :func:`check_expiry`.
     """
-    if expiry_ns < MIN_EXPIRY_NS:
-        raise InvalidArgument("node certificates are valid for at least one hour: ask for a longer expiry")
-    public = _public_key_of(csr_pem)
+    check_expiry(expiry_ns)
+    public = public_key_of(csr_pem)
     ca_certificate = load_certificate(root.cert_pem)
     ca_key = load_private_key(root.key_pem)
     now = _time(now_ns)
-    not_after = min(now + dt.timedelta(microseconds=expiry_ns // 1000), ca_certificate.not_valid_after_utc)
+    not_after = min(now + dt.timedelta(microseconds=expiry_ns // 1000) + SKEW, ca_certificate.not_valid_after_utc)
     subject = x509.Name(
         [
             x509.NameAttribute(NameOID.ORGANIZATION_NAME, cluster_id),
@@ -103,8 +108,8 @@ def issue(
         .subject_name(subject)
         .issuer_name(ca_certificate.subject)
         .public_key(public)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - BACKDATE)
+        .serial_number(make_serial(number, public_key_der(public)))
+        .not_valid_before(now - SKEW)
         .not_valid_after(not_after)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(ca=False), critical=True)
@@ -112,11 +117,32 @@ def issue(
             x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
         )
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
+        .add_extension(authority_key_id(ca_certificate), critical=False)
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(node_id)]), critical=False)
         .sign(ca_key, hashes.SHA256())
     )
     return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def check_expiry(expiry_ns: int) -> None:
+    """Raises InvalidArgument for a life that no node's certificate can have."""
+    if expiry_ns < MIN_EXPIRY_NS:
+        raise InvalidArgument("node certificates must be valid for 30 minutes at least: ask for a longer expiry")
+    if expiry_ns > MAX_EXPIRY_NS:
+        raise InvalidArgument("node certificates are valid for 20 years (175200h) at most, as the CA is")
+
+
+def subject_key_id(ca_certificate: x509.Certificate) -> x509.SubjectKeyIdentifier:
+    """What a CA certificate calls its key. Of its own accord, if it is not one of ours."""
+    try:
+        return ca_certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    except x509.ExtensionNotFound:
+        return x509.SubjectKeyIdentifier.from_public_key(ca_certificate.public_key())
+
+
+def authority_key_id(ca_certificate: x509.Certificate) -> x509.AuthorityKeyIdentifier:
+    """The same, as what this CA signs has to say it."""
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(subject_key_id(ca_certificate))
 
 
 def private_key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
@@ -137,7 +163,13 @@ def load_private_key(key_pem: bytes) -> ec.EllipticCurvePrivateKey:
     return key
 
 
-def _public_key_of(csr_pem: bytes) -> ec.EllipticCurvePublicKey:
+def public_key_der(key: ec.EllipticCurvePublicKey) -> bytes:
+    """The key as SubjectPublicKeyInfo."""
+    return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+def public_key_of(csr_pem: bytes) -> ec.EllipticCurvePublicKey:
+    """The key that a request is for. Raises InvalidArgument as :func:`issue`."""
     if len(csr_pem) > MAX_PEM_BYTES:
         raise InvalidArgument(f"certificate request of {len(csr_pem)} bytes: the limit is {MAX_PEM_BYTES}")
     try:

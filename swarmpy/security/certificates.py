@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import attrs
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.x509.oid import NameOID
 
 from swarmpy.errors import BadCertificate
@@ -16,6 +16,9 @@ from swarmpy.model.states import Role
 
 MAX_PEM_BYTES = 64 * 1024
 """Longer certificates and requests are refused unread."""
+
+SKEW_NS = 3600 * 1_000_000_000
+"""Certificates are valid for an hour more at either end: the clocks of the nodes may differ by so much."""
 
 ROLE_UNITS: dict[Role, str] = {Role.MANAGER: "swarm-manager", Role.WORKER: "swarm-worker"}
 """A role as Docker Swarm writes it into the OU of a certificate."""
@@ -28,6 +31,8 @@ class CertificateFacts:
     node_id: NodeId
     role: Role
     cluster_id: str
+    serial: str
+    """In hexadecimal, lower case."""
     not_before_ns: int
     not_after_ns: int
 
@@ -48,7 +53,7 @@ def read_certificate(data: bytes) -> CertificateFacts:
     """Who the certificate of a node (PEM or DER) is for. Raises BadCertificate. Does not check who signed it."""
     certificate = load_certificate(data)
     try:
-        subject = certificate.subject
+        subject, serial = certificate.subject, certificate.serial_number
         not_before, not_after = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     except (ValueError, TypeError) as error:
         raise BadCertificate(f"unreadable certificate: {_one_line(error)}") from error
@@ -56,6 +61,7 @@ def read_certificate(data: bytes) -> CertificateFacts:
         node_id=NodeId(_single(subject, NameOID.COMMON_NAME, "common name")),
         role=_role(_single(subject, NameOID.ORGANIZATIONAL_UNIT_NAME, "organizational unit")),
         cluster_id=_single(subject, NameOID.ORGANIZATION_NAME, "organization"),
+        serial=f"{serial:x}",
         not_before_ns=int(not_before.timestamp()) * 1_000_000_000,
         not_after_ns=int(not_after.timestamp()) * 1_000_000_000,
     )
@@ -65,8 +71,17 @@ def check_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> 
     """Raises BadCertificate unless ``issuer`` signed ``certificate``."""
     try:
         certificate.verify_directly_issued_by(issuer)
-    except (InvalidSignature, ValueError, TypeError) as error:
+    except (InvalidSignature, UnsupportedAlgorithm, ValueError, TypeError) as error:
         raise BadCertificate("the certificate is not signed by the cluster's root CA") from error
+
+
+def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """True when ``issuer`` signed ``certificate``."""
+    try:
+        check_issued_by(certificate, issuer)
+    except BadCertificate:
+        return False
+    return True
 
 
 def _single(subject: x509.Name, oid: x509.ObjectIdentifier, what: str) -> str:

@@ -1,12 +1,15 @@
-"""A node's identity: its key, its certificate and the root CA it trusts, in memory and in its data directory.
+"""A node's identity: its key, its certificate and the root CAs it trusts, in memory and in its data directory.
 
-Key and certificate are two files that belong together. A renewal writes the new key beside the old one, then the
-certificate, then puts the key in its place: whatever instant the machine stops at, one matching pair is found again.
+Key and certificate are two files that belong together. A renewal writes the new key beside the old one, asks for its
+certificate, writes that, then puts the key in its place: whatever instant the machine stops at, one matching pair is
+found again.
+When the roots change, the old and the new ones are trusted together before that, and only the new ones after it.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
@@ -18,9 +21,9 @@ from cryptography.x509.oid import NameOID
 from swarmpy.errors import BadCertificate, DataDirMismatch, StorageError
 from swarmpy.model.ids import NodeId
 from swarmpy.model.states import Role
-from swarmpy.ports import Random
 from swarmpy.security.ca import load_private_key, private_key_pem
-from swarmpy.security.certificates import MAX_PEM_BYTES, check_issued_by, load_certificate, read_certificate
+from swarmpy.security.certificates import MAX_PEM_BYTES, SKEW_NS, is_issued_by, load_certificate, read_certificate
+from swarmpy.security.roots import check_chain, digest_of, fingerprint, joined, split
 
 DIRECTORY = "certificates"
 KEY_FILE = "swarm-node.key"
@@ -39,16 +42,20 @@ class NodeIdentity:
     cert_pem: bytes
     key_pem: bytes = attrs.field(repr=False)
     ca_pem: bytes
+    """The root CAs that it trusts."""
+    chain_pem: bytes = b""
+    """What it shows beside its certificate, for those who trust only an earlier root."""
+    serial: str
     not_before_ns: int
     not_after_ns: int
 
     @classmethod
-    def from_pem(cls, *, cert_pem: bytes, key_pem: bytes, ca_pem: bytes) -> NodeIdentity:
+    def from_pem(cls, *, cert_pem: bytes, key_pem: bytes, ca_pem: bytes, chain_pem: bytes = b"") -> NodeIdentity:
         """The identity made of these parts. Raises BadCertificate when they do not belong together."""
         certificate = load_certificate(cert_pem)
         if not _is_pair(certificate, key_pem):
             raise BadCertificate("the certificate is not for the private key beside it")
-        check_issued_by(certificate, load_certificate(ca_pem))
+        check_chain(certificate, split(chain_pem), split(ca_pem))
         facts = read_certificate(cert_pem)
         return cls(
             node_id=facts.node_id,
@@ -57,26 +64,76 @@ class NodeIdentity:
             cert_pem=cert_pem,
             key_pem=key_pem,
             ca_pem=ca_pem,
+            serial=facts.serial,
+            chain_pem=chain_pem,
             not_before_ns=facts.not_before_ns,
             not_after_ns=facts.not_after_ns,
         )
+
+    @property
+    def roots(self) -> tuple[str, ...]:
+        """The digests of the root CAs that it trusts."""
+        return tuple(digest_of(pem) for pem in split(self.ca_pem))
+
+    @property
+    def fingerprint(self) -> str:
+        """That of its certificate."""
+        return fingerprint(load_certificate(self.cert_pem))
+
+    def is_of(self, root_pem: bytes) -> bool:
+        """True when this root CA signed its certificate."""
+        return is_issued_by(load_certificate(self.cert_pem), load_certificate(root_pem))
+
+    def trusting(self, roots: Sequence[bytes]) -> NodeIdentity:
+        """The same with these root CAs. Raises BadCertificate when its certificate does not go back to any of them."""
+        check_chain(load_certificate(self.cert_pem), split(self.chain_pem), roots)
+        return attrs.evolve(self, ca_pem=joined(roots))
 
     def is_expired(self, now_ns: int) -> bool:
         """True when the certificate is no longer valid."""
         return now_ns >= self.not_after_ns
 
-    def renew_at_ns(self, random: Random) -> int:
-        """When to renew: at a random point between 50 and 80 % of its life (swarmkit ``ca/renewer.go``)."""
-        life = self.not_after_ns - self.not_before_ns
-        return self.not_before_ns + int(life * random.uniform(0.5, 0.8))
+    @property
+    def issued_at_ns(self) -> int:
+        """When it was issued, by the clock of the manager that did it."""
+        return self.not_before_ns + SKEW_NS
+
+    @property
+    def life_ns(self) -> int:
+        """How long it was meant to be valid, without what is added for clocks that differ."""
+        return max(0, self.not_after_ns - SKEW_NS - self.issued_at_ns)
 
 
 def new_key_and_csr() -> tuple[bytes, bytes]:
     """A new private key and the request to certify it, both PEM. Names in the request mean nothing to the signer."""
-    key = ec.generate_private_key(ec.SECP256R1())
+    key_pem = private_key_pem(ec.generate_private_key(ec.SECP256R1()))
+    return key_pem, csr_for(key_pem)
+
+
+def csr_for(key_pem: bytes) -> bytes:
+    """The request (PEM) to certify a private key. Raises BadCertificate for one that is not usable."""
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "swarm-node")])
-    request = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, hashes.SHA256())
-    return private_key_pem(key), request.public_bytes(serialization.Encoding.PEM)
+    builder = x509.CertificateSigningRequestBuilder().subject_name(name)
+    return builder.sign(load_private_key(key_pem), hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def next_key(data_dir: Path) -> bytes:
+    """The private key (PEM) that this node's next certificate is to be for, durable below ``data_dir``.
+
+    It is the same one until :meth:`save_identity` has put it in place: whoever signs knows the repetition of a request
+    whose answer was lost by its key. Raises StorageError.
+    """
+    path = data_dir / DIRECTORY / NEW_KEY_FILE
+    found = _read(path)
+    if found is not None and _is_key(found):
+        return found
+    key_pem, _ = new_key_and_csr()
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _write(path, key_pem)
+    except OSError as error:
+        raise StorageError(f"cannot save a new key in {path.parent}: {error.strerror or error}") from error
+    return key_pem
 
 
 def save_identity(data_dir: Path, identity: NodeIdentity) -> None:
@@ -85,13 +142,29 @@ def save_identity(data_dir: Path, identity: NodeIdentity) -> None:
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         directory.chmod(0o700)
-        _write(directory / CA_FILE, identity.ca_pem)
-        _write(directory / NEW_KEY_FILE, identity.key_pem)
-        _write(directory / CERT_FILE, identity.cert_pem)
-        _finish_renewal(directory)
+        both = joined((*_roots_in(directory), *split(identity.ca_pem)))
+        shown = joined((identity.cert_pem, *split(identity.chain_pem)))
+        _write(directory / CA_FILE, both)
+        if _read(directory / KEY_FILE) == identity.key_pem:
+            _write(directory / CERT_FILE, shown)
+        else:
+            _write(directory / NEW_KEY_FILE, identity.key_pem)
+            _write(directory / CERT_FILE, shown)
+            _finish_renewal(directory)
+        if both != identity.ca_pem:
+            _write(directory / CA_FILE, identity.ca_pem)
         _sync_directory(data_dir)
     except OSError as error:
         raise StorageError(f"cannot save the node's certificate in {directory}: {error.strerror or error}") from error
+
+
+def save_roots(data_dir: Path, identity: NodeIdentity) -> None:
+    """Write only the root CAs of an identity that is saved already, durably. Raises StorageError."""
+    path = data_dir / DIRECTORY / CA_FILE
+    try:
+        _write(path, identity.ca_pem)
+    except OSError as error:
+        raise StorageError(f"cannot save the root CAs in {path}: {error.strerror or error}") from error
 
 
 def load_identity(data_dir: Path) -> NodeIdentity | None:
@@ -113,10 +186,19 @@ def load_identity(data_dir: Path) -> NodeIdentity | None:
             if key_pem is not None and _is_pair(certificate, key_pem):
                 if name == NEW_KEY_FILE:
                     _finish_renewal(directory)
-                return NodeIdentity.from_pem(cert_pem=cert_pem, key_pem=key_pem, ca_pem=ca_pem)
+                own, *chain = split(cert_pem) or (cert_pem,)
+                return NodeIdentity.from_pem(cert_pem=own, key_pem=key_pem, ca_pem=ca_pem, chain_pem=joined(chain))
     except BadCertificate as error:
         raise DataDirMismatch(f"unusable identity in {directory}: {error.message}; restore it or join again") from error
     raise DataDirMismatch(f"no key in {directory} belongs to {CERT_FILE}: restore it, or leave and join again")
+
+
+def _is_key(key_pem: bytes) -> bool:
+    try:
+        load_private_key(key_pem)
+    except BadCertificate:
+        return False
+    return True
 
 
 def _is_pair(certificate: x509.Certificate, key_pem: bytes) -> bool:
@@ -125,6 +207,13 @@ def _is_pair(certificate: x509.Certificate, key_pem: bytes) -> bool:
     except ValueError as error:
         raise BadCertificate("the certificate holds an unreadable key") from error
     return bool(load_private_key(key_pem).public_key() == certified)
+
+
+def _roots_in(directory: Path) -> tuple[bytes, ...]:
+    try:
+        return split(_read(directory / CA_FILE) or b"")
+    except BadCertificate:
+        return ()
 
 
 def _finish_renewal(directory: Path) -> None:

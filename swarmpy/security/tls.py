@@ -1,6 +1,6 @@
 """TLS contexts of the cluster port, and who is on the other end.
 
-TLS 1.3 only. Trust is the cluster's root CA and nothing else: host names are not checked, the identity in the
+TLS 1.3 only. Trust is the cluster's root CAs and nothing else: host names are not checked, the identity in the
 certificate is, after the handshake, by :func:`peer_identity`. A server lets callers in without a certificate (joiners
 have none yet); they are anonymous, and the router lets them call next to nothing.
 """
@@ -9,29 +9,34 @@ from __future__ import annotations
 
 import os
 import ssl
+from collections.abc import Iterable
+from typing import Any
+
+from cryptography import x509
 
 from swarmpy.errors import BadCertificate
 from swarmpy.model.ids import NodeId
 from swarmpy.model.states import Role
 from swarmpy.ports import Peer
-from swarmpy.security.certificates import read_certificate
+from swarmpy.security.certificates import load_certificate, read_certificate
 from swarmpy.security.identity import NodeIdentity
+from swarmpy.security.roots import fingerprint, joined, key_digest, split
 
 
-def server_context(identity: NodeIdentity) -> ssl.SSLContext:
-    """The context of the cluster port: shows ``identity``, takes certificates of its CA or none."""
+def server_context(identity: NodeIdentity, more_roots: Iterable[bytes] = ()) -> ssl.SSLContext:
+    """The context of the cluster port: shows ``identity``, takes certificates of its roots or of ``more_roots``."""
     context = _context(ssl.PROTOCOL_TLS_SERVER)
     context.verify_mode = ssl.CERT_OPTIONAL
     # Without tickets every connection shows its certificate anew: one that was refused cannot come back by resuming.
     context.num_tickets = 0
-    _trust(context, identity.ca_pem)
+    _trust(context, joined((*split(identity.ca_pem), *more_roots)))
     _show(context, identity)
     return context
 
 
-def client_context(identity: NodeIdentity) -> ssl.SSLContext:
+def client_context(identity: NodeIdentity, more_roots: Iterable[bytes] = ()) -> ssl.SSLContext:
     """The context of a member that calls a member of its cluster."""
-    context = joiner_context(identity.ca_pem)
+    context = joiner_context(joined((*split(identity.ca_pem), *more_roots)))
     _show(context, identity)
     return context
 
@@ -64,11 +69,30 @@ def peer_identity(ssl_object: ssl.SSLObject | ssl.SSLSocket, cluster_id: str, *,
     if certificate is None or ssl_object.context.verify_mode is ssl.CERT_NONE:
         return Peer(address=address)
     facts = read_certificate(certificate)
+    chain = verified_chain(ssl_object)
     if cluster_id and facts.cluster_id != cluster_id:
         raise BadCertificate(
             f"{address or 'the peer'} (node {facts.node_id}) belongs to cluster {facts.cluster_id}, not to {cluster_id}"
         )
-    return Peer(node_id=facts.node_id, role=facts.role, cluster_id=facts.cluster_id, address=address)
+    return Peer(
+        node_id=facts.node_id,
+        role=facts.role,
+        cluster_id=facts.cluster_id,
+        serial=facts.serial,
+        address=address,
+        certificate=fingerprint(load_certificate(certificate)),
+        signers=tuple(key_digest(ca) for ca in chain[1:]),
+    )
+
+
+def verified_chain(ssl_object: ssl.SSLObject | ssl.SSLSocket) -> list[x509.Certificate]:
+    """The certificates by which the peer's was verified in a finished handshake: its own first, a trusted root last."""
+    # Public from Python 3.13 on; before that it is there all the same, one level deeper and in PEM.
+    public = getattr(ssl_object, "get_verified_chain", None)
+    if public is not None:
+        return [load_certificate(der) for der in public()]
+    inner: Any = ssl_object
+    return [load_certificate(found.public_bytes().encode()) for found in inner._sslobj.get_verified_chain()]
 
 
 def check_peer(peer: Peer, *, node_id: NodeId | None = None, role: Role | None = None) -> None:
@@ -97,7 +121,7 @@ def _show(context: ssl.SSLContext, identity: NodeIdentity) -> None:
     fd = os.memfd_create("swarm-node", os.MFD_CLOEXEC)
     try:
         with os.fdopen(os.dup(fd), "wb") as file:
-            file.write(identity.cert_pem.rstrip() + b"\n" + identity.key_pem)
+            file.write(joined((identity.cert_pem, *split(identity.chain_pem))) + identity.key_pem)
         context.load_cert_chain(f"/proc/self/fd/{fd}")
     except ssl.SSLError as error:
         raise BadCertificate(f"the certificate of node {identity.node_id} is not usable: {error.reason}") from error
@@ -106,9 +130,10 @@ def _show(context: ssl.SSLContext, identity: NodeIdentity) -> None:
 
 
 class Credentials:
-    """The identity that a node shows right now. A renewal replaces it; new connections show the new one."""
+    """The identity that a node shows right now, and whom it trusts. New connections are made with what is in force."""
 
     def __init__(self, identity: NodeIdentity) -> None:
+        self._more_roots: tuple[bytes, ...] = ()
         self.replace(identity)
 
     @property
@@ -118,8 +143,16 @@ class Credentials:
 
     def replace(self, identity: NodeIdentity) -> None:
         """Show another identity from the next connection on. Raises BadCertificate, and then changes nothing."""
-        server, client = server_context(identity), client_context(identity)
-        self._identity, self._server, self._client = identity, server, client
+        self._use(identity, self._more_roots)
+
+    def trust_more(self, roots: tuple[bytes, ...]) -> None:
+        """Let certificates of these root CAs through, too: somebody else has to tell which of them count."""
+        if roots != self._more_roots:
+            self._use(self._identity, roots)
+
+    def _use(self, identity: NodeIdentity, more_roots: tuple[bytes, ...]) -> None:
+        server, client = server_context(identity, more_roots), client_context(identity, more_roots)
+        self._identity, self._server, self._client, self._more_roots = identity, server, client, more_roots
 
     def server_context(self) -> ssl.SSLContext:
         """The context for a connection that comes in."""

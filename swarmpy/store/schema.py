@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from swarmpy.errors import FailedPrecondition
 from swarmpy.model import codec
 from swarmpy.model.changes import ChangeList
-from swarmpy.model.objects import Cluster
+from swarmpy.model.objects import Cluster, Node
 
 
 def version_needed(clusters: Iterable[Cluster], *, remembers_requests: bool) -> int:
@@ -22,6 +22,8 @@ def version_needed(clusters: Iterable[Cluster], *, remembers_requests: bool) -> 
 
 
 def _version_of_cluster(cluster: Cluster) -> int:
+    if cluster.spec.force_rotate:
+        return max(cluster.schema, codec.ROOTS_VERSION)
     if cluster.revoked or cluster.rotation is not None or cluster.former_roots:
         return max(cluster.schema, codec.CERTIFICATES_VERSION)
     return cluster.schema if cluster.schema >= codec.GATE_VERSION else codec.FIRST_VERSION
@@ -31,9 +33,13 @@ def version_of(entry: ChangeList) -> int:
     """The least schema version that a reader of ``entry`` must know."""
     clusters = [change.cluster for change in entry.changes if change.cluster is not None]
     version = version_needed(clusters, remembers_requests=entry.answered is not None)
-    if any(change.node is not None and change.node.certificate is not None for change in entry.changes):
-        return max(version, codec.CERTIFICATES_VERSION)
-    return version
+    return max([version, *(_version_of_node(change.node) for change in entry.changes if change.node is not None)])
+
+
+def _version_of_node(node: Node) -> int:
+    if node.tls is not None or (node.certificate is not None and node.certificate.fingerprint):
+        return codec.ROOTS_VERSION
+    return codec.FIRST_VERSION if node.certificate is None else codec.CERTIFICATES_VERSION
 
 
 def check_writable(version: int, entry: ChangeList, clusters: Iterable[Cluster]) -> None:

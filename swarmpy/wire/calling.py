@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import structlog
@@ -18,6 +18,7 @@ from swarmpy.errors import (
     Unavailable,
     from_code,
 )
+from swarmpy.ports import Peer
 from swarmpy.wire.connection import Connection, Identify, RpcConfig
 from swarmpy.wire.frames import LENGTH_BYTES, Kind, encode
 
@@ -25,11 +26,15 @@ log = structlog.get_logger(__name__)
 
 
 class RpcChannel(Connection):
-    """Implements ``ports.Channel``. ``address`` is the one that was dialled."""
+    """Implements ``ports.Channel``. ``address`` is the one that was dialled.
 
-    def __init__(self, config: RpcConfig, identify: Identify, address: str) -> None:
+    ``recheck`` is asked again and again whether the peer is still to be talked to, and raises why not.
+    """
+
+    def __init__(self, config: RpcConfig, identify: Identify, address: str, recheck: Callable[[Peer], None]) -> None:
         super().__init__(config, identify)
         self.address = address
+        self._recheck = recheck
         self._last_id = 0
         self._calls: dict[int, asyncio.Future[Any]] = {}
         self._streams: dict[int, RpcStream] = {}
@@ -105,6 +110,10 @@ class RpcChannel(Connection):
             self._end(frame_id, None)
         else:
             raise ProtocolViolation(f"unexpected {kind.name} frame from a server")
+
+    def on_tick(self) -> None:
+        """A peer whose certificate does not count any more is hung up on."""
+        self._recheck(self.peer)
 
     def on_lost(self, reason: str) -> None:
         """Every request in progress ends with OutcomeUnknown."""

@@ -11,8 +11,7 @@ from typing import Any
 
 import attrs
 
-from swarmpy.errors import NodeRemoved, NotFound, PermissionDenied
-from swarmpy.model.ids import NodeId
+from swarmpy.errors import CertificateRevoked, NodeRemoved, NotFound, PermissionDenied
 from swarmpy.model.states import Role
 from swarmpy.ports import CallHandler, Peer, StreamHandler
 
@@ -31,6 +30,16 @@ class MethodKind(enum.StrEnum):
     NOTIFY = "notify"
 
 
+class Standing(enum.Enum):
+    """What a manager's state says of a peer whose certificate is in order."""
+
+    GOOD = "good"
+    REVOKED = "revoked"
+    """The certificate must not be used any more, but the node is a member and may get another."""
+    REMOVED = "removed"
+    """The node is a member no more."""
+
+
 @attrs.frozen(kw_only=True)
 class Route:
     """One row of the table. ``allow`` None: anybody, also a caller without a certificate."""
@@ -38,25 +47,36 @@ class Route:
     method: str
     kind: MethodKind
     allow: frozenset[Role] | None
+    even_revoked: bool = False
+    """A member whose certificate was revoked may call it, too."""
 
     def __str__(self) -> str:
         who = "anybody" if self.allow is None else ", ".join(sorted(self.allow))
-        return f"{self.method:24} {self.kind:7} {who}"
+        return f"{self.method:24} {self.kind:7} {who}{', even if revoked' if self.even_revoked else ''}"
 
 
 class Router:
-    """The methods of a node. ``is_blocked`` tells whether a node was removed from the cluster."""
+    """The methods of a node. ``standing`` tells what has become of a member, ``guard`` raises what speaks against its
+    certificate, though TLS has verified it; whoever knows may set them later."""
 
-    def __init__(self, *, is_blocked: Callable[[NodeId], bool] | None = None) -> None:
-        self._is_blocked = is_blocked
+    def __init__(
+        self,
+        *,
+        standing: Callable[[Peer], Standing] = lambda _: Standing.GOOD,
+        guard: Callable[[Peer], None] = lambda _: None,
+    ) -> None:
+        self.standing = standing
+        self.guard = guard
         self._routes: dict[str, Route] = {}
         self._calls: dict[str, CallHandler] = {}
         self._streams: dict[str, StreamHandler] = {}
         self._notifies: dict[str, NotifyHandler] = {}
 
-    def call(self, method: str, handler: CallHandler, allow: frozenset[Role] | None) -> None:
+    def call(
+        self, method: str, handler: CallHandler, allow: frozenset[Role] | None, *, even_revoked: bool = False
+    ) -> None:
         """Serve ``method`` with one answer."""
-        self._add(method, MethodKind.CALL, allow)
+        self._add(method, MethodKind.CALL, allow, even_revoked=even_revoked)
         self._calls[method] = handler
 
     def stream(self, method: str, handler: StreamHandler, allow: frozenset[Role] | None) -> None:
@@ -88,14 +108,24 @@ class Router:
         self._check(peer, method, MethodKind.NOTIFY)
         self._notifies[method](peer, payload)
 
-    def check_peer(self, peer: Peer) -> None:
-        """Raises NodeRemoved for a node that was removed from the cluster."""
-        if self._is_blocked is not None and peer.node_id is not None and self._is_blocked(peer.node_id):
+    def admit(self, peer: Peer) -> Standing:
+        """What ``peer`` is; raises NodeRemoved for a node that was removed from the cluster, and as ``guard``."""
+        self.guard(peer)
+        standing = self.standing(peer)
+        if standing is Standing.REMOVED:
             raise NodeRemoved(f"node {peer.node_id} was removed from the cluster: leave it and join again")
+        return standing
 
-    def _add(self, method: str, kind: MethodKind, allow: frozenset[Role] | None) -> None:
+    def check_peer(self, peer: Peer) -> None:
+        """Raises NodeRemoved as :meth:`admit`, CertificateRevoked for a node that must get another certificate."""
+        if self.admit(peer) is Standing.REVOKED:
+            raise CertificateRevoked(
+                f"the {peer.role}'s certificate of node {peer.node_id} was revoked: it has to get another one"
+            )
+
+    def _add(self, method: str, kind: MethodKind, allow: frozenset[Role] | None, *, even_revoked: bool = False) -> None:
         assert method not in self._routes, f"{method} is routed twice"
-        self._routes[method] = Route(method=method, kind=kind, allow=allow)
+        self._routes[method] = Route(method=method, kind=kind, allow=allow, even_revoked=even_revoked)
 
     def _check(self, peer: Peer, method: str, kind: MethodKind) -> None:
         route = self._routes.get(method)
@@ -104,4 +134,7 @@ class Router:
         if route.allow is not None and peer.role not in route.allow:
             who = "a caller without a certificate" if peer.role is None else f"a {peer.role}"
             raise PermissionDenied(f"{method} is not open to {who}")
-        self.check_peer(peer)
+        if route.even_revoked:
+            self.admit(peer)
+        else:
+            self.check_peer(peer)

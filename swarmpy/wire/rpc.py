@@ -148,7 +148,7 @@ class RpcServer:
 
     def _identify(self, ssl_object: ssl.SSLObject, address: str) -> Peer:
         peer = peer_identity(ssl_object, self._credentials.identity.cluster_id, address=address)
-        self._router.check_peer(peer)
+        self._router.admit(peer)
         if peer.is_anonymous:
             anonymous = sum(1 for connection in self._connections if connection.peer.is_anonymous)
             if anonymous >= self._config.max_anonymous:
@@ -161,7 +161,8 @@ class RpcDialer:
 
     ``context`` is a member's (``Credentials.client_context``, asked anew for every connection), a joiner's or, to fetch
     the root CA, the unverified one; then the peer is anonymous. ``cluster_id`` "" is for a joiner, who cannot know it.
-    Only managers listen, so a verified peer of another role is refused (``role`` None: any).
+    Only managers listen, so a verified peer of another role is refused (``role`` None: any). ``guard`` raises what
+    speaks against a peer's certificate, though TLS has verified it; it is asked as long as the connection lasts.
     """
 
     def __init__(
@@ -171,8 +172,10 @@ class RpcDialer:
         *,
         config: RpcConfig | None = None,
         role: Role | None = Role.MANAGER,
+        guard: Callable[[Peer], None] = lambda _: None,
     ) -> None:
         self._context = context
+        self._guard = guard
         self._cluster_id = cluster_id
         self._config = config or RpcConfig()
         self._role = role
@@ -186,9 +189,10 @@ class RpcDialer:
         def identify(ssl_object: ssl.SSLObject, _: str) -> Peer:
             peer = peer_identity(ssl_object, self._cluster_id, address=address)
             check_peer(peer, node_id=expect, role=role)
+            self._guard(peer)
             return peer
 
-        channel = RpcChannel(self._config, identify, address)
+        channel = RpcChannel(self._config, identify, address, self._guard)
         try:
             async with asyncio.timeout(timeout):
                 await asyncio.get_running_loop().create_connection(

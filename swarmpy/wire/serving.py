@@ -16,6 +16,7 @@ import attrs
 import structlog
 
 from swarmpy.errors import (
+    CertificateRevoked,
     DeadlineExceeded,
     FailedPrecondition,
     NotLeader,
@@ -25,7 +26,7 @@ from swarmpy.errors import (
 )
 from swarmpy.wire.connection import MAX_MESSAGE_CHARS, Connection, Identify, RpcConfig
 from swarmpy.wire.frames import LENGTH_BYTES, Kind, encode
-from swarmpy.wire.router import Router
+from swarmpy.wire.router import Router, Standing
 
 log = structlog.get_logger(__name__)
 
@@ -41,7 +42,7 @@ class ServerConfig:
     anonymous: RpcConfig = attrs.Factory(
         lambda: RpcConfig(max_frame_bytes=128 * 1024, max_requests=4, write_buffer_bytes=256 * 1024)
     )
-    """Of a caller without a certificate."""
+    """Of a caller without a certificate, or with one that was revoked."""
     max_connections: int = 8192
     max_handshakes: int = 512
     max_anonymous: int = 32
@@ -57,6 +58,7 @@ class ServerConnection(Connection):
         self._server_config = config
         self._requests: dict[int, asyncio.Task[None]] = {}
         self._group: asyncio.TaskGroup | None = None
+        self._is_tight = False
 
     async def serve(self) -> None:
         """Answer until the connection is gone. Handlers that run then are cancelled."""
@@ -91,16 +93,21 @@ class ServerConnection(Connection):
                 raise ProtocolViolation(f"unexpected {kind.name} frame from a client")
 
     def on_tick(self) -> None:
-        """A node that was removed while it is connected is cut off, streams and all."""
-        self._router.check_peer(self.peer)
+        """A node that was removed while it is connected is cut off, streams and all; so is one with a certificate that
+        was revoked meanwhile."""
+        if self._is_tight:
+            self._router.admit(self.peer)
+        else:
+            self._router.check_peer(self.peer)
 
     def _tighten(self) -> None:
-        if not self.peer.is_anonymous:
+        if not self.peer.is_anonymous and self._router.standing(self.peer) is Standing.GOOD:
             return
+        self._is_tight = True
         self.config = self._server_config.anonymous
         self._decoder.max_frame_bytes = self.config.max_frame_bytes
         life = self._server_config.anonymous_life_s
-        over = DeadlineExceeded(f"a connection without a certificate lasts {life:g} s")
+        over = DeadlineExceeded(f"a connection without a certificate that counts lasts {life:g} s")
         self._timer("life", life, self.fail, over)
 
     def _begin(self, group: asyncio.TaskGroup, frame_id: int, method: str, work: Work) -> None:
@@ -137,6 +144,8 @@ class ServerConnection(Connection):
     async def _answer_stream(self, frame_id: int, method: str, payload: Any) -> None:
         async with _closing(self._router.dispatch_stream(self.peer, method, payload)) as items:
             async for item in items:
+                # What is revoked while the stream goes on ends it here; the next tick may be a second away.
+                self._router.check_peer(self.peer)
                 self.send(self._checked(encode(Kind.ITEM, frame_id, item), method))
                 await self.wait_writable()
         self.send(encode(Kind.END, frame_id))
@@ -144,6 +153,9 @@ class ServerConnection(Connection):
     def _take_notification(self, method: str, payload: Any) -> None:
         try:
             self._router.dispatch_notify(self.peer, method, payload)
+        except CertificateRevoked as error:
+            # A notification has no answer, and the caller must come to know it.
+            self.fail(error)
         except SwarmpyError as error:
             log.warning("notification_refused", method=method[:64], address=self.peer.address, reason=error.message)
         except Exception:

@@ -21,6 +21,7 @@ from typing import Any
 from urllib.parse import quote
 
 import attrs
+from clocks import Clock
 
 from swarmpy.cli.local_cluster import reserve_prefix
 from swarmpy.cli.main import main
@@ -128,6 +129,8 @@ class Host:
     data_dir: Path
     code: Path | None = None
     """A directory with the swarmpy that its daemon runs; None: the one that is tested."""
+    clock: Clock | None = None
+    """Its wall clock, where that is not the machine's; OpenSSL goes by the machine's nevertheless."""
     _started: list[subprocess.Popen[bytes]] = attrs.field(factory=list, init=False)
 
     @property
@@ -212,9 +215,9 @@ class Host:
 
     # -- clusters -----------------------------------------------------------------------------------------------------
 
-    def init(self) -> str:
+    def init(self, *options: str) -> str:
         """Found a cluster; returns what the daemon said until then."""
-        self._start("swarm", "init", "--listen-addr", self.cluster_address, *self.own)
+        self._start("swarm", "init", "--listen-addr", self.cluster_address, *self.own, *options)
         until(lambda: self.log.count("swarmpy node join --token") == 2, f"{self.name} founds a cluster")
         return self.log
 
@@ -239,7 +242,8 @@ class Host:
     def _start(self, *arguments: str) -> None:
         self.data_dir.mkdir(mode=0o700, exist_ok=True)
         with (self.data_dir / "daemon.log").open("w") as log:
-            command = [sys.executable, "-m", "swarmpy", "--data-dir", str(self.data_dir), *arguments]
+            module = ["-m", "swarmpy"] if self.clock is None else self.clock.command()
+            command = [sys.executable, *module, "--data-dir", str(self.data_dir), *arguments]
             env = dict(os.environ)
             if self.code is not None:
                 # -P: or the working directory would come before it.
@@ -290,10 +294,14 @@ class Hosts:
         self._prefix, self._reservation = reserve_prefix(MAX_HOSTS)
         self._hosts: list[Host] = []
 
-    def new(self, code: Path | None = None) -> Host:
-        """Another machine, with no daemon."""
+    def new(self, code: Path | None = None, *, ahead_s: float | None = None) -> Host:
+        """Another machine, with no daemon; ``ahead_s``: it has a wall clock of its own, which is ahead by so much."""
         name = f"host-{len(self._hosts) + 1}"
-        host = Host(name=name, address=self._free_address(), data_dir=self.directory / name, code=code)
+        clock = None
+        if ahead_s is not None:
+            clock = Clock(self.directory / f"{name}.clock")
+            clock.set(ahead_s)
+        host = Host(name=name, address=self._free_address(), data_dir=self.directory / name, code=code, clock=clock)
         self._hosts.append(host)
         return self._hosts[-1]
 

@@ -41,6 +41,8 @@ Ports = Mapping[PublishedPort, tuple[Endpoint, ...]]
 class Cluster:
     """As many managers as the knobs say and at least three agents; three and three, on six machines, without knobs."""
 
+    new_machine = Machine
+
     def __init__(self, loop: SimLoop, *, knobs: Knobs | None = None, film: Film | None = None) -> None:
         self.net = knobs.network(loop) if knobs else SimNetwork(loop)
         self.film = film or Film()
@@ -51,9 +53,9 @@ class Cluster:
         self.machines: dict[str, Machine] = {}
         self.laws = ClusterLaws(self)
         for n in range(1, managers + 1):
-            self._add(Machine(self, f"m{n}", f"10.0.0.{n}:2377", raft_id=n, has_agent=together))
+            self._add(self.new_machine(self, f"m{n}", f"10.0.0.{n}:2377", raft_id=n, has_agent=together))
         for n in range(1, (max(0, AGENTS - managers) if together else AGENTS) + 1):
-            self._add(Machine(self, f"w{n}", f"10.0.1.{n}:2377", has_agent=True))
+            self._add(self.new_machine(self, f"w{n}", f"10.0.1.{n}:2377", has_agent=True))
 
     def _add(self, machine: Machine) -> None:
         self.machines[machine.name] = machine
@@ -89,13 +91,17 @@ class Cluster:
         await self.wait_for(lambda: all(m.agent is not None and m.agent.manager for m in self.agents), 20)
 
     def _found(self, tx: Tx) -> None:
-        root = RootCA(cert_pem=b"", key_pem=b"", cert_digest="")
-        join_tokens = JoinTokens(worker="w", manager="m")
-        tx.create(ClusterObject(id=ClusterId("c"), root_ca=root, join_tokens=join_tokens, schema=codec.SCHEMA_VERSION))
+        tx.create(self.founded())
         for machine in self.machines.values():
             role = machine.host.role or Role.WORKER
             manager = ManagerStatus(raft_id=machine.raft_id, address=machine.host.address) if machine.raft_id else None
             tx.create(Node(id=NodeId(machine.name), spec=NodeSpec(role=role), role=role, manager=manager))
+
+    def founded(self) -> ClusterObject:
+        """What the cluster is at first."""
+        root = RootCA(cert_pem=b"", key_pem=b"", cert_digest="")
+        join_tokens = JoinTokens(worker="w", manager="m")
+        return ClusterObject(id=ClusterId("c"), root_ca=root, join_tokens=join_tokens, schema=codec.SCHEMA_VERSION)
 
     # -- who leads ----------------------------------------------------------------------------------------------------
 

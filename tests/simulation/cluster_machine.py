@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Mapping
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from disk import SimDisk
 from net import Host
@@ -180,19 +180,19 @@ class Machine:
                 self.agent = self._new_agent(host)
                 group.create_task(self.agent.run())
 
-    def _new_manager(self, host: Host) -> Manager:
+    def _new_manager(self, host: Host, **more: Any) -> Manager:
         manager = Manager(
             node_id=host.node_id,
             cluster_id=ClusterId(host.cluster_id),
             raft_id=self.raft_id,
             address=host.address,
-            ca_pem=b"",
             storage=self.disk,
             dialer=host.dialer,
             router=host.router,
             clock=host.clock,
             random=self.random,
             config=self.cluster.raft,
+            **more,
         )
         self.cluster.laws.observe(manager, self.raft_id)
         manager.raft.subscribe(self._on_status)
@@ -209,7 +209,7 @@ class Machine:
             self.cluster.laws.led(status.term, self.raft_id)
             self.cluster.film.checked("one leader a term")
 
-    def _new_agent(self, host: Host) -> Agent:
+    def _new_agent(self, host: Host, **more: Any) -> Agent:
         self.plane = SimDataPlane(self, self.random)
         return Agent(
             node_id=host.node_id,
@@ -223,6 +223,7 @@ class Machine:
             random=self.random,
             seeds=lambda: [machine.host.address for machine in self.cluster.managers],
             on_role_change=lambda role: self.cluster.laws.fail(f"{self.name} is told to be a {role}"),
+            **more,
         )
 
 

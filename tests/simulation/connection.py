@@ -93,7 +93,7 @@ class Pipe:
 class Connection:
     """A connection between two lives: requests one way, answers the other."""
 
-    def __init__(self, net: SimNetwork, client: Host, server: Host) -> None:
+    def __init__(self, net: SimNetwork, client: Host, server: Host, client_seen: Peer, server_seen: Peer) -> None:
         assert client.life is not None
         assert server.life is not None
         self.net = net
@@ -103,7 +103,8 @@ class Connection:
         self.closed: asyncio.Future[None] = net.loop.create_future()
         self.calls: dict[int, asyncio.Future[Any]] = {}
         self.streams: dict[int, SimStream] = {}
-        self._peer = client.identity
+        self.client_seen, self.server_seen = client_seen, server_seen
+        """Who they are to each other."""
         self._router = server.router
         self._server_life = server.life
         self._requests: dict[int, asyncio.Task[None]] = {}
@@ -149,7 +150,7 @@ class Connection:
         if not self.is_open or not self._server_life.is_alive:
             return
         try:
-            self.server.call(self._router.dispatch_notify, self._peer, method, payload)
+            self.server.call(self._router.dispatch_notify, self.client_seen, method, payload)
         except SwarmpyError:
             # As on a real connection: refused, and nobody is told.
             return
@@ -158,7 +159,7 @@ class Connection:
 
     async def serve_call(self, request: int, method: str, payload: Any) -> None:
         """One answer."""
-        result = carried(await self._router.dispatch_call(self._peer, method, payload))
+        result = carried(await self._router.dispatch_call(self.client_seen, method, payload))
         if self.net.chance(self.net.options.answer_loss):
             self.lose("connection reset by peer")
             return
@@ -166,7 +167,7 @@ class Connection:
 
     async def serve_stream(self, request: int, method: str, payload: Any) -> None:
         """Many answers."""
-        items = self._router.dispatch_stream(self._peer, method, payload)
+        items = self._router.dispatch_stream(self.client_seen, method, payload)
         try:
             async for item in items:
                 self.down.send(partial(self._on_item, request, carried(item)))
@@ -220,7 +221,7 @@ class SimChannel:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._peer = connection.server.identity
+        self._peer = connection.server_seen
         self._last = 0
 
     @property
@@ -363,7 +364,6 @@ class SimDialer:
             raise ConnectionFailed(f"{address}: connection refused")
         if expect is not None and server.node_id != expect:
             raise BadCertificate(f"{address} is node {server.node_id}, not {expect}")
-        server.router.check_peer(client.identity)
         return SimChannel(net.connect(client, server))
 
     def _is_cut(self, server: Host) -> bool:

@@ -183,6 +183,11 @@ class SimNetwork:
         """By node id."""
         self.context = contextvars.Context()
         self.messages = 0
+        self.handshake: Callable[[Host, Host], tuple[Peer, Peer]] = lambda client, server: (
+            client.identity,
+            server.identity,
+        )
+        """Who the two hosts of a new connection, client and server, are to each other; raises what one refuses."""
         self._links: dict[tuple[str, str], Link] = {}
         self._connections: list[Connection] = []
 
@@ -288,8 +293,10 @@ class SimNetwork:
         self.loop.call_at_true(self.loop.now + delay_s, fn, *args, context=self.context)
 
     def connect(self, client: Host, server: Host) -> Connection:
-        """A new connection."""
-        connection = Connection(self, client, server)
+        """A new connection. Raises what one of the two refuses."""
+        client_seen, server_seen = self.handshake(client, server)
+        server.router.check_peer(client_seen)
+        connection = Connection(self, client, server, client_seen, server_seen)
         self._connections.append(connection)
         return connection
 

@@ -368,7 +368,11 @@ class Host:
         self.local = MemoryLocalState()
         self.roles: list[Role] = []
         self.later: list[tuple[int, str]] = []
+        self.revocations = 0
         self.agent: Agent | None = None
+
+    def _revoked(self) -> None:
+        self.revocations += 1
 
     @contextlib.asynccontextmanager
     async def run(self) -> AsyncIterator[Agent]:
@@ -386,6 +390,7 @@ class Host:
             seeds=lambda: self.seeds,
             on_role_change=self.roles.append,
             on_later_incarnation=lambda *later: self.later.append(later),
+            on_revoked=self._revoked,
         )
         running = asyncio.create_task(agent.run())
         try:

@@ -55,11 +55,14 @@ async def test_nothing_at_first(state: LocalState) -> None:
 
 
 async def test_what_is_saved_is_loaded(state: LocalState) -> None:
-    """Tasks, managers and endpoints come back; later saves change only what they name."""
-    await state.save(Changes(tasks={A.id: A, B.id: B}, managers=MANAGERS, endpoints=ENDPOINTS))
+    """All of it comes back; later saves change only what they name."""
+    revoked = {"n": 3}
+    await state.save(Changes(tasks={A.id: A, B.id: B}, managers=MANAGERS, endpoints=ENDPOINTS, revoked=revoked))
     newer = attrs.evolve(A, desired_state=TaskState.SHUTDOWN)
     await state.save(Changes(tasks={A.id: newer, B.id: None}))
-    assert await state.load() == Remembered(tasks=(newer,), managers=MANAGERS, endpoints=ENDPOINTS)
+    assert await state.load() == Remembered(tasks=(newer,), managers=MANAGERS, endpoints=ENDPOINTS, revoked=revoked)
+    await state.save(Changes(revoked={}))
+    assert (await state.load()).revoked == {}
     await state.close()
     await state.close()
 

@@ -183,6 +183,7 @@ class BenchNode:
         self.joins: list[JoinRequest] = []
         self.leaves: list[bool] = []
         self.troubles: tuple[str, ...] = ()
+        self.may_rejoin = False
 
     def manager_addresses(self) -> tuple[ManagerAddress, ...]:
         """One manager."""

@@ -158,6 +158,17 @@ async def test_a_member_cannot_found_or_join_again() -> None:
         assert "already part of a swarm" in answer["message"]
 
 
+async def test_a_member_that_is_shut_out_joins_again() -> None:
+    """Joining is how it comes back; whether it may is not for the API to say. It still cannot found another cluster."""
+    node = BenchNode("w1", local_state="error")
+    node.may_rejoin = True
+    body = {"ListenAddr": "x", "RemoteAddrs": ["m1:2377"], "JoinToken": "t"}
+    status, _ = await ask(Api(node), "POST", "/swarm/join", body)
+    assert (status, [join.join_token for join in node.joins]) == (200, ["t"])
+    status, _ = await ask(Api(node), "POST", "/swarm/init", {"ListenAddr": "x"})
+    assert status == 503
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [

@@ -282,7 +282,9 @@ async def test_the_swarm_is_shown_with_its_tokens_and_changed(api: Api) -> None:
     [
         ({"CAConfig": {"NodeCertExpiry": 1}}, "30 minutes"),
         ({"EncryptionConfig": {"AutoLockManagers": True}}, "AutoLockManagers is not supported yet"),
-        ({"CAConfig": {"ForceRotate": 1}}, "ForceRotate is not supported yet"),
+        ({"CAConfig": {"ExternalCAs": [{"URL": "https://ca"}]}}, "ExternalCAs is not supported yet"),
+        ({"CAConfig": {"SigningCAKey": "k"}}, "a CA key needs its certificate"),
+        ({"CAConfig": {"SigningCACert": "c", "SigningCAKey": "k"}}, "must be one PEM certificate"),
         ({"Raft": {"ElectionTick": 4}}, "the election timeout of 400 ms is too short"),
         ({"Raft": {"TickInterval": 1_000_000}}, "the heartbeat interval is 1 ms"),
     ],

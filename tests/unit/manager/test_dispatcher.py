@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import attrs
 import pytest
@@ -13,6 +14,7 @@ from manager_world import FakeAgent, InstantProposer, MovedClock, make_service, 
 
 from swarmpy.errors import FailedPrecondition, NodeRemoved, NotLeader, PermissionDenied
 from swarmpy.manager.dispatcher import Dispatcher
+from swarmpy.model import codec
 from swarmpy.model.ids import NodeId, TaskId
 from swarmpy.model.states import NodeState, Role, TaskState
 from swarmpy.ports import Peer
@@ -235,6 +237,27 @@ async def test_strangers_and_the_anonymous_have_no_session() -> None:
         nobody.peer = Peer()
         with pytest.raises(PermissionDenied):
             await nobody.open()
+
+
+async def test_every_agent_hears_which_certificates_are_revoked() -> None:
+    """At once, those that have nothing else to do with it, too; and once only."""
+    async with serving("a", "b") as world:
+        agent = FakeAgent(world.dispatcher, "a")
+        await agent.open()
+        assert agent.messages[0].revoked is None
+
+        def revoke(tx: Any) -> None:
+            tx.update(attrs.evolve(tx.cluster(), schema=codec.SCHEMA_VERSION, revoked={"b": 4}))
+
+        await world.store.update(revoke)
+        assert (await agent.take()).revoked == {"b": 4}
+        late = FakeAgent(world.dispatcher, "b")
+        await late.open()
+        assert late.messages[0].revoked == {"b": 4}
+        await world.store.update(lambda tx: tx.create(make_task("t", "a")))
+        assert (await agent.take()).revoked is None
+        await agent.close()
+        await late.close()
 
 
 async def test_sessions_end_with_the_term_of_office() -> None:

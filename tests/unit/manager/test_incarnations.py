@@ -16,7 +16,7 @@ from swarmpy.manager import incarnations
 from swarmpy.manager.dispatcher import RECOVERY_GRACE_S, Dispatcher
 from swarmpy.manager.incarnations import METHOD, Incarnations, check_incarnation
 from swarmpy.model.ids import NodeId
-from swarmpy.model.objects import ManagerStatus, Node
+from swarmpy.model.objects import ManagerStatus, Node, NodeDescription
 from swarmpy.model.specs import NodeSpec
 from swarmpy.model.states import NodeState, Role
 from swarmpy.ports import Peer
@@ -224,7 +224,7 @@ async def test_only_who_manages_changes(world: World) -> None:
 
     await world.store.update(managers)
     view = world.store.view()
-    made = {c.id: c.object for c in begun_anew(view, NodeId("a"), ManagerStatus(raft_id=9, address="x:1"), "", 7)}
+    made = {c.id: c.object for c in begun_anew(view, NodeId("a"), ManagerStatus(raft_id=9, address="x:1"), 7)}
     a, b, c = made["a"], made["b"], made["c"]
     assert isinstance(a, Node)
     assert isinstance(b, Node)
@@ -236,7 +236,9 @@ async def test_only_who_manages_changes(world: World) -> None:
     assert (c.role, c.spec.role, c.status.state) == (Role.WORKER, Role.WORKER, NodeState.UNKNOWN)
     assert c.status.message == UNHEARD
 
-    made = {c.id: c.object for c in begun_anew(view, NodeId("z"), ManagerStatus(raft_id=9, address="x:1"), "zeta", 7)}
+    new = Node(id=NodeId("z"), description=NodeDescription(hostname="zeta"))
+    found = begun_anew(view, NodeId("z"), ManagerStatus(raft_id=9, address="x:1"), 7, new=new)
+    made = {c.id: c.object for c in found}
     z, a = made["z"], made["a"]
     assert isinstance(a, Node)
     assert isinstance(z, Node)

@@ -16,6 +16,7 @@ from swarmpy.errors import ConnectionFailed, FailedPrecondition, Unavailable
 from swarmpy.manager.manager import Manager
 from swarmpy.manager.membership import Membership
 from swarmpy.manager.operations import update_cluster, update_node
+from swarmpy.model import codec
 from swarmpy.model.ids import ClusterId, NodeId
 from swarmpy.model.objects import Cluster, ManagerStatus, Node
 from swarmpy.model.specs import NodeSpec, RaftConfig
@@ -92,6 +93,8 @@ class Managers:
                 await task
 
     def _found(self, tx) -> None:
+        join_tokens = tokens.make_tokens(ROOT.cert_digest, random.Random(1))
+        tx.create(Cluster(id=ClusterId("c"), root_ca=ROOT, join_tokens=join_tokens, schema=codec.SCHEMA_VERSION))
         for raft_id in self.ids:
             tx.create(node(raft_id))
 
@@ -274,7 +277,6 @@ async def alone() -> AsyncIterator[Manager]:
         cluster_id=ClusterId("c"),
         raft_id=1,
         address=member(1).address,
-        ca_pem=b"",
         storage=storage,
         dialer=NoNetwork(),
         router=Router(),

@@ -46,7 +46,6 @@ async def running() -> AsyncIterator[tuple[Router, RaftDriver]]:
         cluster_id=ClusterId("c"),
         raft_id=1,
         address=member(1).address,
-        ca_pem=b"",
         storage=storage,
         dialer=NoNetwork(),
         router=router,

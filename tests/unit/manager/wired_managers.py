@@ -114,7 +114,6 @@ class Wired:
             cluster_id=ClusterId("c"),
             raft_id=raft_id,
             address=address,
-            ca_pem=b"",
             storage=self._storages[raft_id],
             dialer=_Dialer(self, raft_id),
             router=router,

@@ -16,9 +16,17 @@ from swarmpy.errors import BadCertificate, InvalidArgument
 from swarmpy.model.ids import NodeId
 from swarmpy.model.objects import RootCA
 from swarmpy.model.states import Role
-from swarmpy.security.ca import ca_digest, check_ca_digest, create_root_ca, issue
+from swarmpy.security.ca import (
+    ca_digest,
+    check_ca_digest,
+    create_root_ca,
+    issue,
+    load_private_key,
+    public_key_der,
+)
 from swarmpy.security.certificates import MAX_PEM_BYTES, check_issued_by, load_certificate, read_certificate
 from swarmpy.security.identity import new_key_and_csr
+from swarmpy.security.serials import Serial, key_digest, read_serial
 
 NOW_NS = 1_800_000_000_000_000_000
 HOUR_NS = 3600 * 1_000_000_000
@@ -31,7 +39,9 @@ def root() -> RootCA:
     return create_root_ca(NOW_NS)
 
 
-def certify(root: RootCA, csr_pem: bytes, *, expiry_ns: int = 90 * DAY_NS, now_ns: int = NOW_NS) -> bytes:
+def certify(
+    root: RootCA, csr_pem: bytes, *, number: int = 0, expiry_ns: int = 90 * DAY_NS, now_ns: int = NOW_NS
+) -> bytes:
     """A worker's certificate."""
     return issue(
         root,
@@ -39,6 +49,7 @@ def certify(root: RootCA, csr_pem: bytes, *, expiry_ns: int = 90 * DAY_NS, now_n
         node_id=NodeId("node1"),
         role=Role.WORKER,
         cluster_id="cluster1",
+        number=number,
         expiry_ns=expiry_ns,
         now_ns=now_ns,
     )
@@ -91,8 +102,9 @@ def test_issued_certificate_says_what_the_signer_says(root: RootCA) -> None:
     cert_pem = certify(root, csr_pem)
     facts = read_certificate(cert_pem)
     assert (facts.node_id, facts.role, facts.cluster_id) == ("node1", Role.WORKER, "cluster1")
+    # An hour more at either end: so far apart clocks may be.
     assert facts.not_before_ns == NOW_NS - HOUR_NS
-    assert facts.not_after_ns == NOW_NS + 90 * DAY_NS
+    assert facts.not_after_ns == NOW_NS + 90 * DAY_NS + HOUR_NS
     certificate = load_certificate(cert_pem)
     check_issued_by(certificate, load_certificate(root.cert_pem))
     assert not certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
@@ -107,11 +119,33 @@ def test_certificate_never_outlives_the_root(root: RootCA) -> None:
     assert read_certificate(certify(root, csr_pem, now_ns=late)).not_after_ns == late + DAY_NS
 
 
-def test_short_expiry_is_refused(root: RootCA) -> None:
-    """Less than an hour is no life for a certificate."""
+def test_lives_have_bounds(root: RootCA) -> None:
+    """Half an hour at least, and twenty years at most."""
     _, csr_pem = new_key_and_csr()
-    with pytest.raises(InvalidArgument, match="at least one hour"):
-        certify(root, csr_pem, expiry_ns=HOUR_NS - 1)
+    for expiry_ns in (HOUR_NS // 2, 20 * 365 * DAY_NS):
+        certify(root, csr_pem, expiry_ns=expiry_ns)
+    with pytest.raises(InvalidArgument, match="30 minutes at least"):
+        certify(root, csr_pem, expiry_ns=HOUR_NS // 2 - 1)
+    with pytest.raises(InvalidArgument, match="20 years"):
+        certify(root, csr_pem, expiry_ns=20 * 365 * DAY_NS + 1)
+
+
+def test_a_serial_number_tells_number_and_key(root: RootCA) -> None:
+    """Of one key and number there may be several certificates; each has a serial number of its own."""
+    key_pem, csr_pem = new_key_and_csr()
+    first, second = (read_certificate(certify(root, csr_pem, number=7)).serial for _ in range(2))
+    assert first != second
+    assert read_serial(first) == read_serial(second)
+    assert read_serial(first).number == 7
+    assert read_serial(first).key == key_digest(public_key_der(load_private_key(key_pem).public_key()))
+    other = read_serial(read_certificate(certify(root, new_key_and_csr()[1], number=2**32 - 1)).serial)
+    assert (other.number, other.key == read_serial(first).key) == (2**32 - 1, False)
+    assert read_serial(read_certificate(certify(root, csr_pem)).serial).number == 0
+
+
+def test_a_serial_number_that_was_drawn_has_number_0() -> None:
+    """As versions did that did not count."""
+    assert read_serial(f"{2**158 + 12345:x}") == Serial(number=0, key=-1)
 
 
 def test_other_keys_are_refused(root: RootCA) -> None:

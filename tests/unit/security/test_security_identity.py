@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import random
 import ssl
 import stat
 from pathlib import Path
 
+import attrs
 import pytest
+from handshakes import cluster_of, meet, node, rotated, rotating
 
 from swarmpy.errors import BadCertificate, DataDirMismatch, StorageError
 from swarmpy.model.ids import NodeId
@@ -16,6 +17,7 @@ from swarmpy.model.objects import RootCA
 from swarmpy.model.states import Role
 from swarmpy.ports import Peer
 from swarmpy.security import identity as identity_module
+from swarmpy.security import roots
 from swarmpy.security.ca import create_root_ca, issue
 from swarmpy.security.identity import (
     CA_FILE,
@@ -24,9 +26,12 @@ from swarmpy.security.identity import (
     KEY_FILE,
     NEW_KEY_FILE,
     NodeIdentity,
+    csr_for,
     load_identity,
     new_key_and_csr,
+    next_key,
     save_identity,
+    save_roots,
 )
 from swarmpy.security.tls import (
     Credentials,
@@ -38,7 +43,8 @@ from swarmpy.security.tls import (
 )
 
 NOW_NS = 1_800_000_000_000_000_000
-DAY_NS = 24 * 3600 * 1_000_000_000
+HOUR_NS = 3600 * 1_000_000_000
+DAY_NS = 24 * HOUR_NS
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +53,19 @@ def root() -> RootCA:
     return create_root_ca(NOW_NS)
 
 
-def make(root: RootCA, node_id: str = "node1", role: Role = Role.MANAGER) -> NodeIdentity:
+def make(
+    root: RootCA, node_id: str = "node1", role: Role = Role.MANAGER, *, key_pem: bytes | None = None
+) -> NodeIdentity:
     """A node's identity, valid for ten days."""
-    key_pem, csr_pem = new_key_and_csr()
+    key_pem = key_pem or new_key_and_csr()[0]
     cert_pem = issue(
-        root, csr_pem, node_id=NodeId(node_id), role=role, cluster_id="c1", expiry_ns=10 * DAY_NS, now_ns=NOW_NS
+        root,
+        csr_for(key_pem),
+        node_id=NodeId(node_id),
+        role=role,
+        cluster_id="c1",
+        expiry_ns=10 * DAY_NS,
+        now_ns=NOW_NS,
     )
     return NodeIdentity.from_pem(cert_pem=cert_pem, key_pem=key_pem, ca_pem=root.cert_pem)
 
@@ -61,17 +75,17 @@ def test_identity_is_read_from_its_certificate(root: RootCA) -> None:
     identity = make(root)
     assert (identity.node_id, identity.role, identity.cluster_id) == ("node1", Role.MANAGER, "c1")
     assert not identity.is_expired(NOW_NS)
-    assert identity.is_expired(NOW_NS + 10 * DAY_NS)
+    assert not identity.is_expired(NOW_NS + 10 * DAY_NS + HOUR_NS - 1)
+    assert identity.is_expired(NOW_NS + 10 * DAY_NS + HOUR_NS)
     assert "PRIVATE" not in repr(identity)
 
 
-def test_renewal_is_due_between_half_and_four_fifths(root: RootCA) -> None:
-    """The time to renew is random within 50 to 80 % of the life."""
+def test_a_life_is_what_was_asked_for(root: RootCA) -> None:
+    """It begins when the certificate is issued, not at the hour before that it is valid from already."""
     identity = make(root)
-    life = identity.not_after_ns - identity.not_before_ns
-    times = {identity.renew_at_ns(random.Random(seed)) for seed in range(50)}
-    assert len(times) > 40
-    assert all(0.5 * life <= at - identity.not_before_ns <= 0.8 * life for at in times)
+    assert (identity.issued_at_ns, identity.life_ns) == (NOW_NS, 10 * DAY_NS)
+    late = attrs.evolve(identity, not_after_ns=NOW_NS + HOUR_NS // 2)  # the root has ended it
+    assert (late.issued_at_ns, late.life_ns) == (NOW_NS, 0)
 
 
 def test_parts_that_do_not_fit_are_refused(root: RootCA) -> None:
@@ -123,6 +137,71 @@ def test_interrupted_renewal_leaves_one_matching_pair(
     assert load_identity(tmp_path) == newest
 
 
+CRASH_POINTS = range(7)
+
+
+@pytest.mark.parametrize("stop_after", CRASH_POINTS)
+@pytest.mark.parametrize("step", ["rotation", "back after it"])
+def test_an_interrupted_change_of_the_root_leaves_an_identity_of_one_piece(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, stop_after: int
+) -> None:
+    """Wherever it is cut off, certificate, chain and roots go together; the other nodes accept what is found."""
+    before = cluster_of()
+    during = rotating(before)
+    after = rotated(during)
+    reached = {"rotation": during, "back after it": after}[step]
+    old, new, other = node(before), node(reached), node(reached, "other")
+    save_identity(tmp_path, old)
+    steps = 0
+    real = identity_module._sync_directory
+
+    def cut(path: Path) -> None:
+        nonlocal steps
+        steps += 1
+        if steps > stop_after:
+            raise OSError(5, "Input/output error")
+        real(path)
+
+    monkeypatch.setattr(identity_module, "_sync_directory", cut)
+    with contextlib.suppress(StorageError):
+        save_identity(tmp_path, new)
+    monkeypatch.setattr(identity_module, "_sync_directory", real)
+    found = load_identity(tmp_path)
+    assert found is not None
+    assert (found.cert_pem, found.chain_pem) in ((old.cert_pem, b""), (new.cert_pem, new.chain_pem))
+    credentials = Credentials(other)
+    # Managers let former roots through, and know this node's certificate.
+    credentials.trust_more((before.root_ca.cert_pem,))
+    meet(found, credentials)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / DIRECTORY).iterdir()} == {0o600}
+    save_identity(tmp_path, new)
+    assert load_identity(tmp_path) == new
+    assert (tmp_path / DIRECTORY / CA_FILE).read_bytes() == new.ca_pem
+
+
+def test_the_crash_points_are_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change of the root has no more steps than are tried above."""
+    before = cluster_of()
+    save_identity(tmp_path, node(before))
+    seen: list[Path] = []
+    real = identity_module._sync_directory
+    monkeypatch.setattr(identity_module, "_sync_directory", lambda path: (seen.append(path), real(path)))
+    save_identity(tmp_path, node(rotated(rotating(before))))
+    assert len(seen) == len(CRASH_POINTS) - 1
+
+
+def test_only_the_roots_are_replaced(tmp_path: Path) -> None:
+    """When the change is over, the root before is given up; certificate and key stay."""
+    before = cluster_of()
+    during = rotating(before)
+    identity = node(during)
+    save_identity(tmp_path, identity)
+    after = identity.trusting(roots.trusted_pem(rotated(during)))
+    save_roots(tmp_path, after)
+    assert load_identity(tmp_path) == after
+    assert (after.cert_pem, after.chain_pem) == (identity.cert_pem, identity.chain_pem)
+
+
 @pytest.mark.parametrize("damage", [CERT_FILE, KEY_FILE, CA_FILE])
 def test_damaged_files_are_a_clear_error(root: RootCA, tmp_path: Path, damage: str) -> None:
     """A damaged or missing file says which directory and what to do."""
@@ -134,6 +213,26 @@ def test_damaged_files_are_a_clear_error(root: RootCA, tmp_path: Path, damage: s
         (tmp_path / DIRECTORY / damage).unlink()
         with pytest.raises(DataDirMismatch, match="restore it"):
             load_identity(tmp_path)
+
+
+def test_the_next_key_stays_until_it_is_in_use(root: RootCA, tmp_path: Path) -> None:
+    """Whoever asks again asks for the same key; what is damaged is replaced, as no certificate is for it."""
+    old = make(root)
+    save_identity(tmp_path, old)
+    key_pem = next_key(tmp_path)
+    assert key_pem == next_key(tmp_path) != old.key_pem
+    assert load_identity(tmp_path) == old
+    assert stat.S_IMODE((tmp_path / DIRECTORY / NEW_KEY_FILE).stat().st_mode) == 0o600
+    extended = make(root, key_pem=old.key_pem)
+    save_identity(tmp_path, extended)
+    assert load_identity(tmp_path) == extended
+    assert next_key(tmp_path) == key_pem
+    new = make(root, key_pem=key_pem)
+    save_identity(tmp_path, new)
+    assert load_identity(tmp_path) == new
+    assert next_key(tmp_path) != key_pem
+    (tmp_path / DIRECTORY / NEW_KEY_FILE).write_bytes(b"junk")
+    assert next_key(tmp_path) == next_key(tmp_path) != b"junk"
 
 
 def test_interrupted_first_save_is_no_identity(root: RootCA, tmp_path: Path) -> None:
@@ -180,6 +279,7 @@ def test_credentials_change_only_whole(root: RootCA) -> None:
                 cert_pem=broken.cert_pem,
                 key_pem=make(root).key_pem,
                 ca_pem=broken.ca_pem,
+                serial="1",
                 not_before_ns=0,
                 not_after_ns=0,
             )

@@ -147,7 +147,7 @@ async def test_a_snapshot_of_a_newer_leader_stops_a_manager() -> None:
         )
     )
     async with asyncio.timeout(20):
-        with pytest.raises(DataDirMismatch, match=r"the snapshot has schema version 5, .* upgrade it"):
+        with pytest.raises(DataDirMismatch, match=r"the snapshot has schema version 6, .* upgrade it"):
             await running
     assert store.version == 0
 

@@ -14,9 +14,11 @@ from rpc_lab import Lab, Pki
 
 from swarmpy.errors import (
     BadCertificate,
+    CertificateRevoked,
     ConnectionFailed,
     FailedPrecondition,
     InvalidArgument,
+    NodeRemoved,
     NotFound,
     NotLeader,
     OutcomeUnknown,
@@ -29,11 +31,20 @@ from swarmpy.ports import Peer
 from swarmpy.security.tls import joiner_context, unverified_context
 from swarmpy.wire.connection import RpcConfig
 from swarmpy.wire.frames import Kind, encode
-from swarmpy.wire.router import MANAGERS, MEMBERS, Router
+from swarmpy.wire.router import MANAGERS, MEMBERS, Router, Standing
 from swarmpy.wire.rpc import RpcDialer, RpcServer, parse_address
 from swarmpy.wire.serving import ServerConfig
 
 DAY_NS = 24 * 3600 * 1_000_000_000
+
+
+class Standings(dict[str, Standing]):
+    """What a manager thinks of the nodes; all others are good."""
+
+    def __call__(self, peer: Peer) -> Standing:
+        return self.get(str(peer.node_id), Standing.GOOD)
+
+
 GIVEN_UP = ((Kind.CALL, 1, "hang"), (Kind.STREAM, 2, "ticks"))
 
 
@@ -388,21 +399,74 @@ async def test_expected_node_is_checked(lab: Lab, server: RpcServer) -> None:
 
 async def test_removed_node_is_cut_off(lab: Lab, pki: Pki, handlers: Handlers) -> None:
     """A node removed while connected loses its streams; it cannot connect again."""
-    removed: set[str] = set()
+    standings = Standings()
     server = await lab.server(
-        handlers.router(is_blocked=lambda node: node in removed),
+        handlers.router(standing=standings),
         config=ServerConfig(rpc=RpcConfig(ping_interval_s=0.1)),
     )
     channel = await lab.dial(server)
     stream = channel.stream("ticks", None)
     assert await soon(anext(stream)) == "first"
-    removed.add("client")
+    standings["client"] = Standing.REMOVED
     with pytest.raises(PermissionDenied, match="removed from the cluster"):
         await channel.call("echo", 1, timeout=5)
     with pytest.raises(OutcomeUnknown, match="removed from the cluster"):
         await soon(anext(stream))
     with pytest.raises(PermissionDenied, match="removed from the cluster"):
         await lab.dial(server)
+
+
+async def test_a_revoked_certificate_loses_what_it_had_open(lab: Lab, handlers: Handlers) -> None:
+    """At once: nothing more comes out of a stream, not even before the next tick, which closes the connection."""
+    standings, news = Standings(), asyncio.Event()
+
+    async def items(peer: Peer, payload: Any) -> AsyncIterator[Any]:
+        yield "before"
+        await news.wait()
+        yield "after"
+
+    router = handlers.router(standing=standings)
+    router.stream("items", items, MEMBERS)
+    server = await lab.server(router)
+    channel = await lab.dial(server)
+    stream = channel.stream("items", None)
+    assert await soon(anext(stream)) == "before"
+    standings["client"] = Standing.REVOKED
+    news.set()
+    with pytest.raises(CertificateRevoked):
+        await soon(anext(stream))
+    with pytest.raises(CertificateRevoked):
+        await channel.call("manager.only", 1, timeout=5)
+    await soon(channel.wait_closed())
+
+
+async def test_a_revoked_certificate_is_good_for_another_one_only(lab: Lab, handlers: Handlers) -> None:
+    """It may connect for that, as briefly as somebody without a certificate; a notification ends the connection."""
+    standings = Standings(client=Standing.REVOKED)
+    router = handlers.router(standing=standings)
+    router.call("renew", handlers.echo, MEMBERS, even_revoked=True)
+    config = ServerConfig(rpc=RpcConfig(ping_interval_s=0.1), anonymous_life_s=0.5)
+    server = await lab.server(router, config=config)
+    channel = await lab.dial(server)
+    with pytest.raises(CertificateRevoked):
+        await channel.call("manager.only", 1, timeout=5)
+    assert (await channel.call("renew", 1, timeout=5))["from"] == "client"
+    await soon(channel.wait_closed())
+    channel = await lab.dial(server)
+    channel.notify("note", 1)
+    with pytest.raises(OutcomeUnknown, match="was revoked"):
+        await channel.call("renew", 1, timeout=5)
+    assert handlers.notified.empty()
+
+
+async def test_a_node_that_is_removed_as_it_connects_ends_nothing_else(lab: Lab, handlers: Handlers) -> None:
+    """Its connection is refused; the server goes on for the others."""
+    standings = Standings(bad=Standing.REMOVED)
+    server = await lab.server(handlers.router(standing=standings))
+    member = await lab.dial(server)
+    with pytest.raises(NodeRemoved):
+        await lab.dial(server, lab.pki.credentials("bad"))
+    assert (await member.call("echo", 1, timeout=5))["payload"] == 1
 
 
 async def test_renewed_credentials_are_shown_from_then_on(lab: Lab, pki: Pki, server: RpcServer) -> None:
