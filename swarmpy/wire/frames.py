@@ -117,7 +117,8 @@ def decode_body(body: bytes) -> list[Any]:
     kind, *rest = frame
     # A bool is an int to Python, never to the peer.
     if type(kind) is not int or not 0 <= kind < len(_SHAPES):
-        raise ProtocolViolation(f"malformed frame: unknown kind {str(kind)[:20]}")
+        what = kind if isinstance(kind, int) else f"of type {type(kind).__name__}"
+        raise ProtocolViolation(f"malformed frame: unknown kind {what}")
     shape = _SHAPES[kind]
     if len(rest) != len(shape):
         raise ProtocolViolation(f"malformed frame: {Kind(kind).name} has {len(rest)} fields, not {len(shape)}")
