@@ -15,7 +15,7 @@ from swarmpy.model import codec
 from swarmpy.model.states import Availability
 from swarmpy.ports import Dialer
 from swarmpy.security import tokens
-from swarmpy.security.ca import check_ca_digest
+from swarmpy.security.ca import vouched_root
 from swarmpy.security.identity import NodeIdentity, new_key_and_csr
 from swarmpy.security.tls import joiner_context, unverified_context
 from swarmpy.wire.rpc import RpcDialer
@@ -64,8 +64,7 @@ async def _fetch_root(address: str, digest: str) -> bytes:
     ca_pem = answer.get("cert_pem") if isinstance(answer, dict) else None
     if not isinstance(ca_pem, bytes):
         raise ProtocolViolation(f"{address} did not send its root certificate")
-    check_ca_digest(ca_pem, digest)
-    return ca_pem
+    return vouched_root(ca_pem, digest)
 
 
 async def _fetch_certificate(
