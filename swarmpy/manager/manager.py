@@ -30,6 +30,7 @@ from swarmpy.manager.whereabouts import INTRODUCE, Whereabouts, join_payload
 from swarmpy.model.assignments import ManagerAddress
 from swarmpy.model.ids import ClusterId, NodeId, encode_id
 from swarmpy.model.objects import Kind, Node
+from swarmpy.model.rates import Rate
 from swarmpy.model.specs import RaftConfig
 from swarmpy.model.states import Role
 from swarmpy.ports import Clock, Dialer, Peer, Random
@@ -47,6 +48,10 @@ from swarmpy.wire.router import MANAGERS, MEMBERS, Router
 
 log = structlog.get_logger(__name__)
 
+SELDOM = Rate(burst=20, per_s=1.0)
+"""Of one worker: sessions, certificates and farewells. Each may cost a signature and a write."""
+OFTEN = Rate(burst=500, per_s=100.0)
+"""Of one worker: heartbeats and reports. An agent waits for the answer to one before it sends the next."""
 OFFICE_RETRY_S = 1.0
 """Seconds between a term of office that failed and the next try."""
 WRITE_RETRY_S = 0.1
@@ -154,14 +159,14 @@ class Manager:
         router.call("raft.join", self._on_leader(self._membership.join), MANAGERS)
         router.call(SCHEMA, schema_read_here, MANAGERS)
         router.call(INTRODUCE, self._whereabouts.on_introduced, MANAGERS)
-        router.call("raft.leave", self._on_leader(self._membership.leave), MEMBERS)
+        router.call("raft.leave", self._on_leader(self._membership.leave), MEMBERS, SELDOM)
         router.call(RAFT_STATUS, self._on_leader(self._reporter.on_asked), MANAGERS)
         router.call("ca.root", self._registrar.root, None)
         router.call("ca.join", self._registrar.join, None)
-        router.call("ca.renew", self._registrar.renew, MEMBERS)
-        router.stream("dispatcher.session", self._session, MEMBERS)
-        router.call("dispatcher.heartbeat", lambda peer, p: self._leading_dispatcher().heartbeat(peer, p), MEMBERS)
-        router.call("dispatcher.report", lambda peer, p: self._leading_dispatcher().report(peer, p), MEMBERS)
+        router.call("ca.renew", self._registrar.renew, MEMBERS, SELDOM)
+        router.stream("dispatcher.session", self._session, MEMBERS, SELDOM)
+        router.call("dispatcher.heartbeat", self._heartbeat, MEMBERS, OFTEN)
+        router.call("dispatcher.report", self._report, MEMBERS, OFTEN)
 
     # -- what others ask ----------------------------------------------------------------------------------------------
 
@@ -426,6 +431,12 @@ class Manager:
         if self._dispatcher is None:
             raise NotLeader
         return self._dispatcher
+
+    async def _heartbeat(self, peer: Peer, payload: Any) -> Any:
+        return await self._leading_dispatcher().heartbeat(peer, payload)
+
+    async def _report(self, peer: Peer, payload: Any) -> Any:
+        return await self._leading_dispatcher().report(peer, payload)
 
     async def _session(self, peer: Peer, payload: Any) -> AsyncIterator[Any]:
         # Closed here and now: a session that lingers until it is collected holds stops back.

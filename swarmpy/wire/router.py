@@ -1,23 +1,28 @@
 """Which method goes to which handler, and who may call it: one table, checked in one place.
 
-The same router serves real connections and the simulator's. It holds no state of any connection.
+The same router serves real connections and the simulator's. It holds no state of any connection; of the workers only
+how often they called what costs much. Managers may do everything anyway.
 """
 
 from __future__ import annotations
 
+import asyncio
 import enum
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import attrs
 
-from swarmpy.errors import NodeRemoved, NotFound, PermissionDenied
+from swarmpy.errors import NodeRemoved, NotFound, PermissionDenied, Unavailable
 from swarmpy.model.ids import NodeId
+from swarmpy.model.rates import Buckets, Rate
 from swarmpy.model.states import Role
 from swarmpy.ports import CallHandler, Peer, StreamHandler
 
 MANAGERS = frozenset({Role.MANAGER})
 MEMBERS = frozenset({Role.MANAGER, Role.WORKER})
+MAX_NODES = 4096
+"""Workers whose rates are remembered."""
 
 NotifyHandler = Callable[[Peer, Any], None]
 """Takes a notification in. Not a coroutine, so that notifications keep their order."""
@@ -38,6 +43,8 @@ class Route:
     method: str
     kind: MethodKind
     allow: frozenset[Role] | None
+    rate: Rate | None = None
+    """How often one worker may call it; None: as often as it likes, which is bounded by what is read of it."""
 
     def __str__(self) -> str:
         who = "anybody" if self.allow is None else ", ".join(sorted(self.allow))
@@ -49,19 +56,22 @@ class Router:
 
     def __init__(self, *, is_blocked: Callable[[NodeId], bool] | None = None) -> None:
         self._is_blocked = is_blocked
+        self._paces: dict[str, Buckets[NodeId]] = {}
         self._routes: dict[str, Route] = {}
         self._calls: dict[str, CallHandler] = {}
         self._streams: dict[str, StreamHandler] = {}
         self._notifies: dict[str, NotifyHandler] = {}
 
-    def call(self, method: str, handler: CallHandler, allow: frozenset[Role] | None) -> None:
+    def call(self, method: str, handler: CallHandler, allow: frozenset[Role] | None, rate: Rate | None = None) -> None:
         """Serve ``method`` with one answer."""
-        self._add(method, MethodKind.CALL, allow)
+        self._add(method, MethodKind.CALL, allow, rate)
         self._calls[method] = handler
 
-    def stream(self, method: str, handler: StreamHandler, allow: frozenset[Role] | None) -> None:
+    def stream(
+        self, method: str, handler: StreamHandler, allow: frozenset[Role] | None, rate: Rate | None = None
+    ) -> None:
         """Serve ``method`` with a stream of answers: ``handler`` is an async generator function."""
-        self._add(method, MethodKind.STREAM, allow)
+        self._add(method, MethodKind.STREAM, allow, rate)
         self._streams[method] = handler
 
     def notify(self, method: str, handler: NotifyHandler, allow: frozenset[Role] | None) -> None:
@@ -93,9 +103,11 @@ class Router:
         if self._is_blocked is not None and peer.node_id is not None and self._is_blocked(peer.node_id):
             raise NodeRemoved(f"node {peer.node_id} was removed from the cluster: leave it and join again")
 
-    def _add(self, method: str, kind: MethodKind, allow: frozenset[Role] | None) -> None:
+    def _add(self, method: str, kind: MethodKind, allow: frozenset[Role] | None, rate: Rate | None = None) -> None:
         assert method not in self._routes, f"{method} is routed twice"
-        self._routes[method] = Route(method=method, kind=kind, allow=allow)
+        self._routes[method] = Route(method=method, kind=kind, allow=allow, rate=rate)
+        if rate is not None:
+            self._paces[method] = Buckets(rate, most=MAX_NODES)
 
     def _check(self, peer: Peer, method: str, kind: MethodKind) -> None:
         route = self._routes.get(method)
@@ -105,3 +117,11 @@ class Router:
             who = "a caller without a certificate" if peer.role is None else f"a {peer.role}"
             raise PermissionDenied(f"{method} is not open to {who}")
         self.check_peer(peer)
+        if peer.role is Role.WORKER and peer.node_id is not None and method in self._paces:
+            self._check_pace(peer.node_id, method)
+
+    def _check_pace(self, node_id: NodeId, method: str) -> None:
+        now = asyncio.get_running_loop().time()
+        bucket = self._paces[method].of(node_id, now)
+        if not bucket.take(now):
+            raise Unavailable(f"{method}: node {node_id} asks too often: again in {bucket.wait_s(now):.1f} s")
