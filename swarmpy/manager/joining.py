@@ -12,12 +12,14 @@ from typing import Any
 import attrs
 import structlog
 
-from swarmpy.errors import InvalidArgument, NotFound, PermissionDenied
+from swarmpy.errors import FailedPrecondition, InvalidArgument, NotFound, PermissionDenied, ProtocolViolation
+from swarmpy.manager import claims
 from swarmpy.manager.incarnations import check_incarnation
+from swarmpy.manager.join_guard import JoinGuard
 from swarmpy.model import codec
 from swarmpy.model.assignments import ManagerAddress
 from swarmpy.model.ids import ClusterId, NodeId, encode_id
-from swarmpy.model.objects import Node, NodeStatus
+from swarmpy.model.objects import Cluster, Node, NodeStatus
 from swarmpy.model.specs import NodeSpec, RaftConfig
 from swarmpy.model.states import Availability, NodeState, Role
 from swarmpy.ports import Clock, Peer, Random
@@ -26,6 +28,9 @@ from swarmpy.store.memory import Store
 from swarmpy.store.schema import check_reader
 
 log = structlog.get_logger(__name__)
+
+MAX_NODES = 10_000
+"""Of a cluster. Who has a join token can make so many, and no more."""
 
 
 @attrs.frozen(kw_only=True)
@@ -71,6 +76,7 @@ class Registrar:
         self._ca_pem = ca_pem
         self._managers = managers
         self._require_leader = require_leader
+        self._guard = JoinGuard(clock)
 
     async def root(self, _peer: Peer, _payload: Any) -> Any:
         """``ca.root``: the cluster's root certificate, PEM."""
@@ -79,17 +85,31 @@ class Registrar:
     async def join(self, peer: Peer, payload: Any) -> Any:
         """``ca.join``: a :class:`JoinCall` for a :class:`Certified`.
 
-        Raises PermissionDenied on a wrong token, FailedPrecondition for a manager of a version that is too old.
+        Raises PermissionDenied on a wrong token, Unavailable after too many of them, FailedPrecondition for a manager
+        of a version that is too old, or one node too many. Of a wrong token nothing is told but that it is wrong.
         """
         self._require_leader()
-        call = codec.from_plain(JoinCall, payload)
-        cluster = self._store.view().cluster()
-        role = tokens.role_of_token(call.token, cluster.join_tokens)
-        if role is None:
-            log.warning("join_refused", address=peer.address, reason="invalid join token")
-            raise PermissionDenied(tokens.INVALID)
+        self._guard.check(peer)
+        view = self._store.view()
+        cluster = view.cluster()
+        try:
+            call = codec.from_plain(JoinCall, payload)
+            role = _role(call, cluster)
+        except (ProtocolViolation, PermissionDenied) as error:
+            self._guard.failed(peer, error.message)
+            raise
+        known = self._guard.answer_to(call.token, call.csr_pem)
+        if known is not None and view.node(known[0]) is not None:
+            # Its answer was lost. It is one machine, however often it asks.
+            return known[1]
         if role is Role.MANAGER:
             check_reader(call.schema, cluster)
+        claims.check_hostname(call.hostname)
+        if len(view.nodes()) >= MAX_NODES:
+            raise FailedPrecondition(
+                f"the cluster has {MAX_NODES} nodes, and that is as many as it takes: remove those that are gone "
+                '("swarmpy node rm"), and change the join tokens if they are in wrong hands'
+            )
         node_id = NodeId(encode_id(self._random.randbytes(16)))
         certified = self._sign(node_id, role, call.csr_pem)
         node = Node(
@@ -100,7 +120,9 @@ class Registrar:
         )
         await self._store.update(lambda tx: tx.create(node))
         log.info("node_joined", node=node_id, role=role.value, address=peer.address)
-        return codec.to_plain(certified)
+        answer = codec.to_plain(certified)
+        self._guard.answered(call.token, call.csr_pem, node_id, answer)
+        return answer
 
     async def renew(self, peer: Peer, payload: Any) -> Any:
         """``ca.renew``: a new certificate for a member, with the role it should have now."""
@@ -136,3 +158,10 @@ class Registrar:
             raft=cluster.spec.raft,
             managers=self._managers(),
         )
+
+
+def _role(call: JoinCall, cluster: Cluster) -> Role:
+    role = tokens.role_of_token(call.token, cluster.join_tokens)
+    if role is None:
+        raise PermissionDenied(tokens.INVALID)
+    return role
