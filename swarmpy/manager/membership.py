@@ -92,7 +92,8 @@ class Membership:
             if current is not None:
                 status = attrs.evolve(current.status, state=NodeState.DOWN, message="left the cluster")
                 spec = attrs.evolve(current.spec, role=Role.WORKER)
-                tx.update(attrs.evolve(current, status=status, spec=spec))
+                if (status, spec) != (current.status, current.spec):
+                    tx.update(attrs.evolve(current, status=status, spec=spec))
 
         await self._store.update(mark)
         log.info("node_left", node=node.id)
