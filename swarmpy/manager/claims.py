@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 import attrs
 
 from swarmpy.errors import InvalidArgument
-from swarmpy.model.assignments import TaskStatusUpdate
+from swarmpy.model.assignments import MAX_ERR_CHARS, MAX_MESSAGE_CHARS, TaskStatusUpdate
 from swarmpy.model.ids import NodeId
 from swarmpy.model.objects import ContainerStatus, NodeDescription, PortStatus, Task, TaskStatus
 from swarmpy.ports import Peer
@@ -30,8 +30,6 @@ MAX_LABELS_CHARS = 16 * 1024
 MAX_NANO_CPUS = 10**15
 MAX_MEMORY_BYTES = 1 << 60
 MAX_PROBLEMS_CHARS = 1024
-MAX_MESSAGE_CHARS = 256
-MAX_ERR_CHARS = 1024
 _MOST = (1 << 63) - 1
 _MOST_INT32 = (1 << 31) - 1
 _ADDRESS = frozenset("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ._:%-")

@@ -292,7 +292,11 @@ class Node(NodeFacts):
             # An engine that does not answer must be known before the cluster counts on this node.
             probe = await self._runtime(NodeId(""), advertise, self._config.runtime or "auto")
             identity, certified = await fetch_identity(
-                remote, request.join_token, hostname=self._config.hostname, availability=request.availability
+                remote,
+                request.join_token,
+                hostname=self._config.hostname,
+                availability=request.availability,
+                random=self._random,
             )
             state = NodeState(
                 cluster_id=ClusterId(identity.cluster_id),

@@ -91,7 +91,9 @@ async def meet() -> AsyncIterator[MeetMan]:
 async def join(address: str) -> Any:
     """What a joiner gets."""
     async with asyncio.timeout(20):
-        return await fetch_identity([address], TOKEN, hostname="h", availability=Availability.ACTIVE)
+        return await fetch_identity(
+            [address], TOKEN, hostname="h", availability=Availability.ACTIVE, random=random.Random(1)
+        )
 
 
 ROOTS = {
