@@ -43,6 +43,7 @@ from swarmpy.raft.storage import LogStorage
 from swarmpy.security import tokens
 from swarmpy.store.memory import Store
 from swarmpy.store.view import View
+from swarmpy.wire.bounded_log import BoundedLog
 from swarmpy.wire.channels import ChannelPool, PeerSender
 from swarmpy.wire.router import MANAGERS, MEMBERS, Router
 
@@ -148,6 +149,7 @@ class Manager:
         )
         self._dispatcher: Dispatcher | None = None
         self._in_office = False
+        self._bounded = BoundedLog(clock.monotonic)
         self._status_changed = asyncio.Event()
         self.raft.subscribe(self._on_raft_status)
         self._register_calls()
@@ -415,7 +417,8 @@ class Manager:
             # An id that is not known yet may be anybody's: a manager that is behind learns the new members, the leader
             # perhaps among them, from these very messages.
             if self.raft.node_of(message.source) not in (None, peer.node_id):
-                log.warning("raft_message_forged", peer=peer.node_id, claimed=message.source)
+                event = "raft_message_forged"
+                self._bounded.tell(log.warning, event, peer.node_id or "", peer=peer.node_id, claimed=message.source)
                 continue
             self.raft.receive(message)
 

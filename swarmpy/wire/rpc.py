@@ -34,6 +34,9 @@ TURNED_AWAY_AT_ONCE = 64
 TURNED_AWAY_PAUSE_S = 0.01
 """After so many that are turned away, those who connect have to wait so long."""
 MAX_PACES = 4096
+MAX_HOST_CHARS = 253
+MAX_LABEL_CHARS = 63
+"""Of a host name, and of the parts between its dots (RFC 1035)."""
 _RESET = struct.pack("ii", 1, 0)
 
 
@@ -314,7 +317,7 @@ class RpcDialer:
         except TimeoutError:
             channel.abort()
             raise ConnectionFailed(f"{address} does not answer within {timeout:g} s") from None
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             raise ConnectionFailed(f"cannot connect to {address}: {_tls_reason(error)}") from error
         except BaseException:
             channel.abort()
@@ -329,8 +332,11 @@ def parse_address(address: str) -> tuple[str, int]:
         host = host[1:-1]
     elif ":" in host:
         host = ""
-    if not colon or not host or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65536:
-        raise InvalidArgument(f"{address!r} is not host:port")
+    is_port = colon and port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 65536
+    # Also what a resolver would fail over rather than find nobody.
+    is_host = 0 < len(host) <= MAX_HOST_CHARS and host.isprintable() and " " not in host
+    if not is_port or not is_host or any(len(label) > MAX_LABEL_CHARS for label in host.split(".")):
+        raise InvalidArgument(f"{address[:80]!r} is not host:port")
     return host, int(port)
 
 
