@@ -72,13 +72,11 @@ def check_address(address: str, peer: Peer) -> None:
     """
     if not address or len(address) > MAX_ADDRESS_CHARS or not _ADDRESS.issuperset(address):
         raise InvalidArgument(f"{address[:40]!r} is no address of a node: give another --advertise-addr")
-    own = _ip(address)
-    if own is None:
-        is_local = address.rstrip(".").lower().rpartition(".")[2] == "localhost"
-        kind = "loopback" if is_local else ""
-    else:
-        kind = _kind(own)
-    seen = _ip(origin_of(peer.address))
+    own, seen = _ip(address), _ip(origin_of(peer.address))
+    if own is None and seen is not None:
+        # Agents resolve what they were given. A name would have every node ask a name server of somebody's choice.
+        raise InvalidArgument(f"{address} is no IP address: give another --advertise-addr")
+    kind = "" if own is None else _kind(own)
     if kind in ("multicast", "unspecified") or (kind and seen is not None and _kind(seen) != kind):
         raise InvalidArgument(
             f"{address} is a {kind} address: other nodes would look for this one in the wrong place; give another "

@@ -29,7 +29,7 @@ class BoundedLog:
         self._each: Buckets[tuple[str, str]] = Buckets(EACH, most=MAX_KEYS)
         self._left_out: Counter[str] = Counter()
 
-    def tell(self, tell: Tell, event: str, origin: str, **fields: Any) -> None:
+    def tell(self, tell: Tell, event: str, origin: str, /, **fields: Any) -> None:
         """``tell(event, **fields)``, unless there were too many such lines. Long texts are cut."""
         now = self._clock()
         if not (self._each.of((event, origin), now).take(now) and self._all.of(event, now).take(now)):

@@ -293,7 +293,8 @@ async def test_a_node_is_described_within_bounds(world: World, description: Node
     [
         ("10.0.0.7", "10.0.0.7:4000", True),
         ("10.0.0.7", "192.168.1.1:4000", True),
-        ("worker-3.example.org", "10.0.0.7:4000", True),
+        ("worker-3.example.org", "10.0.0.7:4000", False),
+        ("worker-3", "worker-3", True),
         ("2001:db8::7", "[2001:db8::7]:4000", True),
         ("127.0.0.1", "127.0.0.1:4000", True),
         ("127.0.3.7", "127.0.3.7:4000", True),
