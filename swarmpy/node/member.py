@@ -35,10 +35,13 @@ from swarmpy.raft.status import RaftStatus
 from swarmpy.raft.storage import bootstrap, bootstrap_from
 from swarmpy.security.identity import NodeIdentity, save_identity
 from swarmpy.security.tls import Credentials
+from swarmpy.wire.descriptors import shares
+from swarmpy.wire.entrance import EntranceLimits
 from swarmpy.wire.log import SqliteLog
 from swarmpy.wire.log_files import snapshot_time
 from swarmpy.wire.router import Router
 from swarmpy.wire.rpc import RpcDialer, RpcServer
+from swarmpy.wire.serving import ServerConfig
 
 log = structlog.get_logger(__name__)
 
@@ -106,7 +109,7 @@ class Member:
             role=identity.role,
             dialer=self._dialer,
             runtime=runtime,
-            data_plane=UserspaceMesh(listen_host, random),
+            data_plane=UserspaceMesh(listen_host, random, max_connections=shares().published_ports),
             local=LocalDatabase(data.agent / "state.db"),
             clock=clock,
             random=random,
@@ -225,7 +228,9 @@ class Member:
         )
         manager.raft.subscribe(self._on_raft_status)
         self._serve_api(router)
-        server = RpcServer(router, self._credentials, host=self._listen_host, port=self._listen_port)
+        share = shares()
+        bounds = ServerConfig(max_connections=share.cluster_port, entrance=EntranceLimits(waiting=share.waiting))
+        server = RpcServer(router, self._credentials, host=self._listen_host, port=self._listen_port, config=bounds)
         try:
             await server.start()
         except BaseException:
