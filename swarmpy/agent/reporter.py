@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import attrs
 import structlog
 
 from swarmpy.agent.backoff import Backoff
 from swarmpy.errors import ConnectionFailed, NotLeader, Unavailable
-from swarmpy.model.assignments import TaskStatusUpdate
+from swarmpy.model.assignments import MAX_ERR_CHARS, MAX_MESSAGE_CHARS, TaskStatusUpdate
 from swarmpy.model.ids import TaskId
 from swarmpy.model.objects import TaskStatus
 from swarmpy.model.states import TaskState
@@ -17,8 +18,8 @@ from swarmpy.ports import Random
 
 log = structlog.get_logger(__name__)
 
-MAX_BATCH = 1024
-"""Most statuses of one report (swarmkit's bound)."""
+MAX_BATCH = 128
+"""Most statuses of one report: with the longest texts it is still a frame that a manager takes of a worker."""
 RETRY_FIRST_S = 0.1
 RETRY_MOST_S = 2.0
 """Seconds between attempts while the manager cannot record statuses."""
@@ -45,6 +46,10 @@ class Reporter:
         if status.state < self._highest.get(task_id, status.state):
             return
         self._highest[task_id] = status.state
+        if len(status.err) > MAX_ERR_CHARS or len(status.message) > MAX_MESSAGE_CHARS:
+            # A manager would keep no more of it, and a frame that is too large it would not take at all.
+            err, message = _cut(status.err, MAX_ERR_CHARS), _cut(status.message, MAX_MESSAGE_CHARS)
+            status = attrs.evolve(status, err=err, message=message)
         self._pending[task_id] = status
         self._filled.set()
 
@@ -77,3 +82,7 @@ class Reporter:
             for task_id, status in batch:
                 if self._pending.get(task_id) is status:
                     del self._pending[task_id]
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"

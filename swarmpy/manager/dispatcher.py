@@ -14,11 +14,12 @@ import attrs
 import structlog
 
 from swarmpy.errors import FailedPrecondition, NodeRemoved, NotLeader, PermissionDenied, Unavailable
+from swarmpy.manager import claims
 from swarmpy.manager.assignments import StopGate, difference, is_routed, node_tasks
 from swarmpy.manager.certificates import role_wanted
 from swarmpy.manager.events import drain
 from swarmpy.manager.incarnations import superseded
-from swarmpy.manager.statuses import StatusBuffer
+from swarmpy.manager.statuses import StatusBuffer, is_edit
 from swarmpy.manager.trust import Orders, seen
 from swarmpy.model import codec
 from swarmpy.model.assignments import (
@@ -32,12 +33,14 @@ from swarmpy.model.assignments import (
 )
 from swarmpy.model.ids import NodeId, TaskId, encode_id
 from swarmpy.model.objects import Kind, Node, NodeStatus, Service, StoreObject, Task
+from swarmpy.model.rates import Buckets, Rate
 from swarmpy.model.states import NodeState, Role, TaskState
 from swarmpy.network.endpoints import EndpointTable, ingress_table
 from swarmpy.ports import Clock, Peer, Random
 from swarmpy.store.memory import Store
 from swarmpy.store.transaction import Tx
 from swarmpy.store.watch import Event, Resync, Watch
+from swarmpy.wire.router import MAX_NODES
 
 log = structlog.get_logger(__name__)
 
@@ -48,6 +51,10 @@ NEW_LEADER_EXTRA_S = 1.0
 RECOVERY_GRACE_S = 60.0
 """The grace of a node that was not heard of since the cluster was begun anew: the managers it knew may be lost, and
 each that does not even refuse costs it seconds. Its tasks must not be moved meanwhile."""
+EDITS = Rate(burst=1000, per_s=10.0)
+"""How often one node may say something else of a task that has come no further: each is a write."""
+COMPLAINTS = Rate(burst=10, per_s=0.5)
+"""How often what does not work on one node is written down."""
 JITTER = 0.1
 """Heartbeat periods vary by this share, so that agents do not call in step."""
 COLLECT_S = 0.01
@@ -97,6 +104,8 @@ class Dispatcher:
         self._table = EndpointTable()
         self._gate = StopGate()
         self._statuses = StatusBuffer(store, clock)
+        self._edits: Buckets[NodeId] = Buckets(EDITS, most=MAX_NODES)
+        self._complaints: Buckets[NodeId] = Buckets(COMPLAINTS, most=MAX_NODES)
         self._ended = False
 
     @property
@@ -133,6 +142,8 @@ class Dispatcher:
     async def session(self, peer: Peer, payload: Any) -> AsyncGenerator[Any, None]:
         """``dispatcher.session``: a stream of :class:`SessionMessage`."""
         request = codec.from_plain(SessionRequest, payload)
+        claims.check_description(request.description)
+        claims.check_address(request.address, peer)
         session = await self._open(peer, request)
         try:
             while not session.closed:
@@ -160,10 +171,26 @@ class Dispatcher:
         return codec.to_plain(HeartbeatReply(period_ns=self._jittered_period_ns()))
 
     async def report(self, peer: Peer, payload: Any) -> Any:
-        """``dispatcher.report``: a :class:`StatusReport`; answered when committed."""
+        """``dispatcher.report``: a :class:`StatusReport`; answered when committed.
+
+        What it says of tasks that are not the node's counts for nothing. Raises Unavailable for a node that goes on
+        saying something else of tasks that do not come any further.
+        """
         report = codec.from_plain(StatusReport, payload)
-        session = self._session_of(peer, report.session_id)
-        await self._statuses.add(session.node_id, report.updates)
+        node_id = self._session_of(peer, report.session_id).node_id
+        view, now = self._store.view(), self._clock.monotonic()
+        node = view.node(node_id)
+        told = claims.statuses(view, node_id, node.status.address if node is not None else "", report.updates)
+        edits = sum(1 for task, update in told if is_edit(task, update.status))
+        if edits:
+            bucket = self._edits.of(node_id, now)
+            if wait_s := bucket.wait_s(now):
+                raise Unavailable(
+                    f"node {node_id} changes what it says of its tasks too often: again in {wait_s:.1f} s"
+                )
+            bucket.owe(now, edits)
+        if told:
+            await self._statuses.add(node_id, [update for _, update in told])
         return None
 
     def _session_of(self, peer: Peer, session_id: str) -> Session:
@@ -330,7 +357,7 @@ class Dispatcher:
                     session.wake.set()
 
     async def _record_problems(self, node_id: NodeId, problems: tuple[str, ...]) -> None:
-        message = "; ".join(problems)
+        message = claims.problems_line(problems)
 
         def record(tx: Tx) -> None:
             node = tx.node(node_id)
@@ -339,7 +366,10 @@ class Dispatcher:
 
         node = self._store.view().node(node_id)
         if node is not None and node.status.message != message:
-            await self._store.update(record)
+            now = self._clock.monotonic()
+            # One that finds new words each time has to wait: the next heartbeat tells what is so then.
+            if self._complaints.of(node_id, now).take(now):
+                await self._store.update(record)
 
 
 def _touches_routing(event: Event | Resync) -> bool:

@@ -9,7 +9,7 @@ A certificate is written down before it is handed out, in the same transaction t
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 import structlog
@@ -21,17 +21,19 @@ from swarmpy.errors import (
     NodeRemoved,
     NotFound,
     PermissionDenied,
+    ProtocolViolation,
     Unavailable,
 )
-from swarmpy.manager import certificates
+from swarmpy.manager import certificates, claims
 from swarmpy.manager.incarnations import check_incarnation
-from swarmpy.manager.pace import Pace
+from swarmpy.manager.join_guard import JoinGuard
 from swarmpy.manager.schema import schema_of
 from swarmpy.manager.trust import check_origin, seen
 from swarmpy.model import codec
 from swarmpy.model.assignments import ManagerAddress
 from swarmpy.model.ids import ClusterId, NodeId, encode_id
 from swarmpy.model.objects import Cluster, Node, NodeStatus
+from swarmpy.model.rates import Buckets, Rate
 from swarmpy.model.specs import NodeSpec, RaftConfig
 from swarmpy.model.states import Availability, NodeState, Role
 from swarmpy.ports import Clock, Peer, Random
@@ -45,6 +47,9 @@ from swarmpy.store.transaction import Tx
 from swarmpy.store.view import View
 
 log = structlog.get_logger(__name__)
+
+MAX_NODES = 10_000
+"""Of a cluster. Who has a join token can make so many, and no more."""
 
 
 @attrs.frozen(kw_only=True)
@@ -90,9 +95,9 @@ class Certified:
     """The root CAs to be trusted (PEM). Older managers know of one only, and do not tell."""
 
 
-RENEWALS_AT_ONCE = 10
-RENEWAL_EVERY_S = 60.0
-"""A node renews twice in the life of a certificate, of half an hour at least, and when its role changes."""
+C = TypeVar("C", JoinCall, RejoinCall)
+RENEWALS = Rate(burst=10, per_s=1 / 60)
+"""Of one node. It renews twice in the life of a certificate, of half an hour at least, and when its role changes."""
 
 
 class Registrar:
@@ -112,7 +117,8 @@ class Registrar:
         self._random = random
         self._managers = managers
         self._require_leader = require_leader
-        self._pace = Pace(clock, burst=RENEWALS_AT_ONCE, every_s=RENEWAL_EVERY_S)
+        self._guard = JoinGuard(clock)
+        self._renewals: Buckets[NodeId] = Buckets(RENEWALS, most=MAX_NODES)
 
     async def root(self, _peer: Peer, _payload: Any) -> Any:
         """``ca.root``: the cluster's root certificates, PEM; ``cert_pem`` is the one that join tokens name.
@@ -127,14 +133,25 @@ class Registrar:
     async def join(self, peer: Peer, payload: Any) -> Any:
         """``ca.join``: a :class:`JoinCall` for a :class:`Certified`.
 
-        Raises PermissionDenied on a wrong token, FailedPrecondition for a manager of a version that is too old, and
-        while the root CA is changed for any node of one that does not know of such things.
+        Raises PermissionDenied on a wrong token, Unavailable after too many of them, FailedPrecondition for a manager
+        of a version that is too old, one node too many, and while the root CA is changed for any node of a version that
+        does not know of such things. Of a wrong token nothing is told but that it is wrong.
         """
         self._require_leader()
-        call = codec.from_plain(JoinCall, payload)
-        role = self._role_of(call.token, peer)
+        call, role = self._asked(JoinCall, peer, payload)
+        view = self._store.view()
+        known = self._guard.answer_to(call.token, call.csr_pem)
+        if known is not None and view.node(known[0]) is not None:
+            # Its answer was lost. It is one machine, however often it asks.
+            return known[1]
         if role is Role.MANAGER:
-            check_reader(call.schema, self._store.view().cluster())
+            check_reader(call.schema, view.cluster())
+        claims.check_hostname(call.hostname)
+        if len(view.nodes()) >= MAX_NODES:
+            raise FailedPrecondition(
+                f"the cluster has {MAX_NODES} nodes, and that is as many as it takes: remove those that are gone "
+                '("swarmpy node rm"), and change the join tokens if they are in wrong hands'
+            )
         new = Node(
             id=NodeId(encode_id(self._random.randbytes(16))),
             spec=NodeSpec(role=role, availability=call.availability),
@@ -150,7 +167,9 @@ class Registrar:
 
         cert_pem = await self._store.update(join)
         log.info("node_joined", node=new.id, role=role.value, address=peer.address)
-        return codec.to_plain(self._certified(new.id, role, cert_pem))
+        answer = codec.to_plain(self._certified(new.id, role, cert_pem))
+        self._guard.answered(call.token, call.csr_pem, new.id, answer)
+        return answer
 
     async def renew(self, peer: Peer, payload: Any) -> Any:
         """``ca.renew``: a new certificate for a member, with the role it should have now.
@@ -200,10 +219,9 @@ class Registrar:
         of a version that is too old.
         """
         self._require_leader()
-        call = codec.from_plain(RejoinCall, payload)
+        call, allowed = self._asked(RejoinCall, peer, payload)
         cluster = self._store.view().cluster()
         check_incarnation(cluster, payload)
-        allowed = self._role_of(call.token, peer)
         facts = _shown(cluster, call)
 
         def check(tx: Tx) -> Node:
@@ -226,12 +244,15 @@ class Registrar:
         log.info("node_rejoined", node=certified.node_id, role=certified.role.value, address=peer.address)
         return codec.to_plain(certified)
 
-    def _role_of(self, token: str, peer: Peer) -> Role:
-        role = tokens.role_of_token(token, self._store.view().cluster().join_tokens)
-        if role is None:
-            log.warning("join_refused", address=peer.address, reason="invalid join token")
-            raise PermissionDenied(tokens.INVALID)
-        return role
+    def _asked(self, kind: type[C], peer: Peer, payload: Any) -> tuple[C, Role]:
+        """What a stranger asks for, and the role that its token gives. Failures are counted."""
+        self._guard.check(peer)
+        try:
+            call = codec.from_plain(kind, payload)
+            return call, _role(call.token, self._store.view().cluster())
+        except (ProtocolViolation, PermissionDenied) as error:
+            self._guard.failed(peer, error.message)
+            raise
 
     async def _replace(self, check: Callable[[Tx], Node], csr_pem: bytes, role: Role | None, serial: str) -> Certified:
         """A new certificate for the node that ``check`` gives, which has proven to have the one of this role and serial
@@ -239,10 +260,11 @@ class Registrar:
 
         def replace(tx: Tx) -> tuple[NodeId, Role, bytes]:
             node = check(tx)
-            if not self._pace.take(node.id):
+            now = self._clock.monotonic()
+            if not (bucket := self._renewals.of(node.id, now)).take(now):
                 raise Unavailable(
-                    f"node {node.id} has asked for {RENEWALS_AT_ONCE} certificates in a short time: it gets another "
-                    f"one in {RENEWAL_EVERY_S:g} s at the latest"
+                    f"node {node.id} has asked for too many certificates in a short time: it gets another one in "
+                    f"{bucket.wait_s(now):.0f} s"
                 )
             wanted = certificates.role_wanted(node)
             if role is Role.MANAGER and wanted is Role.WORKER:
@@ -298,3 +320,10 @@ def _shown(cluster: Cluster, call: RejoinCall) -> CertificateFacts:
     if facts.cluster_id != cluster.id:
         raise PermissionDenied(f"node {facts.node_id} belongs to cluster {facts.cluster_id}, not to {cluster.id}")
     return facts
+
+
+def _role(token: str, cluster: Cluster) -> Role:
+    role = tokens.role_of_token(token, cluster.join_tokens)
+    if role is None:
+        raise PermissionDenied(tokens.INVALID)
+    return role

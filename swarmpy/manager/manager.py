@@ -33,6 +33,7 @@ from swarmpy.manager.whereabouts import INTRODUCE, Whereabouts, join_payload
 from swarmpy.model.assignments import ManagerAddress
 from swarmpy.model.ids import ClusterId, NodeId, encode_id
 from swarmpy.model.objects import Kind, Node
+from swarmpy.model.rates import Rate
 from swarmpy.model.specs import RaftConfig
 from swarmpy.model.states import Role
 from swarmpy.ports import Clock, Dialer, Peer, Random
@@ -46,12 +47,17 @@ from swarmpy.security import tokens
 from swarmpy.security.identity import NodeIdentity
 from swarmpy.store.memory import Store
 from swarmpy.store.view import View
+from swarmpy.wire.bounded_log import BoundedLog
 from swarmpy.wire.channels import ChannelPool, PeerSender
 from swarmpy.wire.checked import CheckedDialer
 from swarmpy.wire.router import MANAGERS, MEMBERS, Router, Standing
 
 log = structlog.get_logger(__name__)
 
+SELDOM = Rate(burst=20, per_s=1.0)
+"""Of one worker: sessions, certificates and farewells. Each may cost a signature and a write."""
+OFTEN = Rate(burst=500, per_s=100.0)
+"""Of one worker: heartbeats and reports. An agent waits for the answer to one before it sends the next."""
 OFFICE_RETRY_S = 1.0
 """Seconds between a term of office that failed and the next try."""
 WRITE_RETRY_S = 0.1
@@ -153,6 +159,7 @@ class Manager:
         )
         self._dispatcher: Dispatcher | None = None
         self._in_office = False
+        self._bounded = BoundedLog(clock.monotonic)
         self._status_changed = asyncio.Event()
         self.raft.subscribe(self._on_raft_status)
         self._register_calls()
@@ -164,16 +171,16 @@ class Manager:
         router.call("raft.join", self._on_leader(self._membership.join), MANAGERS)
         router.call(SCHEMA, schema_read_here, MANAGERS)
         router.call(INTRODUCE, self._whereabouts.on_introduced, MANAGERS)
-        router.call("raft.leave", self._on_leader(self._membership.leave), MEMBERS)
+        router.call("raft.leave", self._on_leader(self._membership.leave), MEMBERS, SELDOM)
         router.call(RAFT_STATUS, self._on_leader(self._reporter.on_asked), MANAGERS)
         router.call("ca.root", self._registrar.root, None)
         router.call("ca.join", self._registrar.join, None)
         router.call("ca.rejoin", self._registrar.rejoin, None)
-        router.call("ca.renew", self._registrar.renew, MEMBERS, even_revoked=True)
-        router.call("ca.confirm", self._registrar.confirm, MEMBERS)
-        router.stream("dispatcher.session", self._session, MEMBERS)
-        router.call("dispatcher.heartbeat", lambda peer, p: self._leading_dispatcher().heartbeat(peer, p), MEMBERS)
-        router.call("dispatcher.report", lambda peer, p: self._leading_dispatcher().report(peer, p), MEMBERS)
+        router.call("ca.renew", self._registrar.renew, MEMBERS, SELDOM, even_revoked=True)
+        router.call("ca.confirm", self._registrar.confirm, MEMBERS, SELDOM)
+        router.stream("dispatcher.session", self._session, MEMBERS, SELDOM)
+        router.call("dispatcher.heartbeat", self._heartbeat, MEMBERS, OFTEN)
+        router.call("dispatcher.report", self._report, MEMBERS, OFTEN)
 
     # -- what others ask ----------------------------------------------------------------------------------------------
 
@@ -440,7 +447,8 @@ class Manager:
             # An id that is not known yet may be anybody's: a manager that is behind learns the new members, the leader
             # perhaps among them, from these very messages.
             if self.raft.node_of(message.source) not in (None, peer.node_id):
-                log.warning("raft_message_forged", peer=peer.node_id, claimed=message.source)
+                event = "raft_message_forged"
+                self._bounded.tell(log.warning, event, peer.node_id or "", peer=peer.node_id, claimed=message.source)
                 continue
             self.raft.receive(message)
 
@@ -456,6 +464,12 @@ class Manager:
         if self._dispatcher is None:
             raise NotLeader
         return self._dispatcher
+
+    async def _heartbeat(self, peer: Peer, payload: Any) -> Any:
+        return await self._leading_dispatcher().heartbeat(peer, payload)
+
+    async def _report(self, peer: Peer, payload: Any) -> Any:
+        return await self._leading_dispatcher().report(peer, payload)
 
     async def _session(self, peer: Peer, payload: Any) -> AsyncIterator[Any]:
         # Closed here and now: a session that lingers until it is collected holds stops back.

@@ -195,7 +195,9 @@ def _leave(tx: Tx, node_id: NodeId) -> None:
         if node.spec.role is Role.MANAGER:
             certificates.revoke_manager(tx, node)
         status = attrs.evolve(node.status, state=NodeState.DOWN, message="left the cluster")
-        tx.update(attrs.evolve(node, status=status, spec=attrs.evolve(node.spec, role=Role.WORKER)))
+        left = attrs.evolve(node, status=status, spec=attrs.evolve(node.spec, role=Role.WORKER))
+        if left != node:
+            tx.update(left)
 
 
 def _record(tx: Tx, member: Member) -> None:

@@ -38,12 +38,21 @@ def accept(task: Task | None, node_id: NodeId, status: TaskStatus, now_ns: int) 
     if status.state is TaskState.REJECTED and task.status.state is TaskState.RUNNING:
         status = attrs.evolve(status, state=TaskState.FAILED)
     if status.state == task.status.state:
-        if attrs.evolve(status, timestamp_ns=task.status.timestamp_ns) == task.status:
+        if _says_nothing(task, status):
             return None
     elif not may_advance(Actor.AGENT, task.status.state, status.state):
         return None
     started_at_ns = task.started_at_ns or (now_ns if status.state is TaskState.RUNNING else 0)
     return attrs.evolve(task, status=status, applied_at_ns=now_ns, started_at_ns=started_at_ns)
+
+
+def is_edit(task: Task, status: TaskStatus) -> bool:
+    """True for a report of the task's node that changes what is known of it, but not how far it has come."""
+    return status.state == task.status.state and not _says_nothing(task, status)
+
+
+def _says_nothing(task: Task, status: TaskStatus) -> bool:
+    return attrs.evolve(status, timestamp_ns=task.status.timestamp_ns) == task.status
 
 
 class _Batch:
@@ -64,7 +73,10 @@ class StatusBuffer:
         self._filled = asyncio.Event()
 
     async def add(self, node_id: NodeId, updates: Sequence[TaskStatusUpdate]) -> None:
-        """Return when the updates are committed. Raises Unavailable when they may not be; the agent reports again."""
+        """Return when the updates, of tasks of that node, are committed.
+
+        Raises Unavailable when they may not be; the agent reports again.
+        """
         if self._batch is None:
             self._batch = _Batch()
         batch = self._batch

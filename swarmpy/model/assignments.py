@@ -116,6 +116,11 @@ class HeartbeatReply:
     period_ns: int
 
 
+MAX_MESSAGE_CHARS = 256
+MAX_ERR_CHARS = 1024
+"""Of a reported status. A manager cuts what is longer."""
+
+
 @attrs.frozen(kw_only=True)
 class TaskStatusUpdate:
     """The observed state of one task."""

@@ -3,11 +3,15 @@
 Stored bytes start with the schema version that their reader must know; newer ones are refused, and absent fields take
 their defaults (fields at their default are left out when writing). Unknown fields are ignored in what is told, and
 refused in what all managers must hold alike (:func:`from_stored`).
+
+What is told comes from a peer, who may be anybody: a value is taken only if it is of the very type that its field has,
+and never converted (``bytes(10**10)`` is ten gigabytes). What is stored was written here, and is read as ever.
 """
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+import enum
+from typing import Any, NoReturn, TypeVar
 
 import cattrs
 import msgpack
@@ -37,6 +41,7 @@ __all__ = [
     "to_plain",
     "from_plain",
     "from_stored",
+    "reason",
     "pack",
     "unpack",
     "encode",
@@ -55,6 +60,36 @@ def _unstructure_factory(cls: type[Any]) -> Any:
 
 _converter.register_unstructure_hook_factory(has, _unstructure_factory)
 _strict = make_converter(detailed_validation=False, forbid_extra_keys=True)
+_told = make_converter(detailed_validation=False)
+
+MAX_REASON_CHARS = 200
+"""Of what is said about data that does not fit: it may quote the data, which may be megabytes."""
+_MISFITS = (
+    cattrs.BaseValidationError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
+"""What may be raised over data that does not fit, whatever it is."""
+
+
+def _take(converter: cattrs.Converter, field: type[Any], *types: type[Any]) -> None:
+    """Have a field of type ``field`` take values of ``types`` only. A bool is an int to Python, never to the peer."""
+
+    def check(value: Any, cls: type[Any]) -> Any:
+        if not isinstance(value, types) or (type(value) is bool and field is not bool):
+            raise TypeError(f"{field.__name__} expected, {type(value).__name__} found")
+        return cls(value) if issubclass(cls, enum.Enum) else value
+
+    converter.register_structure_hook(field, check)
+
+
+for _field in (bool, int, str, bytes):
+    _take(_told, _field, _field)
+_take(_told, float, float, int)
 
 
 def to_plain(obj: Any) -> Any:
@@ -63,11 +98,20 @@ def to_plain(obj: Any) -> Any:
 
 
 def from_plain(cls: type[T], data: Any) -> T:
-    """The object of ``cls`` that ``data`` (of a peer) describes. Raises ProtocolViolation."""
+    """The object of ``cls`` that ``data`` (of a peer) describes. Raises ProtocolViolation, and nothing else."""
+    return _structure(_told, cls, data)
+
+
+def _structure(converter: cattrs.Converter, cls: type[T], data: Any) -> T:
     try:
-        return _converter.structure(data, cls)
-    except (cattrs.BaseValidationError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ProtocolViolation(f"malformed {cls.__name__}: {error!r}") from error
+        return converter.structure(data, cls)
+    except _MISFITS as error:
+        raise ProtocolViolation(f"malformed {cls.__name__}: {reason(error)}") from error
+
+
+def reason(error: Exception) -> str:
+    """What is the matter with data of a peer, in few words whatever the data is."""
+    return f"{type(error).__name__}: {str(error)[:MAX_REASON_CHARS]}"
 
 
 def from_stored(cls: type[T], data: Any) -> T:
@@ -83,8 +127,8 @@ def from_stored(cls: type[T], data: Any) -> T:
             f"stored {error.cl.__name__} has fields that this swarmpy does not know ({fields}): upgrade it to "
             "the version of the other managers"
         ) from error
-    except (cattrs.BaseValidationError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ProtocolViolation(f"malformed {cls.__name__}: {error!r}") from error
+    except _MISFITS as error:
+        raise ProtocolViolation(f"malformed {cls.__name__}: {reason(error)}") from error
 
 
 def pack(data: Any) -> bytes:
@@ -94,11 +138,15 @@ def pack(data: Any) -> bytes:
 
 
 def unpack(data: bytes) -> Any:
-    """Plain data of msgpack bytes. Raises ProtocolViolation."""
+    """Plain data of msgpack bytes. Raises ProtocolViolation, also for extension types: they are no plain data."""
     try:
-        return msgpack.unpackb(data, raw=False, strict_map_key=True)
-    except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
-        raise ProtocolViolation(f"malformed msgpack: {error!r}") from error
+        return msgpack.unpackb(data, raw=False, strict_map_key=True, ext_hook=_no_extension)
+    except (*_MISFITS, msgpack.exceptions.UnpackException) as error:
+        raise ProtocolViolation(f"malformed msgpack: {reason(error)}") from error
+
+
+def _no_extension(code: int, _data: bytes) -> NoReturn:
+    raise ValueError(f"extension type {code}")
 
 
 def encode(obj: Any, version: int = FIRST_VERSION) -> bytes:
@@ -125,4 +173,4 @@ def decode(cls: type[T], data: bytes) -> T:
     if not data:
         raise ProtocolViolation(f"malformed {cls.__name__}: no bytes")
     check_version(data[0], f"stored {cls.__name__}")
-    return from_plain(cls, unpack(data[1:]))
+    return _structure(_converter, cls, unpack(data[1:]))

@@ -1,6 +1,7 @@
 """Two connections tied together: what comes in on one goes out on the other, as fast as the slower side takes it.
 
-A half-close is passed on as one. Nothing is read from a side while the other does not take what was read before.
+A half-close is passed on as one. Nothing is read from a side while the other does not take what was read before, so
+that one chunk waits in each direction at most, however many clients do not read.
 """
 
 from __future__ import annotations
@@ -11,17 +12,26 @@ import struct
 from collections.abc import Callable
 from typing import cast
 
-BUFFER_BYTES = 256 * 1024
-"""Most bytes that wait for the slower side."""
+from swarmpy.wire.connection import format_address
+from swarmpy.wire.origins import origin_of
+
+CHUNK_BYTES = 64 * 1024
+"""What is read at once, and the most that waits for the slower side."""
+KEEPALIVE = {socket.TCP_KEEPIDLE: 60, socket.TCP_KEEPINTVL: 15, socket.TCP_KEEPCNT: 4}
+"""After a minute of silence the kernel asks whether the other end is there, and gives it up after another one."""
+_CHUNK = bytearray(CHUNK_BYTES)
+"""Everybody's: what is read is passed on before anything else is read."""
 _RESET = struct.pack("ii", 1, 0)
 
 
-class Side(asyncio.Protocol):
+class Side(asyncio.BufferedProtocol):
     """One of two tied connections. Until it is tied it reads nothing."""
 
     def __init__(self, on_made: Callable[[Side], None] | None = None, on_lost: Callable[[Side], None] | None = None):
         self.transport: asyncio.Transport | None = None
         self.is_lost = False
+        self.origin = ""
+        """Where its other end is."""
         self.has_sent = False
         """True when something was passed on to this side."""
         self.on_made = on_made
@@ -34,20 +44,34 @@ class Side(asyncio.Protocol):
         """The connection stands."""
         self.transport = cast("asyncio.Transport", transport)
         self.transport.pause_reading()
-        self.transport.set_write_buffer_limits(high=BUFFER_BYTES)
+        self.transport.set_write_buffer_limits(high=0)
+        self.origin = origin_of(format_address(transport.get_extra_info("peername")))
         sock = transport.get_extra_info("socket")
         if sock is not None:
             # Idle connections are never cut here; the kernel finds the ones whose other end is gone.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for option, value in KEEPALIVE.items():
+                sock.setsockopt(socket.IPPROTO_TCP, option, value)
         if self.on_made is not None:
             self.on_made(self)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, _sizehint: int) -> bytearray:
+        """Where the transport puts what it reads."""
+        return _CHUNK
+
+    def buffer_updated(self, count: int) -> None:
         """Pass on."""
         other = self._other
         if other is not None and other.transport is not None and not other.is_lost:
             other.has_sent = True
-            other.transport.write(data)
+            # A copy: a transport may keep what it was given.
+            with memoryview(_CHUNK) as chunk:
+                other.transport.write(bytes(chunk[:count]))
+
+    @property
+    def unsent_bytes(self) -> int:
+        """What waits for this side."""
+        return 0 if self.transport is None else self.transport.get_write_buffer_size()
 
     def eof_received(self) -> bool:
         """This side sends no more: tell the other. When both have said so, all is said."""

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import os
 import socket
+from collections import Counter
 from collections.abc import Mapping
 
 import structlog
@@ -18,15 +20,19 @@ from swarmpy.model.assignments import Endpoint, PublishedPort
 from swarmpy.network.balancer import Balancer
 from swarmpy.network.forward import Side, tie
 from swarmpy.ports import Random
+from swarmpy.wire.bounded_log import BoundedLog
 
 log = structlog.get_logger(__name__)
 
 MAX_CONNECTIONS = 10_000
+SHARE_OF_ORIGIN = 0.8
+"""What one address may have of them: there is always room for others."""
 CONNECT_TIMEOUT_S = 1.0
 """For one endpoint."""
 GIVE_UP_AFTER_S = 5.0
 """No further endpoint is tried for a connection that has waited this long."""
 BACKLOG = 1024
+ACCEPT_RETRY_S = 1.0
 CLOSE_TIMEOUT_S = 1.0
 ANY_IPV4, ANY_IPV6 = "0.0.0.0", "::"  # noqa: S104  # published ports are for everybody; the node chooses the address
 
@@ -47,21 +53,28 @@ class UserspaceMesh:
         self._max_connections = max_connections
         self._connect_timeout_s = connect_timeout_s
         self._balancers: dict[PublishedPort, Balancer] = {}
-        self._listeners: dict[PublishedPort, list[asyncio.Server]] = {}
+        self._listeners: dict[PublishedPort, list[asyncio.Task[None]]] = {}
         self._problems: dict[PublishedPort, str] = {}
         self._lock = asyncio.Lock()
         self._sides: set[Side] = set()
-        self._clients = 0
+        self._clients: Counter[str] = Counter()
+        self.accepted = 0
+        """Client connections so far."""
         self._connecting: set[asyncio.Task[None]] = set()
         self._all_gone = asyncio.Event()
         self._all_gone.set()
-        self._is_full = False
+        self._bounded = BoundedLog(lambda: asyncio.get_running_loop().time())
         self._is_closed = False
 
     @property
     def connections(self) -> int:
         """Client connections that are open."""
-        return self._clients
+        return self._clients.total()
+
+    @property
+    def sides(self) -> frozenset[Side]:
+        """Every connection that is open, of clients and to tasks."""
+        return frozenset(self._sides)
 
     async def apply(self, ports: Mapping[PublishedPort, tuple[Endpoint, ...]]) -> None:
         """Make the whole table current. See ``ports.DataPlane``; open connections go on in any case.
@@ -72,7 +85,7 @@ class UserspaceMesh:
             for port in [port for port in self._balancers if port not in ports]:
                 self._balancers.pop(port).replace(())
                 self._problems.pop(port, None)
-                self._stop_listening(port)
+                await self._stop_listening(port)
             for port, endpoints in ports.items():
                 balancer = self._balancers.get(port)
                 if balancer is None:
@@ -90,7 +103,7 @@ class UserspaceMesh:
         self._is_closed = True
         async with self._lock:
             for port in list(self._listeners):
-                self._stop_listening(port)
+                await self._stop_listening(port)
             for balancer in self._balancers.values():
                 balancer.replace(())
         for task in self._connecting:
@@ -119,11 +132,9 @@ class UserspaceMesh:
             except OSError as error:
                 self._report(port, f"published port {port.port}: {_reason(error)} on {self._host}")
                 continue
-            loop = asyncio.get_running_loop()
             self._problems.pop(port, None)
             self._listeners[port] = [
-                await loop.create_server(functools.partial(self._client, port), sock=sock, backlog=BACKLOG)
-                for sock in sockets
+                asyncio.create_task(self._accept(port, sock), name=f"published port {port.port}") for sock in sockets
             ]
 
     def _report(self, port: PublishedPort, problem: str) -> None:
@@ -140,9 +151,35 @@ class UserspaceMesh:
                 log.debug("no_ipv6", port=port, reason=_reason(error))
         return sockets
 
-    def _stop_listening(self, port: PublishedPort) -> None:
-        for server in self._listeners.pop(port, ()):
-            server.close()
+    async def _stop_listening(self, port: PublishedPort) -> None:
+        listeners = self._listeners.pop(port, ())
+        for listener in listeners:
+            listener.cancel()
+        if listeners:
+            await asyncio.wait(listeners)
+
+    async def _accept(self, port: PublishedPort, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        with listening:
+            while True:
+                try:
+                    sock, _ = await loop.sock_accept(listening)
+                except OSError as error:
+                    # Out of file descriptors, mostly: connections that end will free some.
+                    self._bounded.tell(log.warning, "accept_failed", "", port=port.port, reason=_reason(error))
+                    await asyncio.sleep(ACCEPT_RETRY_S)
+                    continue
+                self.accepted += 1
+                try:
+                    await loop.connect_accepted_socket(functools.partial(self._client, port), sock)
+                except OSError as error:
+                    sock.close()
+                    log.debug("client_gone", port=port.port, reason=_reason(error))
+                except BaseException:
+                    sock.close()
+                    raise
+                # While clients wait to be accepted, nothing above ever lets anybody else run.
+                await asyncio.sleep(0)
 
     # -- forwarding -------------------------------------------------------------------------------------------------
 
@@ -151,21 +188,22 @@ class UserspaceMesh:
 
     def _accepted(self, port: PublishedPort, client: Side) -> None:
         self._add(client)
-        self._clients += 1
+        self._clients[client.origin] += 1
         balancer = self._balancers.get(port)
-        if balancer is None or self._is_closed or not self._has_room():
+        if balancer is None or self._is_closed or not self._has_room(client.origin):
             client.reset()
             return
         task = asyncio.create_task(self._connect(client, balancer))
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
 
-    def _has_room(self) -> bool:
-        is_full = self._clients > self._max_connections
-        if is_full and not self._is_full:
-            log.warning("too_many_connections", limit=self._max_connections)
-        self._is_full = is_full
-        return not is_full
+    def _has_room(self, origin: str) -> bool:
+        most_of_origin = math.ceil(self._max_connections * SHARE_OF_ORIGIN)
+        if self.connections <= self._max_connections and self._clients[origin] <= most_of_origin:
+            return True
+        counts = {"open": self.connections, "of_origin": self._clients[origin], "limit": self._max_connections}
+        self._bounded.tell(log.warning, "too_many_connections", origin, origin=origin, **counts)
+        return False
 
     async def _connect(self, client: Side, balancer: Balancer) -> None:
         loop = asyncio.get_running_loop()
@@ -196,7 +234,8 @@ class UserspaceMesh:
         try:
             async with asyncio.timeout(self._connect_timeout_s):
                 await loop.create_connection(lambda: backend, endpoint.address, endpoint.port)
-        except (OSError, TimeoutError) as error:
+        except (OSError, TimeoutError, ValueError) as error:
+            # ValueError, as UnicodeError, of an address that no resolver can make anything of.
             log.debug("endpoint_refused", task=endpoint.task_id, address=endpoint.address, reason=_reason(error))
             balancer.avoid(endpoint, loop.time())
             return None
@@ -212,7 +251,9 @@ class UserspaceMesh:
         self._remove(backend)
 
     def _client_lost(self, client: Side) -> None:
-        self._clients -= 1
+        self._clients[client.origin] -= 1
+        if not self._clients[client.origin]:
+            del self._clients[client.origin]
         self._remove(client)
 
     def _add(self, side: Side) -> None:

@@ -185,7 +185,9 @@ class CertificateKeeper:
         """
         async with self._changing:
             key_pem = await asyncio.to_thread(next_key, self._data_dir)
-            identity, certified = await rejoin_identity(addresses, token, self.identity, key_pem, incarnation)
+            identity, certified = await rejoin_identity(
+                addresses, token, self.identity, key_pem, incarnation, self._random
+            )
             await self._put_in_force(identity)
             return certified.managers
 

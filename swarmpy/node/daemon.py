@@ -38,6 +38,7 @@ from swarmpy.node.renewal import renew
 from swarmpy.ports import Clock, Random, Runtime
 from swarmpy.runtime.choose import choose_runtime
 from swarmpy.security.identity import NodeIdentity, load_identity, save_identity
+from swarmpy.wire.descriptors import raise_limit
 from swarmpy.wire.router import MANAGERS, Router
 
 log = structlog.get_logger(__name__)
@@ -66,6 +67,7 @@ class Node(NodeFacts):
         Raises StorageError, DataDirMismatch, AlreadyExists (another daemon holds the directory), InvalidArgument (an
         address cannot be listened on).
         """
+        raise_limit()
         await asyncio.to_thread(self._data.open)
         try:
             async with contextlib.AsyncExitStack() as servers:
@@ -288,7 +290,11 @@ class Node(NodeFacts):
             # An engine that does not answer must be known before the cluster counts on this node.
             probe = await self._runtime(NodeId(""), advertise, self._config.runtime or "auto")
             identity, certified = await fetch_identity(
-                remote, request.join_token, hostname=self._config.hostname, availability=request.availability
+                remote,
+                request.join_token,
+                hostname=self._config.hostname,
+                availability=request.availability,
+                random=self._random,
             )
             state = NodeState(
                 cluster_id=ClusterId(identity.cluster_id),

@@ -6,16 +6,25 @@ itself is sent only over a connection verified against that certificate.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from swarmpy.errors import BadCertificate, ConnectionFailed, NotLeader, ProtocolViolation, SwarmpyError, UserError
+from swarmpy.errors import (
+    BadCertificate,
+    ConnectionFailed,
+    NotLeader,
+    ProtocolViolation,
+    SwarmpyError,
+    Unavailable,
+    UserError,
+)
 from swarmpy.manager.joining import Certified, JoinCall, RejoinCall
 from swarmpy.model import codec
 from swarmpy.model.states import Availability
-from swarmpy.ports import Dialer
+from swarmpy.ports import Dialer, Random
 from swarmpy.security import tokens
-from swarmpy.security.ca import ca_digest, check_ca_digest
+from swarmpy.security.ca import ca_digest, vouched_root
 from swarmpy.security.identity import NodeIdentity, csr_for, new_key_and_csr
 from swarmpy.security.possession import sign_request
 from swarmpy.security.roots import joined
@@ -24,40 +33,75 @@ from swarmpy.wire.rpc import RpcDialer
 
 DIAL_TIMEOUT_S = 5.0
 CALL_TIMEOUT_S = 15.0
+PATIENCE_S = 20.0
+RETRY_FIRST_S = 0.25
+RETRY_MOST_S = 2.0
 
 
 async def fetch_identity(
-    addresses: Sequence[str], token: str, *, hostname: str, availability: Availability
+    addresses: Sequence[str],
+    token: str,
+    *,
+    hostname: str,
+    availability: Availability,
+    random: Random,
+    patience_s: float = PATIENCE_S,
 ) -> tuple[NodeIdentity, Certified]:
     """Become a node of the cluster that ``token`` names, through the first manager of ``addresses`` that answers.
 
-    Raises InvalidArgument for a malformed token, BadCertificate when the manager is of another cluster,
-    PermissionDenied when the token is not valid (any more), ConnectionFailed when nobody answers.
+    Managers that are busy with others who join are asked again, for ``patience_s`` seconds. It is the same request each
+    time, so it makes one node. Raises InvalidArgument for a malformed token, BadCertificate when the manager is of
+    another cluster, PermissionDenied when the token is not valid (any more), ConnectionFailed when nobody answers.
     """
     key_pem, csr_pem = new_key_and_csr()
     call = JoinCall(
         token=token, csr_pem=csr_pem, hostname=hostname, availability=availability, schema=codec.SCHEMA_VERSION
     )
-    return await _through_any(addresses, token, "ca.join", codec.to_plain(call), key_pem)
+    payload = codec.to_plain(call)
+    return await _through_any(addresses, token, "ca.join", payload, key_pem, random, patience_s)
 
 
 async def _through_any(
-    addresses: Sequence[str], token: str, method: str, payload: Any, key_pem: bytes
+    addresses: Sequence[str],
+    token: str,
+    method: str,
+    payload: Any,
+    key_pem: bytes,
+    random: Random,
+    patience_s: float = PATIENCE_S,
 ) -> tuple[NodeIdentity, Certified]:
     digest = tokens.parse_token(token).ca_digest
-    failures: list[str] = []
-    for address in addresses:
-        try:
-            ca_pem = await _fetch_root(address, digest)
-            certified = await _fetch_certificate(address, ca_pem, method, payload)
-            return _identity(certified, key_pem, ca_pem), certified
-        except (BadCertificate, UserError):
-            raise
-        except SwarmpyError as error:
-            failures.append(str(error))
-    raise ConnectionFailed(
-        f"could not join the swarm ({'; '.join(failures)}): check the manager's address, that it runs, and that its "
-        "port is reachable from here"
+    loop = asyncio.get_running_loop()
+    deadline, wait = loop.time() + patience_s, RETRY_FIRST_S
+    while True:
+        failures: list[SwarmpyError] = []
+        for address in addresses:
+            try:
+                ca_pem = await _fetch_root(address, digest)
+                certified = await _fetch_certificate(address, ca_pem, method, payload)
+                return _identity(certified, key_pem, ca_pem), certified
+            except (BadCertificate, UserError):
+                raise
+            except SwarmpyError as error:
+                failures.append(error)
+        if loop.time() + wait > deadline or not any(map(_is_busy, failures)):
+            raise _not_joined(failures)
+        await asyncio.sleep(random.uniform(wait / 2, wait))
+        wait = min(2 * wait, RETRY_MOST_S)
+
+
+def _is_busy(error: SwarmpyError) -> bool:
+    """True for a manager that is there, and turns away who is too much just now."""
+    return type(error) is Unavailable or isinstance(error.__cause__, ConnectionResetError)
+
+
+def _not_joined(failures: Sequence[SwarmpyError]) -> SwarmpyError:
+    why = "; ".join(map(str, failures))
+    if len(failures) == 1 and type(failures[0]) is Unavailable:
+        return failures[0]
+    return ConnectionFailed(
+        f"could not join the swarm ({why}): check the manager's address, that it runs, and that its port is reachable "
+        "from here"
     )
 
 
@@ -74,7 +118,7 @@ async def renew_identity(
 
 
 async def rejoin_identity(
-    addresses: Sequence[str], token: str, identity: NodeIdentity, key_pem: bytes, incarnation: int
+    addresses: Sequence[str], token: str, identity: NodeIdentity, key_pem: bytes, incarnation: int, random: Random
 ) -> tuple[NodeIdentity, Certified]:
     """As :func:`fetch_identity`, a new certificate for ``key_pem``, for a node whose own one is not taken any more.
 
@@ -90,7 +134,7 @@ async def rejoin_identity(
         schema=codec.SCHEMA_VERSION,
         incarnation=incarnation,
     )
-    again, certified = await _through_any(addresses, token, "ca.rejoin", codec.to_plain(call), key_pem)
+    again, certified = await _through_any(addresses, token, "ca.rejoin", codec.to_plain(call), key_pem, random)
     return _same_node(again, identity), certified
 
 
@@ -107,9 +151,8 @@ async def _fetch_root(address: str, digest: str) -> bytes:
     # The one that the token names, and no other: who is on the other end is not known yet.
     for pem in more if isinstance(more, list) else ():
         if isinstance(pem, bytes) and ca_digest(pem) == digest:
-            return pem
-    check_ca_digest(ca_pem, digest)
-    return ca_pem
+            return vouched_root(pem, digest)
+    return vouched_root(ca_pem, digest)
 
 
 async def _fetch_certificate(address: str, ca_pem: bytes, method: str, payload: Any) -> Certified:

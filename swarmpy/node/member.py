@@ -36,10 +36,13 @@ from swarmpy.raft.storage import bootstrap, bootstrap_from
 from swarmpy.security.identity import NodeIdentity
 from swarmpy.security.tls import Credentials
 from swarmpy.wire.checked import CheckedDialer
+from swarmpy.wire.descriptors import shares
+from swarmpy.wire.entrance import EntranceLimits
 from swarmpy.wire.log import SqliteLog
 from swarmpy.wire.log_files import snapshot_time
 from swarmpy.wire.router import Router
 from swarmpy.wire.rpc import RpcDialer, RpcServer
+from swarmpy.wire.serving import ServerConfig
 
 log = structlog.get_logger(__name__)
 
@@ -125,7 +128,7 @@ class Member:
             role=identity.role,
             dialer=to_managers,
             runtime=runtime,
-            data_plane=UserspaceMesh(listen_host, random),
+            data_plane=UserspaceMesh(listen_host, random, max_connections=shares().published_ports),
             local=LocalDatabase(data.agent / "state.db"),
             clock=clock,
             random=random,
@@ -254,7 +257,9 @@ class Member:
         )
         manager.raft.subscribe(self._on_raft_status)
         self._serve_api(router)
-        server = RpcServer(router, self._credentials, host=self._listen_host, port=self._listen_port)
+        share = shares()
+        bounds = ServerConfig(max_connections=share.cluster_port, entrance=EntranceLimits(waiting=share.waiting))
+        server = RpcServer(router, self._credentials, host=self._listen_host, port=self._listen_port, config=bounds)
         try:
             await server.start()
         except BaseException:

@@ -31,7 +31,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from swarmpy.errors import FailedPrecondition, InvariantViolation, NotLeader, Unavailable
+from swarmpy.errors import FailedPrecondition, NotLeader, Unavailable
 from swarmpy.ports import Random
 from swarmpy.raft import election, membership, reads, replication
 from swarmpy.raft.log import RaftLog
@@ -47,6 +47,7 @@ from swarmpy.raft.messages import (
     Ready,
     Snapshot,
 )
+from swarmpy.raft.plausible import absurdity
 from swarmpy.raft.state import RaftState, Timing
 
 MAX_UNCOMMITTED_BYTES = 8 * 1024 * 1024
@@ -67,6 +68,9 @@ _NEW = HardState()
 
 class RaftCore(RaftState):
     """The member ``raft_id``, restarted from what its storage had."""
+
+    absurdity = ""
+    """What was the matter with the last message that was dropped. To be cleared by whoever has told it."""
 
     def __init__(
         self,
@@ -120,8 +124,11 @@ class RaftCore(RaftState):
             replication.broadcast_heartbeat(self)
 
     def step(self, message: Message) -> None:
-        """A message of another member."""
+        """A message of another member. One that nobody would send is dropped (:attr:`absurdity`)."""
         if message.to != self.raft_id:
+            return
+        if reason := absurdity(self, message):
+            self.absurdity = reason
             return
         if message.type is MessageType.REMOVED:
             self.is_removed = True
@@ -186,8 +193,6 @@ class RaftCore(RaftState):
             election.handle_vote_response(self, message)
 
     def _step_from_leader(self, message: Message) -> None:
-        if self.leader not in (NO_ONE, message.source):
-            raise InvariantViolation(f"term {self.term} has two leaders: {self.leader} and {message.source}")
         if self.leader == NO_ONE:
             self.become_follower(self.term, message.source)
         election.heard_leader(self)

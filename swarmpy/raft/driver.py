@@ -23,6 +23,7 @@ from swarmpy.errors import (
     StorageError,
     Unavailable,
 )
+from swarmpy.model.rates import Bucket, Rate
 from swarmpy.model.specs import RaftConfig
 from swarmpy.ports import Random
 from swarmpy.raft.core import RaftCore
@@ -41,6 +42,8 @@ from swarmpy.raft.ticker import Ticker, timing_of
 log = structlog.get_logger(__name__)
 
 MAX_PROPOSAL_BYTES = 1536 * 1024
+ABSURDITIES = Rate(burst=10, per_s=0.1)
+"""Messages that are dropped as absurd and told of."""
 DISK_PATIENCE = 10
 """A leader hands over when one write takes so many election timeouts: followers commit without its disk, but nobody
 hears of it, for it applies nothing."""
@@ -89,6 +92,7 @@ class RaftDriver:
         self._seen: tuple[object, ...] = ()
         self._seen_term_led = 0
         self._change = asyncio.Event()
+        self._absurdities: Bucket | None = None
 
     # ---- life
 
@@ -158,7 +162,16 @@ class RaftDriver:
             snapshots.acked(message)
         else:
             core.step(message)
+        if core.absurdity:
+            self._tell_absurdity(core, message)
         self._look(core)
+
+    def _tell_absurdity(self, core: RaftCore, message: Message) -> None:
+        now, reason, core.absurdity = asyncio.get_running_loop().time(), core.absurdity, ""
+        if self._absurdities is None:
+            self._absurdities = Bucket(ABSURDITIES, now)
+        if self._absurdities.take(now):
+            log.error("raft_message_dropped", source=message.source, kind=message.type.name, reason=reason)
 
     def _ticked(self) -> None:
         if self._core is not None:

@@ -23,6 +23,12 @@ from swarmpy.raft.messages import (
     Snapshot,
 )
 
+MAX_MESSAGES = 1 << 16
+"""Of one frame: twice what a member keeps for all others together."""
+MAX_MEMBER_CHARS = 512
+"""Of a node's id and its address, which is a host name of 253 characters at most, and a port."""
+MAX_REASON_CHARS = 200
+
 _KINDS = {int(kind): kind for kind in EntryKind}
 _MOST = (1 << 63) - 1
 """What a log can store."""
@@ -62,9 +68,13 @@ def decode_messages(plain: Any) -> list[Message]:
     Raises ProtocolViolation.
     """
     try:
+        if len(plain) > MAX_MESSAGES:
+            raise ValueError(f"{len(plain)} in one frame")
         return [_message(row) for row in plain if row[0] in _TYPES]
-    except (TypeError, ValueError, KeyError, IndexError) as error:
-        raise ProtocolViolation(f"malformed raft message: {error!r}") from error
+    except (TypeError, ValueError, LookupError, ArithmeticError, RecursionError) as error:
+        # What is wrong may be megabytes.
+        what = f"{type(error).__name__}: {str(error)[:MAX_REASON_CHARS]}"
+        raise ProtocolViolation(f"malformed raft message: {what}") from error
 
 
 def _message(row: Any) -> Message:
@@ -99,17 +109,32 @@ def _message(row: Any) -> Message:
 
 def _natural(number: Any) -> None:
     if type(number) is not int or not 0 <= number <= _MOST:
-        raise ValueError(f"{number!r} is no number of ours")
+        raise ValueError(f"{number if type(number) is int else type(number).__name__} is no number of ours")
 
 
 def _entry(row: Any, expected_index: int) -> Entry:
     term, index, kind, data = row[:4]
     _natural(term)
+    _natural(index)
     if index != expected_index or type(data) is not bytes:
-        raise ValueError(f"entry {index!r} where {expected_index} belongs")
+        raise ValueError(f"entry {index} where {expected_index} belongs")
     if kind not in _KINDS:
-        raise ProtocolViolation(f"entry {index} is of kind {kind!r}, which this swarmpy does not know: upgrade it")
-    return Entry(term=term, index=index, kind=_KINDS[kind], data=data)
+        _natural(kind)
+        raise ProtocolViolation(f"entry {index} is of kind {kind}, which this swarmpy does not know: upgrade it")
+    entry = Entry(term=term, index=index, kind=_KINDS[kind], data=data)
+    if entry.kind is EntryKind.CONF_CHANGE:
+        _check_conf_change(entry)
+    return entry
+
+
+def _check_conf_change(entry: Entry) -> None:
+    """Once it is in the log nothing can be done about one that cannot be read. One of a newer version is no garbage."""
+    try:
+        decode_conf_change(entry)
+    except LogCorrupted as error:
+        raise ProtocolViolation(str(error)) from error
+    except DataDirMismatch:
+        return
 
 
 def _member_to_plain(member: Member) -> list[Any]:
@@ -119,7 +144,7 @@ def _member_to_plain(member: Member) -> list[Any]:
 def _member(row: Any) -> Member:
     raft_id, node_id, address = row[:3]
     _natural(raft_id)
-    if not isinstance(node_id, str) or not isinstance(address, str):
+    if not isinstance(node_id, str) or not isinstance(address, str) or len(node_id) + len(address) > MAX_MEMBER_CHARS:
         raise TypeError(f"member {raft_id} has no node id or address")
     return Member(raft_id=raft_id, node_id=node_id, address=address)
 
@@ -171,5 +196,6 @@ def decode_conf_change(entry: Entry) -> ConfChange:
                 f"(kind {kind}): upgrade it to the version of the other managers"
             )
         return ConfChange(kind=ConfChangeKind(kind), member=_member(member))
-    except (TypeError, ValueError) as error:
-        raise LogCorrupted(f"entry {entry.index} of the raft log is no membership change: {error}") from error
+    except (TypeError, ValueError, LookupError, RecursionError) as error:
+        what = str(error)[:MAX_REASON_CHARS]
+        raise LogCorrupted(f"entry {entry.index} of the raft log is no membership change: {what}") from error

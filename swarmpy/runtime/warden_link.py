@@ -19,6 +19,7 @@ import structlog
 
 from swarmpy.errors import RuntimeUnavailable
 from swarmpy.runtime import warden
+from swarmpy.wire.descriptors import restore_limit
 
 log = structlog.get_logger(__name__)
 
@@ -85,6 +86,7 @@ class WardenLink:
                     pass_fds=(theirs.fileno(),),
                     start_new_session=True,
                 )
+            restore_limit(self._process.pid)
         except OSError as error:
             ours.close()
             raise RuntimeUnavailable(f"the warden process cannot be started: {error}") from error

@@ -58,18 +58,27 @@ def create_root_ca(now_ns: int) -> RootCA:
 
 
 def ca_digest(cert_pem: bytes) -> str:
-    """What join tokens carry of a CA certificate: SHA-256 of its DER in base 36, 50 characters. BadCertificate."""
+    """What join tokens carry of a CA certificate: SHA-256 of its DER in base 36, 50 characters.
+
+    Raises BadCertificate, also when there is more than one: a digest of the first must not speak for the others.
+    """
+    if cert_pem.count(b"-----BEGIN") > 1:
+        raise BadCertificate("more than one certificate where one root CA's belongs")
     der = load_certificate(cert_pem).public_bytes(serialization.Encoding.DER)
     return base36(hashlib.sha256(der).digest(), DIGEST_LENGTH)
 
 
-def check_ca_digest(cert_pem: bytes, digest: str) -> None:
-    """Raises BadCertificate unless the CA certificate is the one that a join token's ``digest`` names."""
+def vouched_root(cert_pem: bytes, digest: str) -> bytes:
+    """The certificate (PEM) that a stranger sent, if it is that of the root CA that a join token's ``digest`` names.
+
+    It is written anew, so that nothing is trusted but what the digest was made of. Raises BadCertificate.
+    """
     if not hmac.compare_digest(ca_digest(cert_pem).encode(), digest.encode()):
         raise BadCertificate(
-            "the manager's root CA does not match the join token: the token is of another cluster, or of before the "
-            "root CA was changed, or the address is not that of the cluster's manager"
+            "remote CA does not match fingerprint in the join token: the token is of another cluster, or of before the "
+            "root CA was changed, or the address is not that of the cluster's manager, or somebody is in between"
         )
+    return load_certificate(cert_pem).public_bytes(serialization.Encoding.PEM)
 
 
 def issue(

@@ -16,6 +16,7 @@ import structlog
 
 from swarmpy.errors import ConnectionFailed, PeerError, ProtocolViolation, SwarmpyError, from_code
 from swarmpy.ports import Peer
+from swarmpy.wire.bounded_log import Tell
 from swarmpy.wire.frames import MAX_FRAME_BYTES, OLDEST_VERSION, PROTOCOL_VERSION, Decoder, Kind, encode
 
 log = structlog.get_logger(__name__)
@@ -23,6 +24,10 @@ log = structlog.get_logger(__name__)
 CLOSE_TIMEOUT_S = 1.0
 """How long a closing connection may take to flush before it is cut."""
 MAX_MESSAGE_CHARS = 4096
+FLUSH_BYTES = 64 * 1024
+"""Who waits until it can send has so much handed to the transport at once; less goes with what else is sent."""
+FRAMES_AT_ONCE = 64
+"""Frames of one connection that are dealt with before others get their turn on the loop."""
 _CLOSED_WITHOUT_REASON = "the connection was closed"
 
 
@@ -68,6 +73,8 @@ class Connection(asyncio.Protocol):
         self._greeted: asyncio.Future[None] = self._loop.create_future()
         self._closed: asyncio.Future[None] = self._loop.create_future()
         self._is_closing = False
+        self._is_held = False
+        """Nothing is read until the timer "hold" has run."""
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._heard_at = self._sent_at = self._loop.time()
 
@@ -82,6 +89,14 @@ class Connection(asyncio.Protocol):
 
     def on_tick(self) -> None:
         """Called every half ping interval. Raises SwarmpyError to end the connection."""
+
+    def charge(self, _size: int) -> float:
+        """A frame of so many bytes was dealt with. Returns the seconds until the next one may be."""
+        return 0.0
+
+    def tell(self, tell: Tell, event: str, **fields: Any) -> None:
+        """Log something about the other end."""
+        tell(event, address=self.peer.address, node=self.peer.node_id, **fields)
 
     # -- sending ----------------------------------------------------------------------------------------------------
 
@@ -105,6 +120,9 @@ class Connection(asyncio.Protocol):
 
     async def wait_writable(self) -> None:
         """Return when the peer has taken enough of what was sent, or the connection is closed."""
+        if self._out_bytes >= FLUSH_BYTES:
+            # Or a sender that never waits for anything else would never have to wait for the peer either.
+            self._flush()
         if not self._writable.is_set():
             await self._writable.wait()
 
@@ -145,13 +163,45 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Bytes have come in."""
         self._heard_at = self._loop.time()
+        self._decoder.add(data)
+        if not self._is_held:
+            self._read_frames()
+
+    def _read_frames(self) -> None:
+        was_held, self._is_held = self._is_held, False
         try:
-            for frame in self._decoder.feed(data):
-                if self._is_closing:
-                    return
-                self._handle(Kind(frame[0]), frame)
+            delay = self._handle_some()
         except ProtocolViolation as error:
             self.fail(error)
+        except Exception as defect:  # noqa: BLE001  # it is told, though not always
+            # The boundary to the peer: asyncio would tell a defect as its own, and leave the connection as it is.
+            self.tell(log.error, "connection_failed_unexpectedly", exc_info=defect)
+            self.fail(SwarmpyError("internal error"))
+        else:
+            if delay is not None:
+                self._hold(delay)
+            elif was_held and self._transport is not None:
+                self._heard_at = self._loop.time()
+                self._transport.resume_reading()
+
+    def _handle_some(self) -> float | None:
+        """Deal with what has come. Returns the seconds after which to go on; None when there is no more."""
+        for _ in range(FRAMES_AT_ONCE):
+            if self._is_closing or (frame := self._decoder.next()) is None:
+                return None
+            self._handle(Kind(frame[0]), frame)
+            delay = self.charge(self._decoder.size)
+            if delay > 0:
+                return delay
+        return 0.0
+
+    def _hold(self, delay: float) -> None:
+        """Read nothing for a while: what the peer sends waits on its side."""
+        if self._is_closing or self._transport is None:
+            return
+        self._is_held = True
+        self._transport.pause_reading()
+        self._timer("hold", delay, self._read_frames)
 
     def pause_writing(self) -> None:
         """The transport's buffer is full."""
@@ -186,8 +236,7 @@ class Connection(asyncio.Protocol):
         """Tell the peer why, close, and log the reason."""
         if self._is_closing:
             return
-        level = log.warning if isinstance(error, PeerError) else log.info
-        level("connection_failed", address=self.peer.address, node=self.peer.node_id, reason=error.message)
+        self.tell(log.warning if isinstance(error, PeerError) else log.info, "connection_failed", reason=error.message)
         self.error = error
         self.send(encode(Kind.GOODBYE, error.code, error.message[:MAX_MESSAGE_CHARS]))
         self._begin_close()
@@ -260,8 +309,8 @@ class Connection(asyncio.Protocol):
         now = self._loop.time()
         # A tick that comes late says that this process stood still: what the peer sent meanwhile is still unread.
         is_late = now - set_at > period + self.config.dead_after_s / 2
-        if now - self._heard_at > self.config.dead_after_s and not is_late:
-            log.info("peer_silent", address=self.peer.address, node=self.peer.node_id)
+        if now - self._heard_at > self.config.dead_after_s and not is_late and not self._is_held:
+            self.tell(log.info, "peer_silent")
             self.error = ConnectionFailed(f"{self.peer.address}: nothing heard for {self.config.dead_after_s:g} s")
             self.abort()
             return

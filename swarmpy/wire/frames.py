@@ -23,7 +23,6 @@ ProtocolViolation comes out. The decoder knows no sockets.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
 from typing import Any
 
 from swarmpy.errors import ProtocolViolation
@@ -82,31 +81,35 @@ class Decoder:
 
     def __init__(self, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
         self.max_frame_bytes = max_frame_bytes
+        self.size = 0
+        """Bytes of the frame that :meth:`next` gave last."""
         self._buffer = bytearray()
+        self._start = 0
+        """Where what is left of the buffer begins."""
 
-    def feed(self, data: bytes) -> Iterator[list[Any]]:
-        """Take bytes in; yield each frame that is complete, kind first. Raises ProtocolViolation and is then unusable.
+    def add(self, data: bytes) -> None:
+        """Take bytes in."""
+        if self._start:
+            del self._buffer[: self._start]
+            self._start = 0
+        self._buffer += data
 
-        The iterator must be exhausted before the next call.
-        """
-        buffer: bytes | bytearray = data
-        if self._buffer:
-            self._buffer += data
-            buffer = self._buffer
-        start, end = 0, len(buffer)
-        while end - start >= LENGTH_BYTES:
-            length = int.from_bytes(buffer[start : start + LENGTH_BYTES], "big")
-            if length > self.max_frame_bytes:
-                raise ProtocolViolation(f"a frame of {length} bytes is larger than the limit of {self.max_frame_bytes}")
-            stop = start + LENGTH_BYTES + length
-            if stop > end:
-                break
-            yield decode_body(bytes(buffer[start + LENGTH_BYTES : stop]))
-            start = stop
-        if buffer is self._buffer:
-            del self._buffer[:start]
-        elif start < end:
-            self._buffer += data[start:]
+    def next(self) -> list[Any] | None:
+        """The next frame, kind first; None when it is not there yet. Raises ProtocolViolation, and is then unusable."""
+        begin = self._start + LENGTH_BYTES
+        if len(self._buffer) < begin:
+            return None
+        length = int.from_bytes(self._buffer[self._start : begin], "big")
+        if length > self.max_frame_bytes:
+            raise ProtocolViolation(f"a frame of {length} bytes is larger than the limit of {self.max_frame_bytes}")
+        end = begin + length
+        if len(self._buffer) < end:
+            return None
+        body = bytes(memoryview(self._buffer)[begin:end])
+        self._start, self.size = end, LENGTH_BYTES + length
+        if end == len(self._buffer):
+            self._buffer, self._start = bytearray(), 0
+        return decode_body(body)
 
 
 def decode_body(body: bytes) -> list[Any]:
@@ -117,7 +120,8 @@ def decode_body(body: bytes) -> list[Any]:
     kind, *rest = frame
     # A bool is an int to Python, never to the peer.
     if type(kind) is not int or not 0 <= kind < len(_SHAPES):
-        raise ProtocolViolation(f"malformed frame: unknown kind {str(kind)[:20]}")
+        what = kind if isinstance(kind, int) else f"of type {type(kind).__name__}"
+        raise ProtocolViolation(f"malformed frame: unknown kind {what}")
     shape = _SHAPES[kind]
     if len(rest) != len(shape):
         raise ProtocolViolation(f"malformed frame: {Kind(kind).name} has {len(rest)} fields, not {len(shape)}")

@@ -1,22 +1,28 @@
 """Which method goes to which handler, and who may call it: one table, checked in one place.
 
-The same router serves real connections and the simulator's. It holds no state of any connection.
+The same router serves real connections and the simulator's. It holds no state of any connection; of the workers only
+how often they called what costs much. Managers may do everything anyway.
 """
 
 from __future__ import annotations
 
+import asyncio
 import enum
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import attrs
 
-from swarmpy.errors import CertificateRevoked, NodeRemoved, NotFound, PermissionDenied
+from swarmpy.errors import CertificateRevoked, NodeRemoved, NotFound, PermissionDenied, Unavailable
+from swarmpy.model.ids import NodeId
+from swarmpy.model.rates import Buckets, Rate
 from swarmpy.model.states import Role
 from swarmpy.ports import CallHandler, Peer, StreamHandler
 
 MANAGERS = frozenset({Role.MANAGER})
 MEMBERS = frozenset({Role.MANAGER, Role.WORKER})
+MAX_NODES = 4096
+"""Workers whose rates are remembered."""
 
 NotifyHandler = Callable[[Peer, Any], None]
 """Takes a notification in. Not a coroutine, so that notifications keep their order."""
@@ -47,6 +53,8 @@ class Route:
     method: str
     kind: MethodKind
     allow: frozenset[Role] | None
+    rate: Rate | None = None
+    """How often one worker may call it; None: as often as it likes, which is bounded by what is read of it."""
     even_revoked: bool = False
     """A member whose certificate was revoked may call it, too."""
 
@@ -67,21 +75,30 @@ class Router:
     ) -> None:
         self.standing = standing
         self.guard = guard
+        self._paces: dict[str, Buckets[NodeId]] = {}
         self._routes: dict[str, Route] = {}
         self._calls: dict[str, CallHandler] = {}
         self._streams: dict[str, StreamHandler] = {}
         self._notifies: dict[str, NotifyHandler] = {}
 
     def call(
-        self, method: str, handler: CallHandler, allow: frozenset[Role] | None, *, even_revoked: bool = False
+        self,
+        method: str,
+        handler: CallHandler,
+        allow: frozenset[Role] | None,
+        rate: Rate | None = None,
+        *,
+        even_revoked: bool = False,
     ) -> None:
         """Serve ``method`` with one answer."""
-        self._add(method, MethodKind.CALL, allow, even_revoked=even_revoked)
+        self._add(method, MethodKind.CALL, allow, rate, even_revoked=even_revoked)
         self._calls[method] = handler
 
-    def stream(self, method: str, handler: StreamHandler, allow: frozenset[Role] | None) -> None:
+    def stream(
+        self, method: str, handler: StreamHandler, allow: frozenset[Role] | None, rate: Rate | None = None
+    ) -> None:
         """Serve ``method`` with a stream of answers: ``handler`` is an async generator function."""
-        self._add(method, MethodKind.STREAM, allow)
+        self._add(method, MethodKind.STREAM, allow, rate)
         self._streams[method] = handler
 
     def notify(self, method: str, handler: NotifyHandler, allow: frozenset[Role] | None) -> None:
@@ -123,9 +140,19 @@ class Router:
                 f"the {peer.role}'s certificate of node {peer.node_id} was revoked: it has to get another one"
             )
 
-    def _add(self, method: str, kind: MethodKind, allow: frozenset[Role] | None, *, even_revoked: bool = False) -> None:
+    def _add(
+        self,
+        method: str,
+        kind: MethodKind,
+        allow: frozenset[Role] | None,
+        rate: Rate | None = None,
+        *,
+        even_revoked: bool = False,
+    ) -> None:
         assert method not in self._routes, f"{method} is routed twice"
-        self._routes[method] = Route(method=method, kind=kind, allow=allow, even_revoked=even_revoked)
+        self._routes[method] = Route(method=method, kind=kind, allow=allow, rate=rate, even_revoked=even_revoked)
+        if rate is not None:
+            self._paces[method] = Buckets(rate, most=MAX_NODES)
 
     def _check(self, peer: Peer, method: str, kind: MethodKind) -> None:
         route = self._routes.get(method)
@@ -138,3 +165,11 @@ class Router:
             self.admit(peer)
         else:
             self.check_peer(peer)
+        if peer.role is Role.WORKER and peer.node_id is not None and method in self._paces:
+            self._check_pace(peer.node_id, method)
+
+    def _check_pace(self, node_id: NodeId, method: str) -> None:
+        now = asyncio.get_running_loop().time()
+        bucket = self._paces[method].of(node_id, now)
+        if not bucket.take(now):
+            raise Unavailable(f"{method}: node {node_id} asks too often: again in {bucket.wait_s(now):.1f} s")

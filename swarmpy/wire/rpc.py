@@ -5,17 +5,24 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import struct
+from collections import Counter
 from collections.abc import Callable
 
+import attrs
 import structlog
 
 from swarmpy.errors import BadCertificate, ConnectionFailed, InvalidArgument, Unavailable
 from swarmpy.model.ids import NodeId
+from swarmpy.model.rates import Buckets
 from swarmpy.model.states import Role
 from swarmpy.ports import Peer
 from swarmpy.security.tls import Credentials, check_peer, peer_identity
+from swarmpy.wire.bounded_log import BoundedLog
 from swarmpy.wire.calling import RpcChannel
 from swarmpy.wire.connection import CLOSE_TIMEOUT_S, RpcConfig, format_address
+from swarmpy.wire.entrance import Entrance, Room
+from swarmpy.wire.origins import origin_of
 from swarmpy.wire.router import Router
 from swarmpy.wire.serving import ServerConfig, ServerConnection
 
@@ -23,6 +30,36 @@ log = structlog.get_logger(__name__)
 
 ACCEPT_RETRY_S = 1.0
 BACKLOG = 1024
+TURNED_AWAY_AT_ONCE = 64
+TURNED_AWAY_PAUSE_S = 0.01
+"""After so many that are turned away, those who connect have to wait so long."""
+MAX_PACES = 4096
+MAX_HOST_CHARS = 253
+MAX_LABEL_CHARS = 63
+"""Of a host name, and of the parts between its dots (RFC 1035)."""
+_RESET = struct.pack("ii", 1, 0)
+
+
+@attrs.define(eq=False, kw_only=True)
+class _Guest:
+    """Somebody who has connected and is not through the handshake yet."""
+
+    sock: socket.socket
+    address: str
+    origin: str
+    task: asyncio.Task[None] | None = None
+
+    def over(self, _: object) -> None:
+        """Nothing is to be done for it any more."""
+        self.sock.close()
+
+    def turn_away(self) -> None:
+        """Nothing is done for it. With a reset: an orderly end is kept by the kernel for a minute."""
+        if self.task is not None:
+            self.task.cancel()
+        else:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            self.sock.close()
 
 
 class RpcServer:
@@ -36,9 +73,14 @@ class RpcServer:
         self._host = host
         self._port = port
         self._config = config or ServerConfig()
+        self._entrance: Entrance[_Guest] = Entrance(self._config.entrance)
         self._connections: set[ServerConnection] = set()
-        self._handshakes = 0
-        self._is_full = False
+        self._of_node: Counter[NodeId] = Counter()
+        self._anonymous: Room[ServerConnection] = Room(self._config.max_anonymous)
+        self._worker_paces: Buckets[str] = Buckets(self._config.worker_rate, most=MAX_PACES)
+        self._anonymous_paces: Buckets[str] = Buckets(self._config.anonymous_rate, most=MAX_PACES)
+        self._bounded = BoundedLog(lambda: asyncio.get_running_loop().time())
+        self._came = asyncio.Event()
         self._main: asyncio.Task[None] | None = None
 
     @property
@@ -50,6 +92,11 @@ class RpcServer:
     def address(self) -> str:
         """``host:port`` it listens on."""
         return format_address((self._host, self._port))
+
+    @property
+    def waiting(self) -> int:
+        """Connections whose handshake has not begun."""
+        return self._entrance.waiting
 
     async def start(self) -> None:
         """Listen. Raises InvalidArgument when the address cannot be listened on."""
@@ -91,68 +138,132 @@ class RpcServer:
     async def _run(self, sockets: list[socket.socket]) -> None:
         try:
             async with asyncio.TaskGroup() as group:
+                group.create_task(self._let_in(group))
                 for sock in sockets:
-                    group.create_task(self._accept(sock, group))
+                    group.create_task(self._accept(sock))
         finally:
             for sock in sockets:
                 sock.close()
+            for guest in self._entrance.clear():
+                guest.turn_away()
 
-    async def _accept(self, listening: socket.socket, group: asyncio.TaskGroup) -> None:
+    # -- coming in --------------------------------------------------------------------------------------------------
+
+    async def _accept(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
+        turned_away = 0
         while True:
             try:
                 sock, peername = await loop.sock_accept(listening)
             except OSError as error:
                 # Out of file descriptors, mostly: connections that end will free some.
-                log.warning("accept_failed", address=self.address, reason=error.strerror or str(error))
+                reason = error.strerror or str(error)
+                self._bounded.tell(log.warning, "accept_failed", "", address=self.address, reason=reason)
                 await asyncio.sleep(ACCEPT_RETRY_S)
                 continue
-            if not self._has_room():
-                sock.close()
+            address = format_address(peername)
+            turned_away += self._arrive(_Guest(sock=sock, address=address, origin=origin_of(address)))
+            # While connections wait to be accepted, sock_accept itself never lets anybody else run. And those that
+            # are turned away must not cost more than a share of the processor, however many there are.
+            await asyncio.sleep(TURNED_AWAY_PAUSE_S if turned_away >= TURNED_AWAY_AT_ONCE else 0)
+            turned_away %= TURNED_AWAY_AT_ONCE
+
+    def _arrive(self, guest: _Guest) -> bool:
+        """True when somebody was turned away."""
+        is_full = len(self._connections) >= self._config.max_connections
+        out = guest if is_full else self._entrance.arrive(guest, asyncio.get_running_loop().time())
+        if out is not guest:
+            self._came.set()
+        if out is not None:
+            out.turn_away()
+            counts = {"open": len(self._connections), "waiting": self._entrance.waiting}
+            self._bounded.tell(log.warning, "connection_turned_away", out.origin, address=out.address, **counts)
+        return out is not None
+
+    async def _let_in(self, group: asyncio.TaskGroup) -> None:
+        while True:
+            guest, out = self._entrance.next()
+            if out is not None:
+                out.turn_away()
+            if guest is None:
+                self._came.clear()
+                await self._came.wait()
                 continue
-            self._handshakes += 1
-            group.create_task(self._serve(sock, format_address(peername)))
+            guest.task = group.create_task(self._receive(guest))
+            # Also when it is cancelled before it begins.
+            guest.task.add_done_callback(guest.over)
+            # One at a time: what a handshake costs is paid as soon as the peer's first bytes are there.
+            await asyncio.sleep(0)
 
-    def _has_room(self) -> bool:
-        config = self._config
-        is_full = len(self._connections) >= config.max_connections or self._handshakes >= config.max_handshakes
-        if is_full and not self._is_full:
-            log.warning("too_many_connections", open=len(self._connections), handshakes=self._handshakes)
-        self._is_full = is_full
-        return not is_full
-
-    async def _serve(self, sock: socket.socket, address: str) -> None:
-        connection = ServerConnection(self._router, self._config, self._identify)
+    async def _receive(self, guest: _Guest) -> None:
+        connection = ServerConnection(self._router, self._config, self._identify, self._bounded)
         try:
-            try:
-                await asyncio.get_running_loop().connect_accepted_socket(
-                    lambda: connection,
-                    sock,
-                    ssl=self._credentials.server_context(),
-                    ssl_handshake_timeout=self._config.rpc.handshake_timeout_s,
-                    ssl_shutdown_timeout=CLOSE_TIMEOUT_S,
-                )
-            finally:
-                self._handshakes -= 1
+            if await self._shake_hands(guest, connection):
+                await self._serve(connection)
+        except Exception as defect:  # noqa: BLE001  # it is told, though not always
+            # The boundary to the peer: whatever one connection brings about, the port stays open for the others.
+            event = "connection_failed_unexpectedly"
+            self._bounded.tell(log.error, event, guest.origin, address=guest.address, exc_info=defect)
+
+    async def _shake_hands(self, guest: _Guest, connection: ServerConnection) -> bool:
+        """True when TLS stands."""
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.connect_accepted_socket(
+                lambda: connection,
+                guest.sock,
+                ssl=self._credentials.server_context(),
+                ssl_handshake_timeout=self._config.rpc.handshake_timeout_s,
+                ssl_shutdown_timeout=CLOSE_TIMEOUT_S,
+            )
         except (OSError, TimeoutError) as error:
-            sock.close()
             # A port check connects and goes away; that is nothing to tell an operator about.
             level = log.debug if isinstance(error, ConnectionError) else log.info
-            level("tls_handshake_failed", address=address, reason=_tls_reason(error))
-            return
+            reason = _tls_reason(error)
+            self._bounded.tell(level, "tls_handshake_failed", guest.origin, address=guest.address, reason=reason)
+            return False
+        finally:
+            self._entrance.passed(guest, connection.peer.node_id, loop.time())
+            self._came.set()
+        return True
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    async def _serve(self, connection: ServerConnection) -> None:
+        node_id = connection.peer.node_id
         self._connections.add(connection)
         try:
+            if node_id is not None:
+                self._of_node[node_id] += 1
+            self._take_in(connection)
             await connection.serve()
         finally:
             self._connections.discard(connection)
+            self._anonymous.leave(connection)
+            if node_id is not None:
+                self._of_node[node_id] -= 1
+                if not self._of_node[node_id]:
+                    del self._of_node[node_id]
+
+    def _take_in(self, connection: ServerConnection) -> None:
+        """Give the connection its share, or end it."""
+        peer, config, now = connection.peer, self._config, asyncio.get_running_loop().time()
+        if peer.node_id is None:
+            connection.pace = self._anonymous_paces.of(connection.origin, now)
+            out = self._anonymous.enter(connection) if connection.is_open else None
+            if out is not None:
+                out.fail(Unavailable("too many callers without a certificate are connected: try again in a minute"))
+            return
+        most = config.max_of_manager
+        if peer.role is Role.WORKER:
+            most = config.max_of_worker
+            connection.pace = self._worker_paces.of(peer.node_id, now)
+        if self._of_node[peer.node_id] > most:
+            connection.fail(Unavailable(f"node {peer.node_id} has {most} connections already: close some"))
 
     def _identify(self, ssl_object: ssl.SSLObject, address: str) -> Peer:
         peer = peer_identity(ssl_object, self._credentials.identity.cluster_id, address=address)
         self._router.admit(peer)
-        if peer.is_anonymous:
-            anonymous = sum(1 for connection in self._connections if connection.peer.is_anonymous)
-            if anonymous >= self._config.max_anonymous:
-                raise Unavailable("too many callers without a certificate are connected: try again in a minute")
         return peer
 
 
@@ -210,7 +321,7 @@ class RpcDialer:
         except TimeoutError:
             channel.abort()
             raise ConnectionFailed(f"{address} does not answer within {timeout:g} s") from None
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             raise ConnectionFailed(f"cannot connect to {address}: {_tls_reason(error)}") from error
         except BaseException:
             channel.abort()
@@ -225,8 +336,11 @@ def parse_address(address: str) -> tuple[str, int]:
         host = host[1:-1]
     elif ":" in host:
         host = ""
-    if not colon or not host or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65536:
-        raise InvalidArgument(f"{address!r} is not host:port")
+    is_port = colon and port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 65536
+    # Also what a resolver would fail over rather than find nobody.
+    is_host = 0 < len(host) <= MAX_HOST_CHARS and host.isprintable() and " " not in host
+    if not is_port or not is_host or any(len(label) > MAX_LABEL_CHARS for label in host.split(".")):
+        raise InvalidArgument(f"{address[:80]!r} is not host:port")
     return host, int(port)
 
 

@@ -24,8 +24,13 @@ from swarmpy.errors import (
     SwarmpyError,
     Unavailable,
 )
-from swarmpy.wire.connection import MAX_MESSAGE_CHARS, Connection, Identify, RpcConfig
+from swarmpy.model.rates import Bucket, Rate
+from swarmpy.model.states import Role
+from swarmpy.wire.bounded_log import BoundedLog, Tell
+from swarmpy.wire.connection import FRAMES_AT_ONCE, MAX_MESSAGE_CHARS, Connection, Identify, RpcConfig
+from swarmpy.wire.entrance import EntranceLimits
 from swarmpy.wire.frames import LENGTH_BYTES, Kind, encode
+from swarmpy.wire.origins import origin_of
 from swarmpy.wire.router import Router, Standing
 
 log = structlog.get_logger(__name__)
@@ -34,31 +39,56 @@ Work = Callable[[], Coroutine[Any, Any, None]]
 """Begun only when its task runs: a coroutine whose task is cancelled before that would never be awaited."""
 
 
+WORKER_RATE = Rate(burst=4 * 1024 * 1024, per_s=1024 * 1024)
+ANONYMOUS_RATE = Rate(burst=4 * 1024 * 1024, per_s=256 * 1024)
+FRAME_COST_BYTES = 1024
+"""What a frame is charged at least: dealing with the smallest costs as much as carrying so many bytes."""
+
+
 @attrs.frozen(kw_only=True)
 class ServerConfig:
-    """Bounds of a listener."""
+    """Bounds of a listener. Those of ``rpc`` are for managers, who are trusted with everything anyway."""
 
     rpc: RpcConfig = attrs.Factory(RpcConfig)
+    worker_requests: int = 32
+    """Of one connection of a worker, at once. An agent has three or four."""
+    worker_frame_bytes: int = 1024 * 1024
+    """The largest frame that a worker may send."""
+    worker_rate: Rate = WORKER_RATE
+    """Bytes that are read of one worker, whatever the number of its connections; FRAME_COST_BYTES a frame at least."""
     anonymous: RpcConfig = attrs.Factory(
         lambda: RpcConfig(max_frame_bytes=128 * 1024, max_requests=4, write_buffer_bytes=256 * 1024)
     )
     """Of a caller without a certificate, or with one that was revoked."""
+    anonymous_rate: Rate = ANONYMOUS_RATE
+    """As ``worker_rate``, for all callers of one origin that have no certificate."""
     max_connections: int = 8192
-    max_handshakes: int = 512
-    max_anonymous: int = 32
+    max_of_worker: int = 16
+    """Connections of one worker. Its agent has one, and opens another for a call now and then."""
+    max_of_manager: int = 128
+    max_anonymous: int = 64
     anonymous_life_s: float = 30.0
+    entrance: EntranceLimits = attrs.Factory(EntranceLimits)
 
 
 class ServerConnection(Connection):
     """The serving end of one connection."""
 
-    def __init__(self, router: Router, config: ServerConfig, identify: Identify) -> None:
+    def __init__(self, router: Router, config: ServerConfig, identify: Identify, bounded: BoundedLog) -> None:
         super().__init__(config.rpc, identify)
         self._router = router
         self._server_config = config
+        self._bounded = bounded
         self._requests: dict[int, asyncio.Task[None]] = {}
         self._group: asyncio.TaskGroup | None = None
         self._is_tight = False
+        self.pace: Bucket | None = None
+        """What is read of the peer is taken from it; None: as much as comes."""
+
+    @property
+    def origin(self) -> str:
+        """Where the peer is."""
+        return origin_of(self.peer.address)
 
     async def serve(self) -> None:
         """Answer until the connection is gone. Handlers that run then are cancelled."""
@@ -92,6 +122,16 @@ class ServerConnection(Connection):
             case _:
                 raise ProtocolViolation(f"unexpected {kind.name} frame from a client")
 
+    def charge(self, size: int) -> float:
+        """Who sends too much has to wait."""
+        if self.pace is None:
+            return 0.0
+        return self.pace.owe(self._loop.time(), max(size, FRAME_COST_BYTES))
+
+    def tell(self, tell: Tell, event: str, **fields: Any) -> None:
+        """Log something about the other end, which must not be able to flood the log."""
+        self._bounded.tell(tell, event, self.origin, address=self.peer.address, node=self.peer.node_id, **fields)
+
     def on_tick(self) -> None:
         """A node that was removed while it is connected is cut off, streams and all; so is one with a certificate that
         was revoked meanwhile."""
@@ -101,35 +141,44 @@ class ServerConnection(Connection):
             self._router.check_peer(self.peer)
 
     def _tighten(self) -> None:
-        if not self.peer.is_anonymous and self._router.standing(self.peer) is Standing.GOOD:
-            return
-        self._is_tight = True
-        self.config = self._server_config.anonymous
-        self._decoder.max_frame_bytes = self.config.max_frame_bytes
-        life = self._server_config.anonymous_life_s
-        over = DeadlineExceeded(f"a connection without a certificate that counts lasts {life:g} s")
-        self._timer("life", life, self.fail, over)
+        limits = self._server_config
+        if self.peer.is_anonymous or self._router.standing(self.peer) is not Standing.GOOD:
+            self._is_tight = True
+            self.config = limits.anonymous
+            self._decoder.max_frame_bytes = self.config.max_frame_bytes
+            life = limits.anonymous_life_s
+            over = DeadlineExceeded(f"a connection without a certificate that counts lasts {life:g} s")
+            self._timer("life", life, self.fail, over)
+        elif self.peer.role is Role.WORKER:
+            self.config = attrs.evolve(limits.rpc, max_requests=min(limits.worker_requests, limits.rpc.max_requests))
+            self._decoder.max_frame_bytes = min(limits.worker_frame_bytes, limits.rpc.max_frame_bytes)
 
     def _begin(self, group: asyncio.TaskGroup, frame_id: int, method: str, work: Work) -> None:
         if frame_id in self._requests:
             raise ProtocolViolation(f"request {frame_id} is in progress already")
         if len(self._requests) >= self.config.max_requests:
+            if self.unsent_bytes() > self.config.write_buffer_bytes:
+                raise ProtocolViolation("requests are sent and their answers are not read")
             limit = self.config.max_requests
-            self._refuse(frame_id, Unavailable(f"{method}: {limit} requests are in progress on this connection"))
+            self._refuse(frame_id, Unavailable(f"{method[:64]}: {limit} requests are in progress on this connection"))
             return
         self._requests[frame_id] = group.create_task(self._guard(frame_id, method, work))
 
     async def _guard(self, frame_id: int, method: str, work: Work) -> None:
-        error: SwarmpyError = Unavailable(f"{method}: the handler was cancelled")
+        error: SwarmpyError = Unavailable(f"{method[:64]}: the handler was cancelled")
         try:
-            await work()
-            self._requests.pop(frame_id, None)
-        except SwarmpyError as raised:
-            error = raised
-        except Exception:
-            # The boundary to the peer: a defect of one handler must neither end the node nor show its inside.
-            log.exception("handler_failed", method=method, address=self.peer.address)
-            error = SwarmpyError("internal error")
+            try:
+                await work()
+                self._requests.pop(frame_id, None)
+                return
+            except SwarmpyError as raised:
+                error = raised
+            except Exception as defect:  # noqa: BLE001  # it is told, though not always
+                # The boundary to the peer: a defect of one handler must neither end the node nor show its inside.
+                self.tell(log.error, "handler_failed", method=method, exc_info=defect)
+                error = SwarmpyError("internal error")
+            # As with any answer: who does not read must not make this end keep ever more for it.
+            await self.wait_writable()
         finally:
             # Still there: it ended without an answer, and not because the caller or the connection went away.
             if self._requests.pop(frame_id, None) is not None:
@@ -143,11 +192,18 @@ class ServerConnection(Connection):
 
     async def _answer_stream(self, frame_id: int, method: str, payload: Any) -> None:
         async with _closing(self._router.dispatch_stream(self.peer, method, payload)) as items:
+            sent = 0
             async for item in items:
                 # What is revoked while the stream goes on ends it here; the next tick may be a second away.
                 self._router.check_peer(self.peer)
                 self.send(self._checked(encode(Kind.ITEM, frame_id, item), method))
                 await self.wait_writable()
+                if not self.is_open:
+                    return
+                sent += 1
+                if sent % FRAMES_AT_ONCE == 0:
+                    # A handler that has always more to say, to a peer that is as fast: others want their turn.
+                    await asyncio.sleep(0)
         self.send(encode(Kind.END, frame_id))
 
     def _take_notification(self, method: str, payload: Any) -> None:
@@ -157,10 +213,9 @@ class ServerConnection(Connection):
             # A notification has no answer, and the caller must come to know it.
             self.fail(error)
         except SwarmpyError as error:
-            log.warning("notification_refused", method=method[:64], address=self.peer.address, reason=error.message)
-        except Exception:
-            # The boundary to the peer, as in _guard.
-            log.exception("handler_failed", method=method, address=self.peer.address)
+            self.tell(log.warning, "notification_refused", method=method[:64], reason=error.message)
+        except Exception as defect:  # noqa: BLE001  # as in _guard
+            self.tell(log.error, "handler_failed", method=method, exc_info=defect)
 
     def _checked(self, frame: bytes, method: str) -> bytes:
         if len(frame) - LENGTH_BYTES > self.config.max_frame_bytes:

@@ -73,7 +73,10 @@ def test_joining_with_a_wrong_token(manager: Host, outsider: Host) -> None:
     for token, words in {
         "blah": ("invalid join token", '"swarm join-token worker"'),
         f"SWMTKN-1-{digest}-{secret[::-1]}": ("invalid join token", '"swarm join-token worker"'),
-        f"SWMTKN-1-{digest[::-1]}-{secret}": ("does not match the join token", "another cluster"),
+        f"SWMTKN-1-{digest[::-1]}-{secret}": (
+            "remote CA does not match fingerprint in the join token",
+            "another cluster",
+        ),
     }.items():
         join = ["node", "join", "--token", token, "--listen-addr", outsider.cluster_address]
         line = refused(outsider.swarmpy(*join, manager.cluster_address), 1, *words)

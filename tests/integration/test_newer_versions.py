@@ -36,7 +36,8 @@ def converse(host: Host, identity_of: Host, *frames: bytes) -> list[Any]:
     ):
         secure.sendall(b"".join(frames))
         while data := secure.recv(65536):
-            for frame in decoder.feed(data):
+            decoder.add(data)
+            while (frame := decoder.next()) is not None:
                 if frame[0] in (Kind.ERROR, Kind.RESULT, Kind.GOODBYE):
                     return frame
     raise AssertionError("it said nothing")

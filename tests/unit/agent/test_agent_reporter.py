@@ -7,15 +7,18 @@ import contextlib
 import random
 from collections.abc import AsyncIterator
 
+import attrs
 import pytest
 from agent_world import eventually
 
 from swarmpy.agent.reporter import MAX_BATCH, Reporter, Send
 from swarmpy.errors import FailedPrecondition, NoQuorum, OutcomeUnknown
-from swarmpy.model.assignments import TaskStatusUpdate
+from swarmpy.model import codec
+from swarmpy.model.assignments import StatusReport, TaskStatusUpdate
 from swarmpy.model.ids import TaskId
-from swarmpy.model.objects import TaskStatus
+from swarmpy.model.objects import ContainerStatus, PortStatus, TaskStatus
 from swarmpy.model.states import TaskState
+from swarmpy.wire.serving import ServerConfig
 
 A = TaskId("a")
 RUNNING = TaskStatus(state=TaskState.RUNNING)
@@ -109,3 +112,23 @@ async def test_a_refusal_ends_the_session_but_loses_nothing() -> None:
     assert reporter.pending == 1
     reporter.forget(A)
     assert reporter.pending == 0
+
+
+async def test_the_longest_report_is_one_that_managers_take() -> None:
+    """However long the reasons are that a runtime gives, and whatever is in them: a report fits a worker's frame."""
+    reporter = Reporter(random.Random(1))
+    sent: list[bytes] = []
+
+    async def send(updates: tuple[TaskStatusUpdate, ...]) -> None:
+        report = StatusReport(session_id="s" * 25, updates=updates)
+        sent.append(codec.pack(codec.to_plain(report)))
+
+    ports = tuple(PortStatus(target_port=1, host_address="n" * 64, host_port=65535) for _ in range(4))
+    for number in range(MAX_BATCH):
+        text = "\N{WHALE}" * 100_000
+        status = TaskStatus(state=TaskState.FAILED, timestamp_ns=2**62, message=text, err=text, ports=ports)
+        reporter.put(TaskId(f"{number:025}"), attrs.evolve(status, container=ContainerStatus(container_id="c" * 64)))
+    async with sending(reporter, send):
+        await eventually(lambda: not reporter.pending)
+    assert len(sent) == 1
+    assert MAX_BATCH * 4 * 1000 < len(sent[0]) < ServerConfig().worker_frame_bytes

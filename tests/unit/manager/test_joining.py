@@ -22,8 +22,7 @@ from swarmpy.errors import (
     Unavailable,
 )
 from swarmpy.manager import certificates
-from swarmpy.manager.joining import RENEWAL_EVERY_S, RENEWALS_AT_ONCE, Certified, JoinCall, Registrar, RejoinCall
-from swarmpy.manager.pace import MAX_REMEMBERED, Pace
+from swarmpy.manager.joining import RENEWALS, Certified, JoinCall, Registrar, RejoinCall
 from swarmpy.model import codec
 from swarmpy.model.ids import ClusterId, NodeId
 from swarmpy.model.objects import Cluster, ManagerStatus, Node
@@ -189,32 +188,17 @@ async def test_another_expiry_counts_from_the_next_renewal_on(office: Office) ->
 async def test_renewals_are_bounded(office: Office) -> None:
     """So many at once, and one more every minute; one node's are not another's."""
     who, other = await office.join(), await office.join()
-    for _ in range(RENEWALS_AT_ONCE):
+    for _ in range(int(RENEWALS.burst)):
         who = await office.renew(who)
     entries = office.proposer.entries
-    with pytest.raises(Unavailable, match="has asked for 10 certificates"):
+    with pytest.raises(Unavailable, match="has asked for too many certificates"):
         await office.renew(who)
     assert office.proposer.entries == entries
     await office.renew(other)
-    office.clock.seconds += RENEWAL_EVERY_S
+    office.clock.seconds += 1 / RENEWALS.per_s
     await office.renew(who)
     with pytest.raises(Unavailable):
         await office.renew(who)
-
-
-def test_pace_remembers_few() -> None:
-    """Who may have all at once again is forgotten; nobody gets more than is due by that."""
-    clock = MovedClock()
-    pace = Pace(clock, burst=2, every_s=10.0)
-    assert [pace.take("a") for _ in range(3)] == [True, True, False]
-    for number in range(2 * MAX_REMEMBERED):
-        clock.seconds += 0.1
-        assert pace.take(f"n{number}")
-        assert len(pace._used) <= MAX_REMEMBERED + 1
-    clock.seconds += 100
-    assert [pace.take("a") for _ in range(3)] == [True, True, False]
-    clock.seconds += 10
-    assert [pace.take("a") for _ in range(2)] == [True, False]
 
 
 @pytest.mark.parametrize(

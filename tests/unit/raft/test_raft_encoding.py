@@ -23,7 +23,8 @@ NUMBER = st.integers(0, (1 << 63) - 1)
 @st.composite
 def messages(draw) -> Message:
     index = draw(st.integers(0, 1 << 40))
-    datas = draw(st.lists(st.binary(max_size=20), max_size=4))
+    kinds = draw(st.lists(st.sampled_from(EntryKind), max_size=4))
+    change = encode_conf_change(ConfChange(kind=ConfChangeKind.REMOVE, member=member(7)))
     return Message(
         type=draw(st.sampled_from(MessageType)),
         to=draw(NUMBER),
@@ -38,8 +39,13 @@ def messages(draw) -> Message:
         context=draw(NUMBER),
         force=draw(st.booleans()),
         entries=tuple(
-            Entry(term=draw(NUMBER), index=index + n, kind=draw(st.sampled_from(EntryKind)), data=data)
-            for n, data in enumerate(datas, 1)
+            Entry(
+                term=draw(NUMBER),
+                index=index + n,
+                kind=kind,
+                data=draw(st.binary(max_size=20)) if kind is EntryKind.NORMAL else change,
+            )
+            for n, kind in enumerate(kinds, 1)
         ),
         sender=draw(st.none() | st.just(member(7))),
         snapshot=draw(st.none() | st.just(Snapshot(index=3, term=2, conf=conf_of(1, 2, learners=(3,)), data=b"x"))),

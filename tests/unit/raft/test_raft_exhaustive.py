@@ -19,6 +19,7 @@ from raft_cluster import Cluster, Node, conf_of, entries_of, member
 from swarmpy.raft.messages import ConfChange, ConfChangeKind, HardState, Message, MessageType, Ready, Snapshot
 from swarmpy.raft.state import RaftRole
 
+NOBODY_HERE = 99
 CRASHES = ("before writing", "before promising")
 Leaders = tuple[tuple[int, int], ...]
 
@@ -72,7 +73,7 @@ class Explorer:
 
     def timeout(self, raft_id: int, term: int) -> Message:
         """Makes a member of ``term`` stand for election when it arrives."""
-        return Message(type=MessageType.TIMEOUT_NOW, to=raft_id, source=raft_id, term=term)
+        return Message(type=MessageType.TIMEOUT_NOW, to=raft_id, source=NOBODY_HERE, term=term)
 
     def explore(self, world: World, depth: int = 99) -> None:
         """Check every world that can be reached in ``depth`` deliveries."""

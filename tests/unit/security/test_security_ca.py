@@ -18,11 +18,11 @@ from swarmpy.model.objects import RootCA
 from swarmpy.model.states import Role
 from swarmpy.security.ca import (
     ca_digest,
-    check_ca_digest,
     create_root_ca,
     issue,
     load_private_key,
     public_key_der,
+    vouched_root,
 )
 from swarmpy.security.certificates import MAX_PEM_BYTES, check_issued_by, load_certificate, read_certificate
 from swarmpy.security.identity import new_key_and_csr
@@ -91,9 +91,20 @@ def test_digest_is_fifty_characters_of_base_36(root: RootCA) -> None:
     assert root.cert_digest == ca_digest(root.cert_pem)
     assert len(root.cert_digest) == 50
     assert set(root.cert_digest) <= set("0123456789abcdefghijklmnopqrstuvwxyz")
-    check_ca_digest(root.cert_pem, root.cert_digest)
-    with pytest.raises(BadCertificate, match="does not match the join token"):
-        check_ca_digest(create_root_ca(NOW_NS).cert_pem, root.cert_digest)
+    assert vouched_root(root.cert_pem, root.cert_digest) == root.cert_pem
+    with pytest.raises(BadCertificate, match="does not match fingerprint in the join token"):
+        vouched_root(create_root_ca(NOW_NS).cert_pem, root.cert_digest)
+
+
+def test_only_what_the_digest_names_is_vouched_for(root: RootCA) -> None:
+    """A certificate that somebody has put behind the right one is not trusted with it, nor is anything else."""
+    for between in (b"", b"more\n", b"-----BEGIN X509 CRL-----\n"):
+        bundle = root.cert_pem + between + create_root_ca(NOW_NS).cert_pem
+        with pytest.raises(BadCertificate, match="more than one certificate"):
+            ca_digest(bundle)
+        with pytest.raises(BadCertificate, match="more than one certificate"):
+            vouched_root(bundle, root.cert_digest)
+    assert vouched_root(root.cert_pem + b"\nwords", root.cert_digest) == root.cert_pem
 
 
 def test_issued_certificate_says_what_the_signer_says(root: RootCA) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,6 +19,12 @@ PLAIN = st.recursive(
 )
 
 
+def whole(decoder: Decoder) -> Iterator[list[Any]]:
+    """The frames that are complete."""
+    while (frame := decoder.next()) is not None:
+        yield frame
+
+
 @given(payloads=st.lists(PLAIN, max_size=5), cuts=st.lists(st.integers(1, 50), min_size=1, max_size=30))
 def test_frames_survive_any_cut(payloads: list[Any], cuts: list[int]) -> None:
     """However the bytes arrive, the same frames come out."""
@@ -27,7 +34,8 @@ def test_frames_survive_any_cut(payloads: list[Any], cuts: list[int]) -> None:
     position, turn = 0, 0
     while position < len(data):
         size = cuts[turn % len(cuts)]
-        frames.extend(decoder.feed(data[position : position + size]))
+        decoder.add(data[position : position + size])
+        frames.extend(whole(decoder))
         position, turn = position + size, turn + 1
     assert frames == [[Kind.CALL, number, "m", payload] for number, payload in enumerate(payloads)]
 
@@ -36,7 +44,9 @@ def test_frames_survive_any_cut(payloads: list[Any], cuts: list[int]) -> None:
 def test_garbage_is_a_protocol_violation_or_waits(data: bytes) -> None:
     """Arbitrary bytes yield well-formed frames, wait for more, or raise ProtocolViolation; nothing else."""
     try:
-        for frame in Decoder(max_frame_bytes=1000).feed(data):
+        decoder = Decoder(max_frame_bytes=1000)
+        decoder.add(data)
+        for frame in whole(decoder):
             assert Kind(frame[0])
     except ProtocolViolation:
         pass
@@ -51,8 +61,10 @@ def test_any_plain_body_is_checked(body: Any) -> None:
 
 def test_length_is_checked_before_the_bytes_come() -> None:
     """A frame that announces too much is refused on its first four bytes."""
+    decoder = Decoder(max_frame_bytes=1000)
+    decoder.add((1001).to_bytes(4, "big"))
     with pytest.raises(ProtocolViolation, match="1001 bytes is larger than the limit of 1000"):
-        list(Decoder(max_frame_bytes=1000).feed((1001).to_bytes(4, "big")))
+        decoder.next()
 
 
 @pytest.mark.parametrize(

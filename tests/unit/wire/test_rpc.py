@@ -674,8 +674,23 @@ def test_addresses_are_parsed(text: str, expected: tuple[str, int]) -> None:
     assert parse_address(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "h", ":1", "h:", "h:0", "h:65536", "h:x", "::1:2377", "h:²"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "h", ":1", "h:", "h:0", "h:65536", "h:x", "::1:2377", "h:²", "h:" + "1" * 5000),
+        *("h\x00:1", "h h:1", "x" * 64 + ":1", "x." * 200 + "x:1"),
+    ],
+)
 def test_bad_addresses_are_refused(text: str) -> None:
     """Anything else is InvalidArgument."""
     with pytest.raises(InvalidArgument):
         parse_address(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["a..b:1", "ä..b:1", ".:1", "-:1", "[::1%x]:1", "[1:2:3]:1", "%s:1", "*:1", "999.999.999.999:1"]
+)
+async def test_an_address_of_nobody_is_nobodys(lab: Lab, text: str) -> None:
+    """Whatever a resolver makes of it: nobody answers there, and that is all."""
+    with pytest.raises(ConnectionFailed):
+        await lab.dialer().dial(text, timeout=5)
