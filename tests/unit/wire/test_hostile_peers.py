@@ -509,7 +509,7 @@ async def test_one_connection_cannot_close_the_port(lab: Lab, pki: Pki, handlers
         if peer.node_id == next(names, None):
             raise ZeroDivisionError
 
-    server._router.check_peer = check  # type: ignore[method-assign]
+    server._router.guard = check
     with capture_logs() as logs:
         with pytest.raises((OutcomeUnknown, Unavailable, BadCertificate)):
             await lab.dial(server, pki.credentials("bad"))
