@@ -56,7 +56,7 @@ class Node(NodeFacts):
         self._member_task: asyncio.Task[None] | None = None
         self._changing = asyncio.Lock()
         self._failed: asyncio.Future[bool] | None = None
-        self._api = Api(self)
+        self._api = Api(self, clock)
 
     # -- life ---------------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,9 @@ from typing import Any
 import attrs
 
 from swarmpy.api.api import Api
+from swarmpy.api.audit import Auditor
 from swarmpy.api.backend import InitRequest, JoinRequest, RestoreRequest
+from swarmpy.api.callers import Access, Caller, Door
 from swarmpy.api.request import ApiRequest, ApiResponse
 from swarmpy.errors import ConnectionFailed, NoQuorum
 from swarmpy.manager.operations import create_service
@@ -150,6 +152,10 @@ class BenchManager:
             ),
         )
 
+    async def raft_report(self) -> dict[str, Any]:
+        """Nothing to tell."""
+        return {}
+
     def reachable_managers(self) -> Mapping[str, bool | None]:
         """Those whose API lives."""
         return {node_id: node_id in self.world.apis for node_id in self.world.nodes}
@@ -237,7 +243,7 @@ class World:
         self.learners: set[str] = set()
         self.nodes = {name: BenchNode(name, BenchManager(self, name)) for name in names}
         self.log.stores = [self.manager(name).store for name in names]
-        self.apis = {name: Api(node) for name, node in self.nodes.items()}
+        self.apis = {name: Api(node, self.clock) for name, node in self.nodes.items()}
 
     def manager(self, name: str) -> BenchManager:
         """The manager on a node."""
@@ -313,10 +319,19 @@ def member(name: str, manager: ManagerStatus | None = None) -> Node:
     )
 
 
-def request(method: str, target: str, body: object = None, **query: str) -> ApiRequest:
+def api_of(node: BenchNode, audit: Auditor | None = None) -> Api:
+    """The API of a node."""
+    return Api(node, Clock(), audit)
+
+
+ADMIN = Caller(access=Access.ADMIN, door=Door.SOCKET, address="/s", pid=7, uid=0)
+VIEWER = Caller(access=Access.VIEWER, door=Door.TCP, address="192.0.2.7:5000", name="watcher", serial="1f")
+
+
+def request(method: str, target: str, body: object = None, caller: Caller | None = ADMIN, **query: str) -> ApiRequest:
     """A request; ``body`` becomes JSON unless it is bytes."""
     raw = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
-    return ApiRequest(method=method, path=target, query=query, body=raw)
+    return ApiRequest(method=method, path=target, caller=caller, query=query, body=raw)
 
 
 async def ask(api: Api, method: str, target: str, body: object = None, **query: str) -> tuple[int, Any]:
