@@ -35,9 +35,11 @@ _PEER = struct.Struct("3i")
 
 
 class ApiServer:
-    """The whole API on the unix socket ``path``; its file is its owner's, and of ``group`` (a number) if given."""
+    """The whole API on the unix socket ``path``. Its file is its owner's, and also of ``group`` (name and number)."""
 
-    def __init__(self, api: Api, path: Path, *, group: int | None = None, limits: Limits | None = None) -> None:
+    def __init__(
+        self, api: Api, path: Path, *, group: tuple[str, int] | None = None, limits: Limits | None = None
+    ) -> None:
         self._api = api
         self._path = path
         self._group = group
@@ -159,7 +161,7 @@ def _clear(path: Path) -> None:
         probe.close()
 
 
-def _bind_unix(path: Path, group: int | None) -> socket.socket:
+def _bind_unix(path: Path, group: tuple[str, int] | None) -> socket.socket:
     """A bound socket whose file never had more permissions than it should."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = os.umask(0o177)
@@ -172,12 +174,12 @@ def _bind_unix(path: Path, group: int | None) -> socket.socket:
         os.umask(before)
     if group is not None:
         try:
-            os.chown(path, -1, group, follow_symlinks=False)
+            os.chown(path, -1, group[1], follow_symlinks=False)
             path.chmod(0o660)
         except OSError as error:
             listener.close()
             path.unlink(missing_ok=True)
             raise FailedPrecondition(
-                f"cannot give {path} to the group {group}: {error.strerror}; run the daemon as root, or as a member"
+                f"cannot give {path} to the group {group[0]}: {error.strerror}; run the daemon as root or as a member"
             ) from error
     return listener

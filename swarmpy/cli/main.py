@@ -25,6 +25,7 @@ _COMMANDS = {
     "service": ("swarmpy.cli.service:service", "Manage services"),
     "node": ("swarmpy.cli.node:node", "Manage nodes; join and run this one"),
     "swarm": ("swarmpy.cli.swarm:swarm", "Create, change, back up, restore or leave a cluster"),
+    "audit": ("swarmpy.cli.audit:audit", "Show who asked this node's API for what"),
     "raft": ("swarmpy.cli.raft:raft", "Look into the Raft log of a stopped manager"),
     "dev": ("swarmpy.cli.dev:dev", "Run a whole cluster on this machine"),
 }

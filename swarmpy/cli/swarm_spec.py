@@ -60,6 +60,17 @@ _OPTIONS = (
 )
 
 
+SPEC_OPTIONS = (
+    "task_history_limit",
+    "cert_expiry",
+    "dispatcher_heartbeat",
+    "snapshot_interval",
+    "heartbeat_interval",
+    "election_timeout",
+)
+"""What :func:`edited` takes."""
+
+
 def spec_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that :func:`edited` takes."""
     for option in reversed(_OPTIONS):

@@ -6,6 +6,7 @@ Layout::
       node.json        who this node is (NodeState); absent while it is in no cluster
       lock             held by the running daemon
       swarmpy.sock     the API
+      audit.log        who asked the API for what (audit_log); audit.log.1 and so on: before that
       certificates/    the node's key and certificate, the root certificate
       raft/            the log and snapshots; managers only
       raft.mark        how much of the log must be there (wire.log_files)
