@@ -18,6 +18,7 @@ from swarmpy.api.access import require_manager
 from swarmpy.api.audit import AuditEntry, Auditor, NoAudit, shown_query
 from swarmpy.api.backend import ManagerBackend, NodeBackend
 from swarmpy.api.callers import NOBODY, Access, Caller, Door
+from swarmpy.api.clients import ClientsApi
 from swarmpy.api.nodes import NodesApi
 from swarmpy.api.request import ApiRequest, ApiResponse, error_response, message_response
 from swarmpy.api.router import ApiRouter, Handler, Route, Scope
@@ -54,7 +55,7 @@ class Api:
         self._node = node
         self._clock = clock
         self._audit = audit or NoAudit()
-        parts = (ServicesApi, TasksApi, NodesApi, SwarmApi, StatusApi, SystemApi)
+        parts = (ServicesApi, TasksApi, NodesApi, SwarmApi, ClientsApi, StatusApi, SystemApi)
         self._router = ApiRouter(route for part in parts for route in part(node).routes())
 
     @property

@@ -7,9 +7,10 @@ mark such requests; what has a mark is refused, whatever it asks for. Other clie
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from swarmpy.api.request import ApiResponse, message_response
 
@@ -39,6 +40,16 @@ def host_of(header: str) -> str | None:
     """The name or address in a Host header, in lower case and without brackets; None for what is no Host header."""
     match = _HOST.fullmatch(header)
     return None if match is None else match[1].strip("[]").lower()
+
+
+def names_host(header: str, names: Collection[str]) -> bool:
+    """True when a Host header has one of ``names``: those of a certificate, in lower case."""
+    host = host_of(header)
+    if not host:
+        return False
+    with contextlib.suppress(ValueError):
+        host = str(ipaddress.ip_address(host))
+    return host in names or f"*.{host.partition('.')[2]}" in names
 
 
 def host_allowed(header: str, bound: str) -> bool:

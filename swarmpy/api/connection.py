@@ -34,6 +34,8 @@ class Limits:
     handshakes: int = 64
     """TLS connections that are being made."""
     handshake_s: float = 5.0
+    handshakes_per_s: float = 50.0
+    """Each takes a millisecond or two of the loop that the whole manager lives by. Twice as many may come at once."""
     head_bytes: int = 32 * 1024
     head_lines: int = 102
     """A hundred headers."""

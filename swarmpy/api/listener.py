@@ -14,6 +14,7 @@ from collections.abc import Callable
 import structlog
 
 from swarmpy.api.connection import Connection, Limits
+from swarmpy.api.tls_alerts import telling
 
 log = structlog.get_logger(__name__)
 
@@ -32,6 +33,24 @@ Context = Callable[[], ssl.SSLContext | None]
 """The TLS context for the next connection; None: nobody is let in at the moment."""
 
 
+class Rate:
+    """So many a second, and twice as many at once after a rest."""
+
+    def __init__(self, per_s: float, now: float) -> None:
+        self._per_s = per_s
+        self._left = 2 * per_s
+        self._at = now
+
+    def take(self, now: float) -> bool:
+        """True when there may be one more."""
+        self._left = min(2 * self._per_s, self._left + (now - self._at) * self._per_s)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
 class Listener:
     """Owns a listening socket and its connections. ``make`` makes the protocol of one."""
 
@@ -48,6 +67,7 @@ class Listener:
         self._context = context
         self._connections: set[Connection] = set()
         self._handshakes = 0
+        self._rate = Rate(limits.handshakes_per_s, asyncio.get_running_loop().time())
         self._is_full = False
         self._looking: asyncio.TimerHandle | None = None
         self._main: asyncio.Task[None] | None = None
@@ -95,7 +115,10 @@ class Listener:
             self._listening.close()
 
     def _take_in(self, sock: socket.socket, group: asyncio.TaskGroup) -> None:
-        context = None if self._context is None else self._context()
+        if self._context is not None and not self._rate.take(asyncio.get_running_loop().time()):
+            sock.close()
+            return
+        context = self._present_context()
         if self._context is not None and context is None:
             sock.close()
             return
@@ -104,6 +127,14 @@ class Listener:
             return
         self._handshakes += 1
         group.create_task(self._open(sock, context))
+
+    def _present_context(self) -> ssl.SSLContext | None:
+        try:
+            return None if self._context is None else self._context()
+        except Exception:
+            # The boundary: a defect in there costs this connection, not all that come after it.
+            log.exception("no_tls_context")
+            return None
 
     def _has_room(self) -> bool:
         limits = self._limits
@@ -133,7 +164,7 @@ class Listener:
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: connection,
                 sock,
-                ssl=context,
+                ssl=None if context is None else telling(context, sock),
                 ssl_handshake_timeout=None if context is None else self._limits.handshake_s,
                 ssl_shutdown_timeout=None if context is None else TLS_CLOSE_S,
             )

@@ -99,7 +99,7 @@ def _described(header: Header) -> str:
 
 
 async def _back_up(settings: Settings, file: Path, *, force: bool) -> None:
-    async with ApiClient(settings.socket) as client:
+    async with ApiClient(settings.endpoint) as client:
         if str(file) == "-":
             if sys.stdout.isatty():
                 raise InvalidArgument("a backup is binary and full of secrets: do not send it to a terminal")

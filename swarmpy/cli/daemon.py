@@ -28,6 +28,7 @@ from swarmpy.errors import (
     DataDirMismatch,
     DeadlineExceeded,
     FailedPrecondition,
+    PermissionDenied,
     RuntimeUnavailable,
     StorageError,
     SwarmpyError,
@@ -39,7 +40,7 @@ START_TIMEOUT_S = 30.0
 JOIN_TIMEOUT_S = 60.0
 LEAVE_TIMEOUT_S = 60.0
 POLL_S = 0.05
-STARTING_ONLY = ("runtime", "hostname", "group_socket")
+STARTING_ONLY = ("runtime", "hostname", "group_socket", "api_addr", "api_san")
 PR_SET_PDEATHSIG = 1
 END_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -118,7 +119,7 @@ def swarm_leave(settings: Settings, force: bool) -> None:
 
     async def leave() -> None:
         query = {"force": "1"} if force else None
-        await ApiClient(settings.socket).post("/swarm/leave", query=query, timeout=LEAVE_TIMEOUT_S)
+        await ApiClient(settings.endpoint).post("/swarm/leave", query=query, timeout=LEAVE_TIMEOUT_S)
         click.echo("Node left the swarm.")
 
     asyncio.run(leave())
@@ -133,9 +134,9 @@ def swarm_join_token(settings: Settings, role: str, quiet: bool) -> None:
     """Show how a machine joins as a worker or manager."""
 
     async def show() -> None:
-        client = ApiClient(settings.socket)
+        client = ApiClient(settings.endpoint)
         if quiet:
-            click.echo((await client.get("/swarm"))["JoinTokens"][role.capitalize()])
+            click.echo(await _join_token(client, role))
         else:
             await _echo_join_command(client, role)
 
@@ -195,17 +196,25 @@ def node_run(settings: Settings, exit_with_parent: bool, detach: bool, **daemon:
 
     A node whose address has changed is started with --listen-addr or --advertise-addr once; it remembers them.
     """
+    _ = settings.local_socket
     if exit_with_parent:
         _die_with_parent()
     if detach:
         _detach(settings, **daemon)
-        click.echo(f"The daemon runs: {settings.socket}")
+        click.echo(f"The daemon runs: {settings.local_socket}")
     else:
         asyncio.run(_serve(settings, None, **daemon))
 
 
+async def _join_token(client: ApiClient, role: str) -> str:
+    token = str((await client.get("/swarm"))["JoinTokens"][role.capitalize()])
+    if not token:
+        raise PermissionDenied("join tokens are shown to admins only, and this client certificate is a viewer's")
+    return token
+
+
 async def _echo_join_command(client: ApiClient, role: str) -> None:
-    token = (await client.get("/swarm"))["JoinTokens"][role.capitalize()]
+    token = await _join_token(client, role)
     address = next(
         (m["Addr"] for m in (await client.info())["Swarm"].get("RemoteManagers") or []), "<manager's address>:2377"
     )
@@ -218,6 +227,7 @@ async def _echo_join_command(client: ApiClient, role: str) -> None:
 
 def with_daemon(settings: Settings, action: Action, *, detach: bool, **daemon: Any) -> None:
     """Do ``action`` on the daemon that answers, or become (or leave behind) one and do it there."""
+    _ = settings.local_socket
     if asyncio.run(_answers(settings)):
         if given := [name for name in STARTING_ONLY if daemon[name]]:
             names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
@@ -233,14 +243,14 @@ def with_daemon(settings: Settings, action: Action, *, detach: bool, **daemon: A
 
 async def _answers(settings: Settings) -> bool:
     try:
-        await ApiClient(settings.socket).get("/_ping", timeout=5)
+        await ApiClient(settings.endpoint).get("/_ping", timeout=5)
     except (ConnectionFailed, DeadlineExceeded):
         return False
     return True
 
 
 async def _act(settings: Settings, action: Action) -> None:
-    await action(ApiClient(settings.socket))
+    await action(ApiClient(settings.endpoint))
 
 
 async def _serve(settings: Settings, action: Action | None, **options: Any) -> None:

@@ -130,7 +130,7 @@ def swarm_update(settings: Settings, **options: int | None) -> None:
         raise click.UsageError("nothing to change: give an option, as --help lists them")
 
     async def work() -> None:
-        async with ApiClient(settings.socket) as client:
+        async with ApiClient(settings.endpoint) as client:
 
             async def write(swarm: Json) -> None:
                 query = {"version": str(swarm["Version"]["Index"])}

@@ -19,6 +19,7 @@ from swarmpy.errors import DataDirMismatch, ProtocolViolation
 from swarmpy.model.schema import (
     BASE_VERSION,
     CERTIFICATES_VERSION,
+    CLIENTS_VERSION,
     FIRST_VERSION,
     GATE_VERSION,
     REQUESTS_VERSION,
@@ -28,6 +29,7 @@ from swarmpy.model.schema import (
 __all__ = [
     "BASE_VERSION",
     "CERTIFICATES_VERSION",
+    "CLIENTS_VERSION",
     "FIRST_VERSION",
     "GATE_VERSION",
     "REQUESTS_VERSION",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """The newest that can be read."""
 FIRST_VERSION = 1
 REQUESTS_VERSION = 2
@@ -11,5 +11,7 @@ GATE_VERSION = 3
 """Of an entry or a snapshot with the version that the cluster writes: who ignores it would lose it."""
 CERTIFICATES_VERSION = 4
 """Of an entry or a snapshot that knows nodes' certificates one by one, or more than one root CA."""
+CLIENTS_VERSION = 5
+"""Of an entry or a snapshot that knows who may use the API over TCP: who ignores it would shut them out."""
 BASE_VERSION = REQUESTS_VERSION
 """What every manager reads that does not tell what it reads: it may be written without asking."""

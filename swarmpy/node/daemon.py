@@ -72,7 +72,7 @@ class Node(NodeFacts):
                 known = await asyncio.to_thread(self._who_am_i)
                 self._audit.start()
                 servers.push_async_callback(self._audit.close)
-                await open_doors(servers, self._api, self._config, self._data.socket)
+                await open_doors(servers, self._api, self._config, self._data.socket, self._clock)
                 self._failed = asyncio.get_running_loop().create_future()
                 if known is not None:
                     await self._resume(*known)

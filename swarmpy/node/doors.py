@@ -13,30 +13,53 @@ import structlog
 
 from swarmpy.api.api import Api
 from swarmpy.api.app import ApiServer, StatusServer
+from swarmpy.api.tcp import TcpServer
 from swarmpy.errors import FailedPrecondition, InvalidArgument
 from swarmpy.node import addresses
 from swarmpy.node.config import NodeConfig
+from swarmpy.node.own_names import names_of
+from swarmpy.ports import Clock
+from swarmpy.security.api_certificates import is_server_name
 
 log = structlog.get_logger(__name__)
 
 GROUPS = ("swarmpy", "docker")
 """Whose members may use the group's socket: the first of these that exists."""
 STATUS_PORT = 2378
+API_PORT = 2376
+"""Docker's, for its API over TLS."""
 
 
-async def open_doors(doors: contextlib.AsyncExitStack, api: Api, config: NodeConfig, socket: Path) -> None:
+async def open_doors(
+    doors: contextlib.AsyncExitStack, api: Api, config: NodeConfig, socket: Path, clock: Clock
+) -> None:
     """Open them; they are closed with ``doors``. Raises InvalidArgument and FailedPrecondition."""
     await _open(doors, ApiServer(api, socket))
     if config.group_socket is not None:
         make_room(config.group_socket)
         await _open(doors, ApiServer(api, config.group_socket, group=socket_group()))
+    if config.api_address:
+        await _open(doors, _tcp_server(api, config, clock))
     if config.status_address:
         await _open(doors, _status_server(api, config.status_address))
 
 
-async def _open(doors: contextlib.AsyncExitStack, server: ApiServer | StatusServer) -> None:
+async def _open(doors: contextlib.AsyncExitStack, server: ApiServer | TcpServer | StatusServer) -> None:
     await server.start()
     doors.push_async_callback(server.close)
+
+
+def _tcp_server(api: Api, config: NodeConfig, clock: Clock) -> TcpServer:
+    host, port = addresses.parse(config.api_address, what="--api-addr", default_port=API_PORT)
+    host = addresses.resolve(host, what="--api-addr")
+    for name in config.api_names:
+        if not is_server_name(name):
+            raise InvalidArgument(f"--api-san: {name!r} is neither an IP address nor a DNS name")
+
+    def names() -> list[str]:
+        return names_of(host, *config.api_names, config.hostname, api.node.node_address)
+
+    return TcpServer(api, clock, host, port, names)
 
 
 def _status_server(api: Api, address: str) -> StatusServer:

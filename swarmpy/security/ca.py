@@ -35,7 +35,7 @@ def create_root_ca(now_ns: int) -> RootCA:
     """A new root CA: P-256, self-signed, valid for twenty years."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, ROOT_NAME)])
-    now = _time(now_ns)
+    now = as_time(now_ns)
     public = key.public_key()
     certificate = (
         x509.CertificateBuilder()
@@ -46,7 +46,7 @@ def create_root_ca(now_ns: int) -> RootCA:
         .not_valid_before(now - BACKDATE)
         .not_valid_after(now + ROOT_LIFETIME)
         .add_extension(x509.BasicConstraints(ca=True, path_length=1), critical=True)
-        .add_extension(_key_usage(ca=True), critical=True)
+        .add_extension(key_usage(ca=True), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
         .sign(key, hashes.SHA256())
     )
@@ -86,10 +86,10 @@ def issue(
     """
     if expiry_ns < MIN_EXPIRY_NS:
         raise InvalidArgument("node certificates are valid for at least one hour: ask for a longer expiry")
-    public = _public_key_of(csr_pem)
+    public = public_key_of(csr_pem)
     ca_certificate = load_certificate(root.cert_pem)
     ca_key = load_private_key(root.key_pem)
-    now = _time(now_ns)
+    now = as_time(now_ns)
     not_after = min(now + dt.timedelta(microseconds=expiry_ns // 1000), ca_certificate.not_valid_after_utc)
     subject = x509.Name(
         [
@@ -107,7 +107,7 @@ def issue(
         .not_valid_before(now - BACKDATE)
         .not_valid_after(not_after)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_key_usage(ca=False), critical=True)
+        .add_extension(key_usage(ca=False), critical=True)
         .add_extension(
             x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
         )
@@ -137,7 +137,8 @@ def load_private_key(key_pem: bytes) -> ec.EllipticCurvePrivateKey:
     return key
 
 
-def _public_key_of(csr_pem: bytes) -> ec.EllipticCurvePublicKey:
+def public_key_of(csr_pem: bytes) -> ec.EllipticCurvePublicKey:
+    """The key that a request is for. Raises InvalidArgument as :func:`issue`."""
     if len(csr_pem) > MAX_PEM_BYTES:
         raise InvalidArgument(f"certificate request of {len(csr_pem)} bytes: the limit is {MAX_PEM_BYTES}")
     try:
@@ -153,7 +154,8 @@ def _public_key_of(csr_pem: bytes) -> ec.EllipticCurvePublicKey:
     return public
 
 
-def _key_usage(*, ca: bool) -> x509.KeyUsage:
+def key_usage(*, ca: bool) -> x509.KeyUsage:
+    """What the key of a CA, or of anybody else, may be used for."""
     return x509.KeyUsage(
         digital_signature=not ca,
         key_cert_sign=ca,
@@ -167,6 +169,7 @@ def _key_usage(*, ca: bool) -> x509.KeyUsage:
     )
 
 
-def _time(ns: int) -> dt.datetime:
+def as_time(ns: int) -> dt.datetime:
+    """Nanoseconds since the Unix epoch as certificates have it."""
     # Certificates count whole seconds.
     return dt.datetime.fromtimestamp(ns // 1_000_000_000, dt.UTC)

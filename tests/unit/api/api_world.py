@@ -18,6 +18,7 @@ from swarmpy.api.request import ApiRequest, ApiResponse
 from swarmpy.errors import ConnectionFailed, NoQuorum
 from swarmpy.manager.operations import create_service
 from swarmpy.model.assignments import ManagerAddress
+from swarmpy.model.codec import BASE_VERSION
 from swarmpy.model.ids import ClusterId, NodeId, TaskId, encode_id
 from swarmpy.model.objects import (
     Cluster,
@@ -26,12 +27,14 @@ from swarmpy.model.objects import (
     NodeDescription,
     NodeStatus,
     Platform,
+    RootCA,
     Service,
     Task,
     TaskStatus,
 )
 from swarmpy.model.specs import ContainerSpec, NodeSpec, Resources, ServiceSpec, TaskSpec
 from swarmpy.model.states import NodeState, Role, TaskState
+from swarmpy.ports import Clock as ClockPort
 from swarmpy.ports import Peer
 from swarmpy.raft.messages import ConfState, Member
 from swarmpy.raft.state import RaftRole
@@ -236,8 +239,8 @@ def description(hostname: str) -> NodeDescription:
 class World:
     """A cluster of managers."""
 
-    def __init__(self, *names: str) -> None:
-        self.clock = Clock()
+    def __init__(self, *names: str, clock: ClockPort | None = None) -> None:
+        self.clock: Any = clock or Clock()
         self.log = SharedLog()
         self.leader_id: str | None = None
         self.learners: set[str] = set()
@@ -270,12 +273,12 @@ class World:
         assert self.leader_id is not None
         return self.manager(self.leader_id)
 
-    async def found(self) -> None:
+    async def found(self, *, schema: int = BASE_VERSION, root: RootCA = ROOT) -> None:
         """The cluster object, a node for each manager, one worker."""
 
         def create(tx: Any) -> None:
-            tokens = make_tokens(ROOT.cert_digest, RANDOM)
-            tx.create(Cluster(id=ClusterId("thecluster"), root_ca=ROOT, join_tokens=tokens))
+            tokens = make_tokens(root.cert_digest, RANDOM)
+            tx.create(Cluster(id=ClusterId("thecluster"), root_ca=root, join_tokens=tokens, schema=schema))
             for number, name in enumerate(self.nodes, start=1):
                 tx.create(member(name, manager=ManagerStatus(raft_id=number, address=f"{name}:2377")))
             tx.create(member("w1"))
