@@ -18,6 +18,7 @@ from swarmpy.compose.units import parse_duration
 from swarmpy.errors import AlreadyExists, InvalidArgument, StorageError
 from swarmpy.model.states import ApiRole
 from swarmpy.security.identity import new_key_and_csr
+from swarmpy.security.private_files import make_private_directory
 
 ROLES = [str(role) for role in ApiRole]
 
@@ -109,7 +110,7 @@ def _prepare(directory: Path, key_pem: bytes, *, force: bool) -> None:
     if not force and (taken := [name for name in (CA_FILE, CERT_FILE, KEY_FILE) if (directory / name).exists()]):
         raise AlreadyExists(f"{directory / taken[0]} exists already: name another directory, or --force to replace it")
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_directory(directory)
         _write(_new(directory, KEY_FILE), key_pem)
     except OSError as error:
         raise InvalidArgument(f"cannot write in {directory}: {error.strerror}") from error

@@ -35,6 +35,7 @@ from swarmpy.errors import (
     Unavailable,
 )
 from swarmpy.node.datadir import unusable
+from swarmpy.security.private_files import append_privately, make_private_directory
 
 START_TIMEOUT_S = 30.0
 JOIN_TIMEOUT_S = 60.0
@@ -292,9 +293,8 @@ def _detach(settings: Settings, **options: Any) -> None:
     arguments += as_arguments(**options)
     log_path = settings.data_dir / "daemon.log"
     try:
-        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        log_path.touch(mode=0o600)
-        log = log_path.open("ab")
+        make_private_directory(settings.data_dir)
+        log = append_privately(log_path)
     except OSError as error:
         raise unusable(settings.data_dir, error) from error
     with log:

@@ -20,6 +20,7 @@ from swarmpy.node.config import NodeConfig
 from swarmpy.node.own_names import names_of
 from swarmpy.ports import Clock
 from swarmpy.security.api_certificates import is_server_name
+from swarmpy.security.private_files import OTHERS_MAY_WRITE
 
 log = structlog.get_logger(__name__)
 
@@ -97,7 +98,7 @@ def make_room(socket: Path) -> None:
     except OSError as error:
         raise FailedPrecondition(f"cannot use {directory} for {socket.name}: {error.strerror}") from error
     is_ours = found.st_uid in (0, os.geteuid())
-    if not is_ours or stat.S_IMODE(found.st_mode) & 0o022:
+    if not is_ours or stat.S_IMODE(found.st_mode) & OTHERS_MAY_WRITE:
         raise FailedPrecondition(
             f"{directory} can be changed by others, who could put a socket of their own at {socket}: choose a "
             "directory that belongs to root or to the daemon's user, and that only its owner may write to"
