@@ -29,6 +29,9 @@ from swarmpy.errors import FailedPrecondition, InvalidArgument
 
 log = structlog.get_logger(__name__)
 
+STATUS_LIMITS = Limits(connections=64, answers_bytes=64 * 1024 * 1024)
+"""Every local user may ask for the page; it is not to cost more than a page should."""
+
 _MAX_SOCKET_PATH_BYTES = 107
 _PEER = struct.Struct("3i")
 """``struct ucred``: process, user, group."""
@@ -96,6 +99,7 @@ class StatusServer:
         self._api = api
         self._host = host
         self._port = port
+        limits = limits or STATUS_LIMITS
         self._http = HttpServer(self._answer, api.node.version, lambda _: Visitor(admit=lambda: NOBODY), limits)
 
     @property

@@ -194,7 +194,7 @@ class Connection(asyncio.Protocol):
         """End it at once."""
         if self.transport is not None:
             if reason:
-                log.info("connection_cut", reason=reason)
+                log.debug("connection_cut", reason=reason)
             self.transport.abort()
 
     def _is_within_ahead(self, data: bytes) -> bool:

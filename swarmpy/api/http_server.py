@@ -34,7 +34,7 @@ log = structlog.get_logger(__name__)
 
 CLOSE_TIMEOUT_S = 2.0
 """How long requests in progress may go on when a server is closed."""
-BACKLOG = 128
+BACKLOG = 1024
 LARGE_BYTES = 64 * 1024
 """Bodies and answers from this size on are counted against the memory that all clients share."""
 
@@ -143,7 +143,8 @@ class HttpServer:
     async def _respond(self, request: web.BaseRequest) -> web.StreamResponse:
         connection = self._by_http.get(request.protocol)
         if connection is None:
-            raise ConnectionResetError("the connection has gone")
+            # It was lost before its turn came: nobody will read this.
+            return web.Response(status=503)
         connection.request_started(has_body_to_come=not request.content.is_eof())
         held = 0
 
@@ -270,7 +271,7 @@ async def _collect(request: web.BaseRequest, limits: Limits) -> bytes | ApiRespo
                     return _too_large(limits.body_bytes)
     except TimeoutError:
         return message_response(408, f"the request body did not arrive within {limits.body_s:g} s")
-    except web.RequestPayloadError as error:
+    except (web.RequestPayloadError, ConnectionError) as error:
         return message_response(400, f"the request body is broken: {error}")
     return bytes(body)
 

@@ -9,16 +9,18 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import structlog
 
 from swarmpy.api.connection import Connection, Limits
+from swarmpy.api.sparing import Sparing
 from swarmpy.api.tls_alerts import telling
 
 log = structlog.get_logger(__name__)
 
 ACCEPT_RETRY_S = 1.0
+ACCEPT_AT_ONCE = 64
 LOOK_S = 1.0
 """How exactly the time limits of connections are kept."""
 TLS_CLOSE_S = 2.0
@@ -68,7 +70,7 @@ class Listener:
         self._connections: set[Connection] = set()
         self._handshakes = 0
         self._rate = Rate(limits.handshakes_per_s, asyncio.get_running_loop().time())
-        self._is_full = False
+        self._full = Sparing()
         self._looking: asyncio.TimerHandle | None = None
         self._main: asyncio.Task[None] | None = None
 
@@ -105,14 +107,26 @@ class Listener:
                 while True:
                     try:
                         sock, _ = await loop.sock_accept(self._listening)
+                        self._take_in(sock, group)
+                        # A flood must not fill the queue behind the socket faster than it is looked at.
+                        for sock in self._waiting():
+                            self._take_in(sock, group)
                     except OSError as error:
                         # Out of file descriptors, mostly: connections that end will free some.
                         log.warning("accept_failed", reason=error.strerror or str(error))
                         await asyncio.sleep(ACCEPT_RETRY_S)
-                        continue
-                    self._take_in(sock, group)
         finally:
             self._listening.close()
+
+    def _waiting(self) -> Iterator[socket.socket]:
+        """The connections that wait to be accepted, so many at most as are taken in one go. Raises OSError."""
+        for _ in range(ACCEPT_AT_ONCE):
+            try:
+                sock, _ = self._listening.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            sock.setblocking(False)
+            yield sock
 
     def _take_in(self, sock: socket.socket, group: asyncio.TaskGroup) -> None:
         if self._context is not None and not self._rate.take(asyncio.get_running_loop().time()):
@@ -138,12 +152,14 @@ class Listener:
 
     def _has_room(self) -> bool:
         limits = self._limits
-        has_room = self._handshakes < limits.handshakes and (
+        may_shake_hands = self._context is None or self._handshakes < limits.handshakes
+        has_room = may_shake_hands and (
             len(self._connections) + self._handshakes < limits.connections or self._make_room()
         )
-        if not has_room and not self._is_full:
-            log.warning("api_connections_full", open=len(self._connections), handshakes=self._handshakes)
-        self._is_full = not has_room
+        if not has_room and (count := self._full.count(asyncio.get_running_loop().time())):
+            log.warning(
+                "api_connections_full", open=len(self._connections), handshakes=self._handshakes, turned_away=count
+            )
         return has_room
 
     def _make_room(self, client: str = "") -> bool:

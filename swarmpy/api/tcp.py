@@ -23,6 +23,7 @@ from swarmpy.api.connection import Limits, Visitor
 from swarmpy.api.http_server import HttpRequest, HttpServer
 from swarmpy.api.negotiation import negotiate
 from swarmpy.api.request import ApiResponse, message_response
+from swarmpy.api.sparing import Sparing
 from swarmpy.errors import BadCertificate, PermissionDenied
 from swarmpy.manager.clients import signing_root, trusted_roots
 from swarmpy.model.objects import Cluster
@@ -77,6 +78,7 @@ class TcpServer:
         self._names: tuple[str, ...] = ()
         self._names_at_ns = -LOOK_AGAIN_NS
         self._in_force: _InForce | None = None
+        self._refused = Sparing()
         self._http = HttpServer(self._answer, api.node.version, self._identify, limits)
 
     @property
@@ -151,7 +153,7 @@ class TcpServer:
         try:
             facts = read_client(der or b"")
         except BadCertificate as error:
-            log.warning("api_client_refused", address=address, reason=error.message)
+            self._tell_refused(error.message, address=address)
             reason = error.message
             return Visitor(admit=lambda: _refuse(reason), client=address)
         return Visitor(admit=lambda: self._admit(facts, address), client=facts.serial)
@@ -162,11 +164,15 @@ class TcpServer:
         known = None if cluster is None or cluster.id != facts.cluster_id else cluster.clients.get(facts.serial)
         if known is None or known.not_after_ns <= self._clock.time_ns():
             ended = "has run out" if known is not None else "is not one that this cluster knows, or was revoked"
-            log.warning("api_client_refused", address=address, name=facts.name, serial=facts.serial, reason=ended)
+            self._tell_refused(ended, address=address, name=facts.name, serial=facts.serial)
             raise PermissionDenied(f"the client certificate {facts.serial} of {facts.name} {ended}")
         return Caller(
             access=ACCESS_OF[known.role], door=Door.TCP, address=address, name=known.name, serial=facts.serial
         )
+
+    def _tell_refused(self, reason: str, **who: str) -> None:
+        if count := self._refused.count(self._clock.monotonic()):
+            log.warning("api_client_refused", reason=reason, count=count, **who)
 
     async def _answer(self, request: HttpRequest) -> ApiResponse:
         if not browsers.names_host(request.http.headers.get("Host", ""), self._names):

@@ -18,6 +18,7 @@ from structlog.testing import capture_logs
 
 from swarmpy.api.connection import Limits
 from swarmpy.api.listener import Rate
+from swarmpy.api.sparing import Sparing
 from swarmpy.api.tcp import LOOK_AGAIN_NS, TcpServer
 from swarmpy.errors import FailedPrecondition
 from swarmpy.manager.clients import give_client, revoke_client
@@ -184,7 +185,7 @@ async def test_who_does_not_count_is_told_so_and_gets_nothing(
             status, answer = await desk.ask(shown, method, path)
             assert (status, words in answer["message"]) == (403, True)
     refused = [line for line in logs if line["event"] == "api_client_refused"]
-    assert len(refused) == 4
+    assert [line["count"] for line in refused] == [1]
     assert desk.world.leader.store.view().services() == ()
 
 
@@ -409,6 +410,12 @@ async def test_one_client_does_not_take_all_the_connections() -> None:
                         assert answer.status == 200
             assert desk.server.open_connections <= 5
             assert (await desk.ask(admin, "GET", "/_ping"))[0] == 200
+
+
+def test_a_flood_does_not_fill_the_log() -> None:
+    """The first is told, and then from time to time how many there were."""
+    sparing = Sparing(10.0)
+    assert [sparing.count(now) for now in (0.0, 0.1, 9.9, 10.0, 10.1, 50.0)] == [1, 0, 0, 3, 0, 2]
 
 
 def test_handshakes_have_a_rate() -> None:
