@@ -1,18 +1,24 @@
 """The whole API: finds the handler of a request, runs it where it has to run, and turns errors into answers.
 
-Knows no HTTP server. Requests arrive from this node's own sockets (:meth:`Api.handle`) and, when this manager leads,
-from other managers (:meth:`Api.on_forwarded`).
+Knows no HTTP server. Requests arrive from this node's own doors (:meth:`Api.handle`) and, when this manager leads,
+from other managers (:meth:`Api.on_forwarded`). Both ways each request is checked against the table of routes, and those
+that change something or ask for secrets are told to the audit log, refused or not.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import attrs
 
-from swarmpy.api import forward
+from swarmpy.api import browsers, forward
 from swarmpy.api.access import require_manager
+from swarmpy.api.audit import AuditEntry, Auditor, NoAudit, shown_query
 from swarmpy.api.backend import ManagerBackend, NodeBackend
+from swarmpy.api.callers import NOBODY, Access, Caller, Door
+from swarmpy.api.clients import ClientsApi
 from swarmpy.api.nodes import NodesApi
 from swarmpy.api.request import ApiRequest, ApiResponse, error_response, message_response
 from swarmpy.api.router import ApiRouter, Handler, Route, Scope
@@ -21,19 +27,35 @@ from swarmpy.api.status import StatusApi
 from swarmpy.api.swarm import SwarmApi
 from swarmpy.api.system import SystemApi
 from swarmpy.api.tasks import TasksApi
-from swarmpy.errors import InvalidArgument, NotLeader, SwarmpyError, Unavailable, UserError
-from swarmpy.ports import Peer
+from swarmpy.errors import (
+    InvalidArgument,
+    NotLeader,
+    OutcomeUnknown,
+    PermissionDenied,
+    SwarmpyError,
+    Unavailable,
+    UserError,
+)
+from swarmpy.ports import Clock, Peer
 
 CONFIRM_TIMEOUT_S = 2.0
 """A leader that cannot reach a majority for an election timeout steps down; this is longer."""
+REQUEST_TIMEOUT_S = 120.0
+"""For a whole request. Every step has a bound of its own, and joining a cluster takes all of them together."""
+
+
+ReadBody = Callable[[], Awaitable[bytes | ApiResponse]]
+"""Takes the body of a request in, or says why not."""
 
 
 class Api:
     """Answers requests for one node."""
 
-    def __init__(self, node: NodeBackend) -> None:
+    def __init__(self, node: NodeBackend, clock: Clock, audit: Auditor | None = None) -> None:
         self._node = node
-        parts = (ServicesApi, TasksApi, NodesApi, SwarmApi, StatusApi, SystemApi)
+        self._clock = clock
+        self._audit = audit or NoAudit()
+        parts = (ServicesApi, TasksApi, NodesApi, SwarmApi, ClientsApi, StatusApi, SystemApi)
         self._router = ApiRouter(route for part in parts for route in part(node).routes())
 
     @property
@@ -41,16 +63,44 @@ class Api:
         """The node this API belongs to."""
         return self._node
 
-    async def handle(self, request: ApiRequest) -> ApiResponse:
-        """Answer a request of a client. Never raises a SwarmpyError."""
+    def table(self) -> tuple[Route, ...]:
+        """Every route and who may ask for it."""
+        return self._router.table()
+
+    async def handle(self, request: ApiRequest, read_body: ReadBody | None = None) -> ApiResponse:
+        """Answer a request of a client. Never raises a SwarmpyError.
+
+        A body is read only when the caller may ask for that route; without ``read_body`` it is in the request.
+        """
+        found = self._router.find(request.method, request.path)
+        if found is None:
+            return message_response(404, "page not found")
+        route, params = found
+        request = attrs.evolve(request, params=params)
+        if not route.is_audited:
+            return await self._answer(route, request, read_body)
+        return await self._audited(request, request.caller or NOBODY, lambda: self._answer(route, request, read_body))
+
+    async def _answer(self, route: Route, request: ApiRequest, read_body: ReadBody | None) -> ApiResponse:
+        refused = _refusal(route, request)
+        if refused is not None:
+            return refused
+        if read_body is not None:
+            body = await read_body()
+            if isinstance(body, ApiResponse):
+                return body
+            if body:
+                request = attrs.evolve(request, body=body)
+        if request.body and (refused := browsers.body_refusal(request.headers)) is not None:
+            return refused
         try:
-            found = self._router.find(request.method, request.path)
-            if found is None:
-                return message_response(404, "page not found")
-            route, params = found
-            return await self._run(route, attrs.evolve(request, params=params))
+            async with asyncio.timeout(REQUEST_TIMEOUT_S):
+                return await self._run(route, request)
         except SwarmpyError as error:
             return error_response(error)
+        except TimeoutError:
+            late = f"{request.method} {request.path} took longer than {REQUEST_TIMEOUT_S:g} s"
+            return error_response(OutcomeUnknown(f"{late}: look what has become of it"))
 
     async def _run(self, route: Route, request: ApiRequest) -> ApiResponse:
         match route.scope:
@@ -64,27 +114,85 @@ class Api:
                 keyed = request.keyed(manager.new_id())
                 return await forward.write(manager, keyed, lambda keyed: lead(manager, keyed, route.handler))
 
-    async def on_forwarded(self, _peer: Peer, payload: Any) -> Any:
+    async def on_forwarded(self, peer: Peer, payload: Any) -> Any:
         """``api.request``: a write that another manager sends to the leader. Only managers may call it.
 
         The client's own errors are part of the answer; Unavailable is raised, so that the other manager can tell
         whether anything was done. A write is never passed on a second time.
         """
         request = ApiRequest.from_plain(payload)
+        found = self._router.find(request.method, request.path)
+        if found is None or found[0].scope is not Scope.WRITE:
+            return message_response(404, "page not found").to_plain()
+        route, params = found
+        request = attrs.evolve(request, params=params)
+        peer_access = Access.ADMIN if request.caller is None else request.caller.access
+        caller = Caller(
+            access=peer_access, door=Door.FORWARDED, address=peer.address, node_id=peer.node_id or "unknown"
+        )
+        response = await self._audited(request, caller, lambda: self._lead_forwarded(route, request))
+        return response.to_plain()
+
+    async def _lead_forwarded(self, route: Route, request: ApiRequest) -> ApiResponse:
+        if request.caller is not None and (refused := _refusal(route, request)) is not None:
+            return refused
         try:
-            found = self._router.find(request.method, request.path)
-            if found is None or found[0].scope is not Scope.WRITE:
-                return message_response(404, "page not found").to_plain()
             manager = self._node.manager
             if manager is None or not manager.is_leader:
                 raise NotLeader
-            route, params = found
-            response = await lead(manager, attrs.evolve(request, params=params), route.handler)
+            return await lead(manager, request, route.handler)
         except Unavailable:
             raise
         except SwarmpyError as error:
-            response = error_response(error)
-        return response.to_plain()
+            return error_response(error)
+
+    async def _audited(
+        self, request: ApiRequest, caller: Caller, answer: Callable[[], Awaitable[ApiResponse]]
+    ) -> ApiResponse:
+        """The answer, which the audit log is told of, whatever it is."""
+        time_ns, began = self._clock.time_ns(), self._clock.monotonic()
+        status, version = 0, 0
+        about = {"reference": request.params["id"]} if "id" in request.params else {}
+        try:
+            response = await answer()
+            status, version, about = response.status, response.version, response.about or about
+            return response
+        except Exception as error:
+            status = error.http_status if isinstance(error, SwarmpyError) else 500
+            raise
+        finally:
+            self._audit.record(
+                AuditEntry(
+                    time_ns=time_ns,
+                    caller=caller,
+                    on_behalf_of=None if caller is request.caller else request.caller,
+                    method=request.method,
+                    path=request.path,
+                    query=shown_query(request.query),
+                    about=about,
+                    status=status,
+                    version=version,
+                    duration_s=self._clock.monotonic() - began,
+                )
+            )
+
+
+def _refusal(route: Route, request: ApiRequest) -> ApiResponse | None:
+    """The answer to somebody who may not ask for this; None for who may."""
+    caller = request.caller or NOBODY
+    if route.access is Access.ANYBODY and route.is_read:
+        return None
+    if caller.access >= route.access:
+        return browsers.refusal(request.headers)
+    if caller.access is Access.ANYBODY:
+        # Where nobody is known, there is nothing but what everybody may see.
+        return message_response(404, "page not found")
+    level = caller.access.name.lower()
+    return error_response(
+        PermissionDenied(
+            f"{request.method} {request.path} is for admins only: the certificate of {caller.name} is a {level}'s"
+        )
+    )
 
 
 async def lead(manager: ManagerBackend, request: ApiRequest, handler: Handler) -> ApiResponse:
@@ -95,7 +203,7 @@ async def lead(manager: ManagerBackend, request: ApiRequest, handler: Handler) -
     """
     term = manager.term
     try:
-        return await handler(request)
+        return attrs.evolve(await handler(request), version=manager.store.version)
     except (Unavailable, InvalidArgument):
         raise
     except UserError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from swarmpy.api.access import require_manager
 from swarmpy.api.backend import ManagerBackend, NodeBackend
+from swarmpy.api.callers import Access
 from swarmpy.api.filters import Filters, parse_filters
 from swarmpy.api.json_fields import parse_json
 from swarmpy.api.node_json import ManagerView, node_spec_from_json, node_to_json
@@ -26,10 +27,10 @@ class NodesApi:
     def routes(self) -> list[Route]:
         """The routes of this part."""
         return [
-            Route(method="GET", pattern="/nodes", scope=Scope.READ, handler=self.list_all),
-            Route(method="GET", pattern="/nodes/{id}", scope=Scope.READ, handler=self.inspect),
-            Route(method="POST", pattern="/nodes/{id}/update", scope=Scope.WRITE, handler=self.update),
-            Route(method="DELETE", pattern="/nodes/{id}", scope=Scope.WRITE, handler=self.remove),
+            Route("GET", "/nodes", Scope.READ, Access.VIEWER, self.list_all),
+            Route("GET", "/nodes/{id}", Scope.READ, Access.VIEWER, self.inspect),
+            Route("POST", "/nodes/{id}/update", Scope.WRITE, Access.ADMIN, self.update),
+            Route("DELETE", "/nodes/{id}", Scope.WRITE, Access.ADMIN, self.remove),
         ]
 
     async def list_all(self, request: ApiRequest) -> ApiResponse:

@@ -13,6 +13,7 @@ from typing import Any
 
 import attrs
 
+from swarmpy.api.callers import NOBODY, Caller
 from swarmpy.errors import InvalidArgument, SwarmpyError
 from swarmpy.model.codec import from_plain, pack, to_plain
 from swarmpy.model.requests import RequestId
@@ -21,6 +22,8 @@ ERROR_HEADER = "Swarmpy-Error"
 """The kind of an error (``SwarmpyError.code``), which a status alone does not tell; Docker's clients ignore it."""
 KEY_HEADER = "Idempotency-Key"
 """Makes a write one that is done once only, as in the IETF's draft-ietf-httpapi-idempotency-key-header."""
+HEADERS = frozenset({KEY_HEADER.lower(), "content-type", "origin", "sec-fetch-site"})
+"""The headers that handlers and checks may look at, in lower case."""
 JSON = "application/json"
 TEXT = "text/plain; charset=utf-8"
 BINARY = "application/octet-stream"
@@ -37,12 +40,19 @@ class ApiRequest:
 
     method: str
     path: str
+    caller: Caller | None = None
+    """Who asks. None where nobody says so: a manager of an older version, which has let the caller in."""
     query: dict[str, str] = attrs.Factory(dict)
     headers: dict[str, str] = attrs.field(factory=dict, repr=False)
-    """May carry a registry's credentials."""
+    """Only the ones that count (HEADERS): others may carry credentials."""
     body: bytes = attrs.field(default=b"", repr=False)
     params: dict[str, str] = attrs.Factory(dict)
     """What the route's ``{name}`` parts matched."""
+
+    @property
+    def is_of_admin(self) -> bool:
+        """True when the answer may have secrets in it."""
+        return (self.caller or NOBODY).is_admin
 
     def to_plain(self) -> Any:
         """What a channel carries."""
@@ -100,6 +110,10 @@ class ApiResponse:
     content_type: str = ""
     """"" when there is no body."""
     headers: dict[str, str] = attrs.Factory(dict)
+    version: int = 0
+    """Of a write that was done: the version of the state after it."""
+    about: dict[str, str] = attrs.Factory(dict)
+    """Of a write that made something: its ``id`` and ``name``, for the audit log."""
 
     def to_plain(self) -> Any:
         """What a channel carries."""
@@ -118,9 +132,10 @@ class StreamedResponse(ApiResponse):
     chunks: AsyncGenerator[bytes, None] = attrs.field(repr=False)
 
 
-def json_response(value: Any, status: int = 200) -> ApiResponse:
+def json_response(value: Any, status: int = 200, about: dict[str, str] | None = None) -> ApiResponse:
     """``value`` as JSON, with a newline at the end as Go's encoder writes it."""
-    return ApiResponse(status=status, body=json.dumps(value).encode() + b"\n", content_type=JSON)
+    body = json.dumps(value).encode() + b"\n"
+    return ApiResponse(status=status, body=body, content_type=JSON, about=about or {})
 
 
 def text_response(text: str, status: int = 200) -> ApiResponse:

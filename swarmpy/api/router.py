@@ -1,4 +1,4 @@
-"""Which handler answers a method and a path, and where it has to run. Holds no state beyond its table."""
+"""Which handler answers a method and a path, where it has to run, and who may ask. Holds no state beyond its table."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable
 
 import attrs
 
+from swarmpy.api.callers import Access
 from swarmpy.api.request import ApiRequest, ApiResponse
 
 Handler = Callable[[ApiRequest], Awaitable[ApiResponse]]
@@ -26,23 +27,45 @@ class Scope(enum.Enum):
     """By the leader; another manager forwards the request."""
 
 
-@attrs.frozen(kw_only=True)
+READ_METHODS = frozenset({"GET", "HEAD"})
+
+
+@attrs.frozen
 class Route:
     """``pattern``: a path with ``{name}`` for one segment and ``{name...}`` for one or more."""
 
     method: str
     pattern: str
     scope: Scope
+    access: Access
+    """The least that a caller must have."""
     handler: Handler
+    tells_secrets: bool = attrs.field(default=False, kw_only=True)
+    """A read whose answer to an admin has secrets in it: who asked is written down."""
+
+    @property
+    def is_read(self) -> bool:
+        """True when it changes nothing."""
+        return self.method in READ_METHODS
+
+    @property
+    def is_audited(self) -> bool:
+        """True when each request goes into the audit log."""
+        return self.tells_secrets or not self.is_read
 
 
 class ApiRouter:
     """Finds routes. The first one that matches wins."""
 
     def __init__(self, routes: Iterable[Route]) -> None:
+        self._table = tuple(routes)
         self._routes: dict[str, list[tuple[re.Pattern[str], Route]]] = {}
-        for route in routes:
+        for route in self._table:
             self._routes.setdefault(route.method, []).append((_compile(route.pattern), route))
+
+    def table(self) -> tuple[Route, ...]:
+        """Every route, by path and method."""
+        return tuple(sorted(self._table, key=lambda route: (route.pattern, route.method)))
 
     def find(self, method: str, path: str) -> tuple[Route, dict[str, str]] | None:
         """The route and the values of its named parts; None when there is none."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import attrs
+
 from swarmpy.api.access import require_manager
 from swarmpy.api.backend import NodeBackend
+from swarmpy.api.callers import Access
 from swarmpy.api.filters import Filters, parse_filters
 from swarmpy.api.json_fields import parse_json
 from swarmpy.api.listing import JsonCache, json_array, to_bytes
 from swarmpy.api.request import ApiRequest, ApiResponse, json_response
 from swarmpy.api.router import Route, Scope
 from swarmpy.api.service_json import service_spec_from_json, service_to_json
+from swarmpy.api.task_spec_json import concealed
 from swarmpy.control.explain import count_replicas
 from swarmpy.errors import InvalidArgument
 from swarmpy.manager import operations
@@ -34,26 +38,27 @@ class ServicesApi:
     def routes(self) -> list[Route]:
         """The routes of this part."""
         return [
-            Route(method="GET", pattern="/services", scope=Scope.READ, handler=self.list_all),
-            Route(method="POST", pattern="/services/create", scope=Scope.WRITE, handler=self.create),
-            Route(method="GET", pattern="/services/{id}", scope=Scope.READ, handler=self.inspect),
-            Route(method="POST", pattern="/services/{id}/update", scope=Scope.WRITE, handler=self.update),
-            Route(method="DELETE", pattern="/services/{id}", scope=Scope.WRITE, handler=self.remove),
+            Route("GET", "/services", Scope.READ, Access.VIEWER, self.list_all),
+            Route("POST", "/services/create", Scope.WRITE, Access.ADMIN, self.create),
+            Route("GET", "/services/{id}", Scope.READ, Access.VIEWER, self.inspect),
+            Route("POST", "/services/{id}/update", Scope.WRITE, Access.ADMIN, self.update),
+            Route("DELETE", "/services/{id}", Scope.WRITE, Access.ADMIN, self.remove),
         ]
 
     async def list_all(self, request: ApiRequest) -> ApiResponse:
         """``GET /services``; with ``?status=true`` each with its ServiceStatus."""
         filters = parse_filters(request, _FILTERS)
         filters.check("mode", _MODES)
-        with_status = request.boolean("status")
+        with_status, is_of_admin = request.boolean("status"), request.is_of_admin
         store = require_manager(self._node).store
 
         def show(service: Service) -> bytes | None:
             if not _matches(service, filters):
                 return None
-            if with_status:
-                return to_bytes(service_to_json(service, status=service_status(store.view(), service)))
-            return self._shown.get(service)
+            if is_of_admin and not with_status:
+                return self._shown.get(service)
+            status = service_status(store.view(), service) if with_status else None
+            return to_bytes(service_to_json(_for(service, is_of_admin=is_of_admin), status=status))
 
         return await json_array(operations.live_services(store.view()), show)
 
@@ -61,6 +66,7 @@ class ServicesApi:
         """``GET /services/{id}``; ``?insertDefaults=true`` shows what was not given."""
         view = require_manager(self._node).store.view()
         service = operations.find_service(view, request.params["id"])
+        service = _for(service, is_of_admin=request.is_of_admin)
         return json_response(service_to_json(service, insert_defaults=request.boolean("insertDefaults")))
 
     async def create(self, request: ApiRequest) -> ApiResponse:
@@ -68,7 +74,7 @@ class ServicesApi:
         manager = require_manager(self._node)
         spec = service_spec_from_json(parse_json(request.body))
         service = await operations.create_service(manager.store, spec, manager.new_id, request=request.request_id)
-        return json_response({"ID": service.id}, 201)
+        return json_response({"ID": service.id}, 201, about={"id": service.id, "name": service.spec.name})
 
     async def update(self, request: ApiRequest) -> ApiResponse:
         """``POST /services/{id}/update?version=``; with ``rollback=previous`` the body does not count."""
@@ -94,6 +100,18 @@ def service_status(view: View, service: Service) -> dict[str, int]:
     """How many tasks run and how many should."""
     replicas = count_replicas(view, service)
     return {"RunningTasks": replicas.running, "DesiredTasks": replicas.desired, "CompletedTasks": 0}
+
+
+def _for(service: Service, *, is_of_admin: bool) -> Service:
+    """The service as its reader may see it."""
+    if is_of_admin:
+        return service
+    previous = service.previous_spec
+    return attrs.evolve(
+        service,
+        spec=attrs.evolve(service.spec, task=concealed(service.spec.task)),
+        previous_spec=None if previous is None else attrs.evolve(previous, task=concealed(previous.task)),
+    )
 
 
 def _matches(service: Service, filters: Filters) -> bool:

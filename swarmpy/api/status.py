@@ -14,6 +14,7 @@ import attrs
 
 from swarmpy.api.access import require_manager
 from swarmpy.api.backend import ManagerBackend, NodeBackend
+from swarmpy.api.callers import Access
 from swarmpy.api.request import ApiRequest, ApiResponse, json_response
 from swarmpy.api.router import Route, Scope
 from swarmpy.control.explain import count_replicas, why_not_running
@@ -37,10 +38,10 @@ class StatusApi:
         """The routes of this part."""
         pages = {"/status": self.status, "/healthz": self.health, "/readyz": self.readiness}
         return [
-            Route(method=method, pattern=path, scope=Scope.LOCAL, handler=handler)
+            Route(method, path, Scope.LOCAL, Access.ANYBODY, handler)
             for path, handler in pages.items()
             for method in ("GET", "HEAD")
-        ] + [Route(method="GET", pattern="/status/raft", scope=Scope.LOCAL, handler=self.raft)]
+        ] + [Route("GET", "/status/raft", Scope.LOCAL, Access.VIEWER, self.raft)]
 
     async def status(self, _request: ApiRequest) -> ApiResponse:
         """``GET /status``: the node, the cluster as it knows it, and everything that is not as it should be."""

@@ -10,6 +10,7 @@ import structlog
 
 from swarmpy.api.access import require_manager
 from swarmpy.api.backend import InitRequest, JoinRequest, NodeBackend, RestoreRequest
+from swarmpy.api.callers import Access
 from swarmpy.api.json_fields import Fields, parse_json
 from swarmpy.api.node_json import availability_from_json
 from swarmpy.api.request import BINARY, ApiRequest, ApiResponse, StreamedResponse, json_response
@@ -44,19 +45,20 @@ class SwarmApi:
     def routes(self) -> list[Route]:
         """The routes of this part."""
         return [
-            Route(method="GET", pattern="/swarm", scope=Scope.READ, handler=self.inspect),
-            Route(method="POST", pattern="/swarm/init", scope=Scope.LOCAL, handler=self.init),
-            Route(method="POST", pattern="/swarm/join", scope=Scope.LOCAL, handler=self.join),
-            Route(method="POST", pattern="/swarm/leave", scope=Scope.LOCAL, handler=self.leave),
-            Route(method="GET", pattern="/swarm/backup", scope=Scope.READ, handler=self.backup),
-            Route(method="POST", pattern="/swarm/restore", scope=Scope.LOCAL, handler=self.restore),
-            Route(method="POST", pattern="/swarm/update", scope=Scope.WRITE, handler=self.update),
-            Route(method="GET", pattern="/swarm/unlockkey", scope=Scope.READ, handler=self.unlock_key),
+            Route("GET", "/swarm", Scope.READ, Access.VIEWER, self.inspect, tells_secrets=True),
+            Route("POST", "/swarm/init", Scope.LOCAL, Access.ADMIN, self.init),
+            Route("POST", "/swarm/join", Scope.LOCAL, Access.ADMIN, self.join),
+            Route("POST", "/swarm/leave", Scope.LOCAL, Access.ADMIN, self.leave),
+            Route("GET", "/swarm/backup", Scope.READ, Access.ADMIN, self.backup, tells_secrets=True),
+            Route("POST", "/swarm/restore", Scope.LOCAL, Access.ADMIN, self.restore),
+            Route("POST", "/swarm/update", Scope.WRITE, Access.ADMIN, self.update),
+            Route("GET", "/swarm/unlockkey", Scope.READ, Access.ADMIN, self.unlock_key, tells_secrets=True),
         ]
 
-    async def inspect(self, _request: ApiRequest) -> ApiResponse:
-        """``GET /swarm``, with the join tokens."""
-        return json_response(swarm_to_json(require_manager(self._node).store.view().cluster()))
+    async def inspect(self, request: ApiRequest) -> ApiResponse:
+        """``GET /swarm``, to admins with the join tokens."""
+        cluster = require_manager(self._node).store.view().cluster()
+        return json_response(swarm_to_json(cluster, with_tokens=request.is_of_admin))
 
     async def init(self, request: ApiRequest) -> ApiResponse:
         """``POST /swarm/init``; answers the node's id as a JSON string."""

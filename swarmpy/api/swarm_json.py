@@ -96,9 +96,11 @@ def cluster_info_to_json(cluster: Cluster) -> dict[str, Any]:
     }
 
 
-def swarm_to_json(cluster: Cluster) -> dict[str, Any]:
-    """``GET /swarm``: the cluster with its join tokens."""
-    tokens = {"Worker": cluster.join_tokens.worker, "Manager": cluster.join_tokens.manager}
+def swarm_to_json(cluster: Cluster, *, with_tokens: bool) -> dict[str, Any]:
+    """``GET /swarm``: the cluster with its join tokens, or with empty ones."""
+    tokens = {"Worker": "", "Manager": ""}
+    if with_tokens:
+        tokens = {"Worker": cluster.join_tokens.worker, "Manager": cluster.join_tokens.manager}
     return {**cluster_info_to_json(cluster), "JoinTokens": tokens}
 
 

@@ -10,9 +10,10 @@ import os
 from typing import Any
 
 from swarmpy.api.backend import ManagerBackend, NodeBackend
+from swarmpy.api.callers import Access
 from swarmpy.api.negotiation import API_VERSION, MIN_API_VERSION
 from swarmpy.api.request import ApiRequest, ApiResponse, json_response, message_response
-from swarmpy.api.router import Handler, Route, Scope
+from swarmpy.api.router import READ_METHODS, Handler, Route, Scope
 from swarmpy.api.swarm_json import cluster_info_to_json
 from swarmpy.errors import NotFound
 from swarmpy.model.states import Role, TaskState
@@ -43,7 +44,7 @@ class SystemApi:
             _local("GET", "/distribution/{name...}/json", _no_distribution),
         ]
         for word in ("secrets", "configs"):
-            routes += [Route(method="GET", pattern=f"/{word}", scope=Scope.READ, handler=_empty_list)]
+            routes += [Route("GET", f"/{word}", Scope.READ, Access.VIEWER, _empty_list)]
         for word in _COLLECTIONS:
             routes += [
                 _local("POST", f"/{word}s/create", _not_supported),
@@ -144,7 +145,8 @@ def _cluster_info(manager: ManagerBackend) -> dict[str, Any]:
 
 
 def _local(method: str, pattern: str, handler: Handler) -> Route:
-    return Route(method=method, pattern=pattern, scope=Scope.LOCAL, handler=handler)
+    access = Access.VIEWER if method in READ_METHODS else Access.ADMIN
+    return Route(method, pattern, Scope.LOCAL, access, handler)
 
 
 async def _empty_list(_request: ApiRequest) -> ApiResponse:

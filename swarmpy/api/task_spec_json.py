@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
+
 from swarmpy.api.container_json import container_spec_from_json, container_spec_to_json, given
 from swarmpy.api.json_fields import Fields
 from swarmpy.errors import InvalidArgument
@@ -37,6 +39,28 @@ def task_spec_from_json(fields: Fields) -> TaskSpec:
         log_driver=_log_driver_from_json(log_driver) if log_driver else None,
         networks=networks_from_json(fields),
         force_update=fields.integer("ForceUpdate"),
+    )
+
+
+HIDDEN = "(hidden)"
+
+
+def concealed(spec: TaskSpec) -> TaskSpec:
+    """The spec without the values in which secrets are kept: of the environment, and of options of drivers.
+
+    Their names stay. A spec of this kind is only to be shown.
+    """
+    container = spec.container
+    mounts = tuple(
+        attrs.evolve(mount, volume_driver_opts=dict.fromkeys(mount.volume_driver_opts, HIDDEN))
+        for mount in container.mounts
+    )
+    env = tuple(f"{name}={HIDDEN}" if equals else name for name, equals, _ in (e.partition("=") for e in container.env))
+    driver = spec.log_driver
+    return attrs.evolve(
+        spec,
+        container=attrs.evolve(container, env=env, mounts=mounts),
+        log_driver=None if driver is None else attrs.evolve(driver, options=dict.fromkeys(driver.options, HIDDEN)),
     )
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import attrs
+
 from swarmpy.api.access import require_manager
 from swarmpy.api.backend import NodeBackend
+from swarmpy.api.callers import Access
 from swarmpy.api.filters import Filters, parse_filters
 from swarmpy.api.listing import json_array, to_bytes
 from swarmpy.api.request import ApiRequest, ApiResponse, json_response
 from swarmpy.api.router import Route, Scope
 from swarmpy.api.task_json import task_to_json
+from swarmpy.api.task_spec_json import concealed
 from swarmpy.errors import NotFound
 from swarmpy.manager import operations
 from swarmpy.model.objects import Task
@@ -33,8 +37,8 @@ class TasksApi:
     def routes(self) -> list[Route]:
         """The routes of this part."""
         return [
-            Route(method="GET", pattern="/tasks", scope=Scope.READ, handler=self.list_all),
-            Route(method="GET", pattern="/tasks/{id}", scope=Scope.READ, handler=self.inspect),
+            Route("GET", "/tasks", Scope.READ, Access.VIEWER, self.list_all),
+            Route("GET", "/tasks/{id}", Scope.READ, Access.VIEWER, self.inspect),
         ]
 
     async def list_all(self, request: ApiRequest) -> ApiResponse:
@@ -42,16 +46,20 @@ class TasksApi:
         filters = parse_filters(request, _FILTERS)
         filters.check("desired-state", _STATES)
         store = require_manager(self._node).store
+        is_of_admin = request.is_of_admin
 
         def show(task: Task) -> bytes | None:
-            return to_bytes(task_to_json(task)) if _matches(store.view(), task, filters) else None
+            if not _matches(store.view(), task, filters):
+                return None
+            return to_bytes(task_to_json(_for(task, is_of_admin=is_of_admin)))
 
         return await json_array(tuple(_candidates(store.view(), filters)), show)
 
     async def inspect(self, request: ApiRequest) -> ApiResponse:
         """``GET /tasks/{id}``."""
         view = require_manager(self._node).store.view()
-        return json_response(task_to_json(operations.find_task(view, request.params["id"])))
+        task = operations.find_task(view, request.params["id"])
+        return json_response(task_to_json(_for(task, is_of_admin=request.is_of_admin)))
 
 
 def _candidates(view: View, filters: Filters) -> Iterable[Task]:
@@ -91,3 +99,8 @@ def _matches(view: View, task: Task, filters: Filters) -> bool:
 def _is_up_to_date(view: View, task: Task) -> bool:
     service = view.service(task.service_id)
     return service is not None and task.spec_version == service.spec_version
+
+
+def _for(task: Task, *, is_of_admin: bool) -> Task:
+    """The task as its reader may see it."""
+    return task if is_of_admin else attrs.evolve(task, spec=concealed(task.spec))

@@ -14,16 +14,8 @@ from typing import Any, BinaryIO
 import click
 
 from swarmpy.cli.client import ApiClient
-from swarmpy.cli.daemon import (
-    JOIN_TIMEOUT_S,
-    advertise_option,
-    detach_option,
-    hostname_option,
-    listen_option,
-    runtime_option,
-    status_option,
-    with_daemon,
-)
+from swarmpy.cli.daemon import JOIN_TIMEOUT_S, with_daemon
+from swarmpy.cli.daemon_options import advertise_option, daemon_options, listen_option
 from swarmpy.cli.settings import Settings, data_dir_option, pass_settings
 from swarmpy.errors import AlreadyExists, InvalidArgument, StorageError, SwarmpyError
 from swarmpy.store.backup import Header, Reader
@@ -52,10 +44,7 @@ def swarm_backup(settings: Settings, file: Path, force: bool) -> None:
 @click.option("-f", "--force", is_flag=True, help="Although managers of that cluster answer: they count no more then.")
 @listen_option
 @advertise_option
-@runtime_option
-@status_option
-@hostname_option
-@detach_option
+@daemon_options
 @data_dir_option
 @pass_settings
 def swarm_restore(
@@ -110,7 +99,7 @@ def _described(header: Header) -> str:
 
 
 async def _back_up(settings: Settings, file: Path, *, force: bool) -> None:
-    async with ApiClient(settings.socket) as client:
+    async with ApiClient(settings.endpoint) as client:
         if str(file) == "-":
             if sys.stdout.isatty():
                 raise InvalidArgument("a backup is binary and full of secrets: do not send it to a terminal")

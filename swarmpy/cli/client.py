@@ -1,4 +1,4 @@
-"""A client of the daemon's API on its unix socket. Speaks Docker's JSON; raises the typed errors of swarmpy.errors.
+"""A client of a daemon's API, on its unix socket or over TLS. Speaks Docker's JSON; raises swarmpy.errors.
 
 Every change of the cluster is sent with a key of its own, so that it can be repeated when the connection breaks: the
 cluster makes it once only.
@@ -10,6 +10,8 @@ import asyncio
 import errno
 import itertools
 import json
+import re
+import ssl
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -21,8 +23,10 @@ import aiohttp
 from yarl import URL
 
 from swarmpy.api.request import ERROR_HEADER, KEY_HEADER
+from swarmpy.cli.endpoint import CA_FILE, TcpEndpoint
 from swarmpy.errors import (
     AlreadyExists,
+    BadCertificate,
     ConnectionFailed,
     DeadlineExceeded,
     FailedPrecondition,
@@ -46,14 +50,18 @@ REPEAT_PAUSES_S = (0.1, 0.2, 0.4, 0.8, 1.6)
 LOCAL_WRITES = frozenset({"/swarm/init", "/swarm/join", "/swarm/leave", "/swarm/restore"})
 """These change the node that the daemon runs on, not the cluster: they have no key, and are never repeated."""
 
+_ALERT = re.compile(r"alert ([a-z ]+) \(")
+"""As OpenSSL tells of a handshake that the other side has refused."""
+
 Json = dict[str, Any]
 
 
 class ApiClient:
     """One daemon's API. As an async context manager it keeps its connection; otherwise each call makes its own."""
 
-    def __init__(self, socket: Path, *, timeout: float = DEFAULT_TIMEOUT) -> None:
-        self._socket = socket
+    def __init__(self, endpoint: Path | TcpEndpoint, *, timeout: float = DEFAULT_TIMEOUT) -> None:
+        self._endpoint = endpoint
+        self._base = "http://swarmpy" if isinstance(endpoint, Path) else f"https://{endpoint}"
         self._timeout = timeout
         self._session: aiohttp.ClientSession | None = None
 
@@ -69,7 +77,9 @@ class ApiClient:
             await session.close()
 
     def _new_session(self) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(connector=aiohttp.UnixConnector(path=str(self._socket)))
+        if isinstance(self._endpoint, Path):
+            return aiohttp.ClientSession(connector=aiohttp.UnixConnector(path=str(self._endpoint)))
+        return aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=self._endpoint.context()))
 
     # -- services and tasks ---------------------------------------------------------------------------------------
 
@@ -124,6 +134,18 @@ class ApiClient:
         """Removes a node from the cluster."""
         await self.delete(f"/nodes/{_quoted(name)}", query={"force": "true"} if force else None)
 
+    async def clients(self) -> list[Json]:
+        """The client certificates that count."""
+        return await self._list("/swarm/clients", {})
+
+    async def create_client(self, body: Json) -> Json:
+        """A certificate for a client of the API over TCP."""
+        return await self._object("POST", "/swarm/clients/create", body=body)
+
+    async def remove_client(self, reference: str) -> None:
+        """Takes a client certificate back."""
+        await self.delete(f"/swarm/clients/{_quoted(reference)}")
+
     async def info(self) -> Json:
         """The daemon, with its place in the cluster under ``Swarm``."""
         return await self._object("GET", "/info")
@@ -160,19 +182,20 @@ class ApiClient:
         session = self._session or self._new_session()
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._timeout, sock_read=silence or self._timeout)
         try:
-            async with session.get(URL(f"http://swarmpy{path}"), timeout=timeout) as response:
+            async with session.get(URL(f"{self._base}{path}"), timeout=timeout) as response:
                 if response.status >= 400:
                     kind = response.headers.get(ERROR_HEADER, "")
                     _answer(f"GET {path}", response.status, response.content_type, await response.read(), kind)
                 async for piece in response.content.iter_any():
                     yield piece
         except aiohttp.ClientConnectorError as error:
-            raise _unreachable(self._socket, error.os_error) from error
+            raise _unreachable(self._endpoint, error) from error
         except TimeoutError as error:
             raise DeadlineExceeded(f"the daemon sends nothing any more: ask again with GET {path}") from error
         except aiohttp.ClientError as error:
+            _check_taken(self._endpoint, error)
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise ConnectionFailed(f"the daemon at {self._socket} broke off ({reason}): try again") from error
+            raise ConnectionFailed(f"the daemon at {self._endpoint} broke off ({reason}): try again") from error
         finally:
             if session is not self._session:
                 await session.close()
@@ -243,7 +266,7 @@ class ApiClient:
         timeout: float,
         headers: Mapping[str, str] | None = None,
     ) -> Any:
-        url = URL(f"http://swarmpy{path}" + (f"?{urlencode(query)}" if query else ""), encoded=True)
+        url = URL(f"{self._base}{path}" + (f"?{urlencode(query)}" if query else ""), encoded=True)
         try:
             async with session.request(
                 method, url, json=body, headers=headers, timeout=aiohttp.ClientTimeout(total=timeout)
@@ -252,15 +275,16 @@ class ApiClient:
                 kind = response.headers.get(ERROR_HEADER, "")
                 return _answer(f"{method} {path}", response.status, response.content_type, data, kind)
         except aiohttp.ClientConnectorError as error:
-            raise _unreachable(self._socket, error.os_error) from error
+            raise _unreachable(self._endpoint, error) from error
         except TimeoutError as error:
             reason = f"the daemon did not answer within {timeout:g} s"
             if method == "GET":
                 raise DeadlineExceeded(f"{reason}: the cluster may have lost its quorum") from error
             raise OutcomeUnknown(f"{reason}: look whether the change was made, then try again") from error
         except aiohttp.ClientError as error:
+            _check_taken(self._endpoint, error)
             reason = " ".join(str(error).split()) or type(error).__name__
-            broke = f"the connection to the daemon at {self._socket} broke ({reason})"
+            broke = f"the connection to the daemon at {self._endpoint} broke ({reason})"
             if method == "GET":
                 raise ConnectionFailed(f"{broke}: try again") from error
             raise _ConnectionLost(f"{broke}: look whether the change was made, then try again") from error
@@ -278,13 +302,38 @@ def _filters(filters: Mapping[str, list[str]]) -> dict[str, str]:
     return {"filters": json.dumps(filters)} if filters else {}
 
 
-def _unreachable(socket: Path, error: OSError) -> SwarmpyError:
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return PermissionDenied(f"cannot use the swarmpy daemon at {socket}: permission denied: run this as its user")
+def _unreachable(endpoint: Path | TcpEndpoint, error: aiohttp.ClientConnectorError) -> SwarmpyError:
+    if isinstance(endpoint, TcpEndpoint):
+        return _unreachable_over_tcp(endpoint, error)
+    if error.os_error.errno in (errno.EACCES, errno.EPERM):
+        return PermissionDenied(f"cannot use the swarmpy daemon at {endpoint}: permission denied: run this as its user")
     return ConnectionFailed(
-        f'cannot reach the swarmpy daemon at {socket}: start it with "swarmpy node run" '
+        f'cannot reach the swarmpy daemon at {endpoint}: start it with "swarmpy node run" '
         'or create a cluster with "swarmpy swarm init"'
     )
+
+
+def _unreachable_over_tcp(endpoint: TcpEndpoint, error: aiohttp.ClientConnectorError) -> SwarmpyError:
+    cause: BaseException = getattr(error, "certificate_error", None) or error.os_error
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return BadCertificate(
+            f"the server at {endpoint} is not to be trusted: {cause.verify_message}; {endpoint.cert_dir / CA_FILE} "
+            "must be the CA of its cluster, and the address one that its certificate names"
+        )
+    reason = cause.strerror or str(cause) if isinstance(cause, OSError) else str(cause)
+    return ConnectionFailed(
+        f"cannot reach the API at {endpoint} ({' '.join(reason.split()).lower()}): is it the --api-addr of a manager?"
+    )
+
+
+def _check_taken(endpoint: Path | TcpEndpoint, error: aiohttp.ClientError) -> None:
+    """Raises BadCertificate when the server did not take this client's certificate: then it has read no request."""
+    alert = _ALERT.search(str(error))
+    if isinstance(endpoint, TcpEndpoint) and alert is not None:
+        raise BadCertificate(
+            f"the API at {endpoint} does not take the certificate in {endpoint.cert_dir} ({alert[1]}): it must be one "
+            'of this cluster that has not run out, as "swarmpy swarm client-cert" makes them'
+        ) from error
 
 
 # -- answers --------------------------------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ import ctypes
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Mapping
@@ -21,25 +20,28 @@ from typing import Any
 import click
 
 from swarmpy.cli.client import ApiClient
+from swarmpy.cli.daemon_options import advertise_option, as_arguments, daemon_options, listen_option, node_config
 from swarmpy.cli.settings import Settings, data_dir_option, pass_settings
-from swarmpy.cli.swarm_spec import edited, spec_options, swarm_update
+from swarmpy.cli.swarm_spec import SPEC_OPTIONS, edited, spec_options, swarm_update
 from swarmpy.errors import (
     ConnectionFailed,
     DataDirMismatch,
     DeadlineExceeded,
     FailedPrecondition,
+    PermissionDenied,
     RuntimeUnavailable,
     StorageError,
     SwarmpyError,
     Unavailable,
 )
 from swarmpy.node.datadir import unusable
+from swarmpy.security.private_files import append_privately, make_private_directory
 
-RUNTIMES = ("auto", "docker", "process")
 START_TIMEOUT_S = 30.0
 JOIN_TIMEOUT_S = 60.0
 LEAVE_TIMEOUT_S = 60.0
 POLL_S = 0.05
+STARTING_ONLY = ("runtime", "hostname", "group_socket", "api_addr", "api_san")
 PR_SET_PDEATHSIG = 1
 END_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -50,29 +52,9 @@ _KINDS: Mapping[int, type[SwarmpyError]] = {
 
 Action = Callable[[ApiClient], Awaitable[None]]
 
-runtime_option = click.option(
-    "--runtime",
-    type=click.Choice(RUNTIMES),
-    help="Where tasks run: on Docker, as plain processes, or on Docker if an engine answers  [default: auto].",
-)
-status_option = click.option(
-    "--status-addr",
-    default="127.0.0.1:2378",
-    show_default=True,
-    metavar="HOST:PORT",
-    help='The read-only status page, on loopback; "" for none.',
-)
-hostname_option = click.option("--hostname", metavar="NAME", help="What the node is called  [default: the machine's].")
-listen_option = click.option(
-    "--listen-addr", default="0.0.0.0:2377", show_default=True, metavar="HOST:PORT", help="Where managers listen."
-)
-advertise_option = click.option(
-    "--advertise-addr", default="", metavar="HOST[:PORT]", help="What other nodes reach this one at."
-)
 _availability_option = click.option(
     "--availability", type=click.Choice(("active", "pause", "drain")), default="active", show_default=True
 )
-detach_option = click.option("-d", "--detach", is_flag=True, help="Run the daemon in the background.")
 
 
 # -- commands -------------------------------------------------------------------------------------------------------
@@ -87,10 +69,7 @@ def swarm() -> None:
 @listen_option
 @advertise_option
 @_availability_option
-@runtime_option
-@status_option
-@hostname_option
-@detach_option
+@daemon_options
 @click.option(
     "--force-new-cluster",
     is_flag=True,
@@ -105,16 +84,13 @@ def swarm_init(
     advertise_addr: str,
     availability: str,
     force_new_cluster: bool,
-    runtime: str | None,
-    status_addr: str,
-    hostname: str | None,
-    detach: bool,
-    **options: int | None,
+    **options: Any,
 ) -> None:
     """Make this machine the first manager of a new cluster."""
-    if force_new_cluster and any(value is not None for value in options.values()):
+    given = {name: options.pop(name) for name in SPEC_OPTIONS}
+    if force_new_cluster and any(value is not None for value in given.values()):
         raise click.UsageError('--force-new-cluster keeps the settings: change them with "swarm update" afterwards')
-    spec = edited({}, **options)
+    spec = edited({}, **given)
 
     async def init(client: ApiClient) -> None:
         body = {
@@ -129,7 +105,7 @@ def swarm_init(
         for role in ("worker", "manager"):
             await _echo_join_command(client, role)
 
-    with_daemon(settings, init, detach=detach, runtime=runtime, status_addr=status_addr, hostname=hostname)
+    with_daemon(settings, init, **options)
 
 
 swarm.add_command(swarm_update)
@@ -144,7 +120,7 @@ def swarm_leave(settings: Settings, force: bool) -> None:
 
     async def leave() -> None:
         query = {"force": "1"} if force else None
-        await ApiClient(settings.socket).post("/swarm/leave", query=query, timeout=LEAVE_TIMEOUT_S)
+        await ApiClient(settings.endpoint).post("/swarm/leave", query=query, timeout=LEAVE_TIMEOUT_S)
         click.echo("Node left the swarm.")
 
     asyncio.run(leave())
@@ -159,9 +135,9 @@ def swarm_join_token(settings: Settings, role: str, quiet: bool) -> None:
     """Show how a machine joins as a worker or manager."""
 
     async def show() -> None:
-        client = ApiClient(settings.socket)
+        client = ApiClient(settings.endpoint)
         if quiet:
-            click.echo((await client.get("/swarm"))["JoinTokens"][role.capitalize()])
+            click.echo(await _join_token(client, role))
         else:
             await _echo_join_command(client, role)
 
@@ -174,10 +150,7 @@ def swarm_join_token(settings: Settings, role: str, quiet: bool) -> None:
 @listen_option
 @advertise_option
 @_availability_option
-@runtime_option
-@status_option
-@hostname_option
-@detach_option
+@daemon_options
 @data_dir_option
 @pass_settings
 def node_join(
@@ -207,10 +180,7 @@ def node_join(
 
 
 @click.command("run")
-@runtime_option
-@status_option
-@hostname_option
-@detach_option
+@daemon_options
 @click.option("--listen-addr", default="", metavar="HOST:PORT", help="Where to listen from now on.")
 @click.option("--advertise-addr", default="", metavar="HOST[:PORT]", help="What others reach it at from now on.")
 @click.option(
@@ -227,17 +197,25 @@ def node_run(settings: Settings, exit_with_parent: bool, detach: bool, **daemon:
 
     A node whose address has changed is started with --listen-addr or --advertise-addr once; it remembers them.
     """
+    _ = settings.local_socket
     if exit_with_parent:
         _die_with_parent()
     if detach:
         _detach(settings, **daemon)
-        click.echo(f"The daemon runs: {settings.socket}")
+        click.echo(f"The daemon runs: {settings.local_socket}")
     else:
         asyncio.run(_serve(settings, None, **daemon))
 
 
+async def _join_token(client: ApiClient, role: str) -> str:
+    token = str((await client.get("/swarm"))["JoinTokens"][role.capitalize()])
+    if not token:
+        raise PermissionDenied("join tokens are shown to admins only, and this client certificate is a viewer's")
+    return token
+
+
 async def _echo_join_command(client: ApiClient, role: str) -> None:
-    token = (await client.get("/swarm"))["JoinTokens"][role.capitalize()]
+    token = await _join_token(client, role)
     address = next(
         (m["Addr"] for m in (await client.info())["Swarm"].get("RemoteManagers") or []), "<manager's address>:2377"
     )
@@ -250,9 +228,11 @@ async def _echo_join_command(client: ApiClient, role: str) -> None:
 
 def with_daemon(settings: Settings, action: Action, *, detach: bool, **daemon: Any) -> None:
     """Do ``action`` on the daemon that answers, or become (or leave behind) one and do it there."""
+    _ = settings.local_socket
     if asyncio.run(_answers(settings)):
-        if daemon["runtime"] or daemon["hostname"]:
-            click.echo("the daemon runs already: --runtime and --hostname are only for starting it", err=True)
+        if given := [name for name in STARTING_ONLY if daemon[name]]:
+            names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            click.echo(f"the daemon runs already, which {names} would only be for starting", err=True)
         asyncio.run(_act(settings, action))
     elif detach:
         _detach(settings, **daemon)
@@ -264,45 +244,26 @@ def with_daemon(settings: Settings, action: Action, *, detach: bool, **daemon: A
 
 async def _answers(settings: Settings) -> bool:
     try:
-        await ApiClient(settings.socket).get("/_ping", timeout=5)
+        await ApiClient(settings.endpoint).get("/_ping", timeout=5)
     except (ConnectionFailed, DeadlineExceeded):
         return False
     return True
 
 
 async def _act(settings: Settings, action: Action) -> None:
-    await action(ApiClient(settings.socket))
+    await action(ApiClient(settings.endpoint))
 
 
-async def _serve(
-    settings: Settings,
-    action: Action | None,
-    *,
-    runtime: str | None,
-    status_addr: str,
-    hostname: str | None,
-    listen_addr: str = "",
-    advertise_addr: str = "",
-    manager_addr: tuple[str, ...] = (),
-) -> None:
+async def _serve(settings: Settings, action: Action | None, **options: Any) -> None:
     """Be the daemon until a signal comes; after ``action`` fails, no longer."""
     from swarmpy.node.clock import SystemClock
-    from swarmpy.node.config import NodeConfig
     from swarmpy.node.daemon import Node
     from swarmpy.node.garbage import freeze
     from swarmpy.node.logs import configure
 
+    config = node_config(settings, **options)
     configure(settings.log_level)
     freeze()  # all modules are there by now
-    config = NodeConfig(
-        data_dir=settings.data_dir.absolute(),
-        hostname=hostname or socket.gethostname(),
-        runtime=runtime,
-        status_address=status_addr,
-        listen_address=listen_addr,
-        advertise_address=advertise_addr,
-        manager_addresses=manager_addr,
-    )
     stop, started = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in END_SIGNALS:
@@ -326,21 +287,14 @@ async def _serve(
             signal.signal(number, signal.SIG_IGN)
 
 
-def _detach(settings: Settings, *, runtime: str | None, hostname: str | None, **options: str | tuple[str, ...]) -> None:
+def _detach(settings: Settings, **options: Any) -> None:
     """Start ``node run`` in a session of its own and wait until its API answers."""
     arguments = ["--data-dir", str(settings.data_dir.absolute()), "--log-level", settings.log_level, "node", "run"]
-    for name, given in options.items():
-        option = f"--{name.replace('_', '-')}"
-        arguments += [word for value in ([given] if isinstance(given, str) else given) for word in (option, value)]
-    if runtime is not None:
-        arguments += ["--runtime", runtime]
-    if hostname is not None:
-        arguments += ["--hostname", hostname]
+    arguments += as_arguments(**options)
     log_path = settings.data_dir / "daemon.log"
     try:
-        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        log_path.touch(mode=0o600)
-        log = log_path.open("ab")
+        make_private_directory(settings.data_dir)
+        log = append_privately(log_path)
     except OSError as error:
         raise unusable(settings.data_dir, error) from error
     with log:

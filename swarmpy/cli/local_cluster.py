@@ -20,6 +20,7 @@ import attrs
 
 from swarmpy.cli.client import ApiClient
 from swarmpy.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, SwarmpyError
+from swarmpy.security.private_files import append_privately, make_private_directory
 
 CLUSTER_PORT = 2377
 STATUS_PORT = 2378
@@ -82,8 +83,10 @@ class LocalNode:
 
     async def start(self) -> None:
         """Start the daemon and wait until its API answers. Raises FailedPrecondition with what it said when it ends."""
-        self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with self.log_file.open("ab") as log:
+        # A directory for each node, all of them below one that is as shut.
+        make_private_directory(self.data_dir.parent)
+        make_private_directory(self.data_dir)
+        with append_privately(self.log_file) as log:
             self.process = await asyncio.create_subprocess_exec(
                 *self.command(),
                 stdin=asyncio.subprocess.DEVNULL,

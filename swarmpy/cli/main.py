@@ -25,6 +25,7 @@ _COMMANDS = {
     "service": ("swarmpy.cli.service:service", "Manage services"),
     "node": ("swarmpy.cli.node:node", "Manage nodes; join and run this one"),
     "swarm": ("swarmpy.cli.swarm:swarm", "Create, change, back up, restore or leave a cluster"),
+    "audit": ("swarmpy.cli.audit:audit", "Show who asked this node's API for what"),
     "raft": ("swarmpy.cli.raft:raft", "Look into the Raft log of a stopped manager"),
     "dev": ("swarmpy.cli.dev:dev", "Run a whole cluster on this machine"),
 }
@@ -35,6 +36,18 @@ _COMMANDS = {
     "-H", "--socket", "--host", "host", envvar="SWARMPY_HOST", metavar="PATH", help="The daemon's unix socket."
 )
 @click.option(
+    "--api",
+    envvar="SWARMPY_API",
+    metavar="HOST[:PORT]",
+    help="A manager's API over TLS instead, as its --api-addr opens it.",
+)
+@click.option(
+    "--cert-dir",
+    envvar="SWARMPY_CERT_DIR",
+    metavar="DIR",
+    help="The client certificate for --api: ca.pem, cert.pem, key.pem  [default: DOCKER_CERT_PATH, or ~/.docker].",
+)
+@click.option(
     "--data-dir",
     metavar="DIR",
     help="Where the node keeps its state  [default: SWARMPY_DATA_DIR, or /var/lib/swarmpy for root, or "
@@ -43,9 +56,18 @@ _COMMANDS = {
 @click.option("--log-level", type=click.Choice(LOG_LEVELS), default="info", show_default=True, help="For daemons.")
 @click.version_option(__version__, prog_name="swarmpy", message="%(prog)s %(version)s")
 @click.pass_context
-def cli(ctx: click.Context, host: str | None, data_dir: str | None, log_level: str) -> None:
+def cli(
+    ctx: click.Context,
+    host: str | None,
+    api: str | None,
+    cert_dir: str | None,
+    data_dir: str | None,
+    log_level: str,
+) -> None:
     """A Swarm-style container cluster manager."""
-    ctx.obj = make_settings(data_dir, host, log_level)
+    if host and api:
+        raise click.UsageError("--host and --api are two daemons: give one of them")
+    ctx.obj = make_settings(data_dir, host, log_level, api=api, cert_dir=cert_dir)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -36,7 +36,7 @@ def ls(settings: Settings, output_format: str, quiet: bool) -> None:
     """List nodes."""
 
     async def work() -> None:
-        async with ApiClient(settings.socket) as client:
+        async with ApiClient(settings.endpoint) as client:
             nodes = await client.nodes()
             if quiet:
                 click.echo("".join(f"{item['ID']}\n" for item in nodes), nl=False)
@@ -54,7 +54,7 @@ def inspect(settings: Settings, names: tuple[str, ...]) -> None:
     """Show all about nodes, as JSON; without a name about this one."""
 
     async def work() -> None:
-        async with ApiClient(settings.socket) as client:
+        async with ApiClient(settings.endpoint) as client:
             show_json([await client.node(name) for name in names or ("self",)])
 
     asyncio.run(work())
@@ -109,7 +109,7 @@ def parse_labels(texts: tuple[str, ...]) -> dict[str, str]:
 
 
 async def _edit(settings: Settings, names: tuple[str, ...], edit: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    async with ApiClient(settings.socket) as client:
+    async with ApiClient(settings.endpoint) as client:
         for name in names:
 
             async def read(name: str = name) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def rm(settings: Settings, force: bool, names: tuple[str, ...]) -> None:
     """Remove nodes from the cluster."""
 
     async def work() -> None:
-        async with ApiClient(settings.socket) as client:
+        async with ApiClient(settings.endpoint) as client:
             for name in names:
                 await client.remove_node(name, force=force)
                 click.echo(name)

@@ -34,7 +34,7 @@ def ls(settings: Settings, output_format: str, quiet: bool) -> None:
     """List services."""
 
     async def work() -> None:
-        async with ApiClient(settings.socket) as client:
+        async with ApiClient(settings.endpoint) as client:
             found = await client.services()
             if quiet:
                 click.echo("".join(f"{item['ID']}\n" for item in found), nl=False)
@@ -54,7 +54,7 @@ def ps(settings: Settings, output_format: str, quiet: bool, no_trunc: bool, name
     """List the tasks of services."""
 
     async def work() -> None:
-        async with ApiClient(settings.socket) as client:
+        async with ApiClient(settings.endpoint) as client:
             found = [await client.service(name) for name in names]
             tasks = [task for item in found for task in await client.tasks(service=item["ID"])]
             if quiet:
@@ -77,7 +77,7 @@ def inspect(settings: Settings, names: tuple[str, ...]) -> None:
     """Show all about services, as JSON."""
 
     async def work() -> None:
-        async with ApiClient(settings.socket) as client:
+        async with ApiClient(settings.endpoint) as client:
             show_json([await client.service(name) for name in names])
 
     asyncio.run(work())
@@ -93,7 +93,7 @@ def scale(settings: Settings, detach: bool, timeout: float, scales: tuple[str, .
     wanted = parse_scales(scales)
 
     async def work() -> None:
-        async with ApiClient(settings.socket) as client:
+        async with ApiClient(settings.endpoint) as client:
             waited_for: dict[str, Mapping[str, Any] | None] = {}
             for name, replicas in wanted.items():
                 service_id, before = await _scale(client, name, replicas)
@@ -138,7 +138,7 @@ def rm(settings: Settings, names: tuple[str, ...]) -> None:
     """Remove services."""
 
     async def work() -> None:
-        async with ApiClient(settings.socket) as client:
+        async with ApiClient(settings.endpoint) as client:
             for name in names:
                 await client.remove_service(name)
                 click.echo(name)

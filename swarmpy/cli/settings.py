@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 import click
 
+from swarmpy.cli.endpoint import TcpEndpoint, parse_tcp
 from swarmpy.errors import InvalidArgument
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -21,8 +22,16 @@ class Settings:
     """The global options, with their defaults filled in."""
 
     data_dir: Path
-    socket: Path
+    endpoint: Path | TcpEndpoint
+    """Where the daemon is asked: its socket, or over TCP."""
     log_level: str = "info"
+
+    @property
+    def local_socket(self) -> Path:
+        """The socket of this machine's daemon. Raises UsageError where another machine's was asked for."""
+        if isinstance(self.endpoint, TcpEndpoint):
+            raise click.UsageError("this is about the daemon of this machine: leave --api away")
+        return self.endpoint
 
 
 pass_settings: Callable[[Callable[..., Any]], Callable[..., Any]] = click.make_pass_decorator(Settings)
@@ -39,10 +48,21 @@ def default_data_dir(environment: Mapping[str, str], *, is_root: bool) -> Path:
     return Path(environment.get("HOME") or "/").joinpath(".local", "share", "swarmpy")
 
 
-def make_settings(data_dir: str | None, host: str | None, log_level: str) -> Settings:
-    """The settings of this invocation. Raises InvalidArgument for an address that is no unix socket."""
+def make_settings(
+    data_dir: str | None, host: str | None, log_level: str, *, api: str | None = None, cert_dir: str | None = None
+) -> Settings:
+    """The settings of this invocation. Raises InvalidArgument for an address that is none."""
     directory = Path(data_dir) if data_dir else default_data_dir(os.environ, is_root=os.geteuid() == 0)
-    return Settings(data_dir=directory, socket=socket_path(host, directory), log_level=log_level)
+    endpoint: Path | TcpEndpoint = socket_path(host, directory)
+    if api:
+        endpoint = parse_tcp(api, Path(cert_dir) if cert_dir else default_cert_dir(os.environ))
+    return Settings(data_dir=directory, endpoint=endpoint, log_level=log_level)
+
+
+def default_cert_dir(environment: Mapping[str, str]) -> Path:
+    """Where the docker command looks for its certificates."""
+    given = environment.get("DOCKER_CERT_PATH", "")
+    return Path(given) if given else Path(environment.get("HOME") or "/").joinpath(".docker")
 
 
 def socket_path(host: str | None, data_dir: Path) -> Path:
@@ -53,7 +73,9 @@ def socket_path(host: str | None, data_dir: Path) -> Path:
     if not separator:
         return Path(host)
     if scheme != "unix" or not rest:
-        raise InvalidArgument(f"{host!r} is not a unix socket: give a path, or unix:// and a path")
+        raise InvalidArgument(
+            f"{host!r} is not a unix socket: give a path, or unix:// and a path; for an address there is --api"
+        )
     return Path(rest)
 
 

@@ -47,7 +47,7 @@ def deploy(settings: Settings, files: tuple[str, ...], detach: bool, prune: bool
         click.echo(warning, err=True)
 
     async def work() -> None:
-        async with ApiClient(settings.socket) as client:
+        async with ApiClient(settings.endpoint) as client:
             with unfinished(f'The deployment goes on without you: "swarmpy stack ps {name}" shows how far it is.'):
                 await deploy_stack(client, stack_file, name, prune=prune, detach=detach, timeout=timeout)
 
@@ -92,7 +92,7 @@ def ls(settings: Settings, output_format: str) -> None:
     """List stacks."""
 
     async def work() -> None:
-        async with ApiClient(settings.socket) as client:
+        async with ApiClient(settings.endpoint) as client:
             show(listings.stacks_listing(await client.services(labels=(NAMESPACE_LABEL,))), output_format)
 
     asyncio.run(work())
@@ -107,7 +107,7 @@ def services(settings: Settings, output_format: str, quiet: bool, name: str) -> 
     """List the services of the stack NAME."""
 
     async def work() -> None:
-        async with ApiClient(settings.socket) as client:
+        async with ApiClient(settings.endpoint) as client:
             found = await stack_services(client, name)
             if not found:
                 click.echo(f"Nothing found in stack: {name}", err=True)
@@ -129,7 +129,7 @@ def ps(settings: Settings, output_format: str, quiet: bool, no_trunc: bool, name
     """List the tasks of the stack NAME."""
 
     async def work() -> None:
-        async with ApiClient(settings.socket) as client:
+        async with ApiClient(settings.endpoint) as client:
             tasks = await client.tasks(label=f"{NAMESPACE_LABEL}={name}")
             if not tasks:
                 raise NotFound(f"Nothing found in stack: {name}")
@@ -155,7 +155,7 @@ def rm(settings: Settings, detach: bool, timeout: float, names: tuple[str, ...])
     """Remove stacks."""
 
     async def work() -> None:
-        async with ApiClient(settings.socket) as client:
+        async with ApiClient(settings.endpoint) as client:
             removed = [name for name in names if await _remove(client, name)]
             for name in () if detach else removed:
                 await wait_for_removal(client, f"{NAMESPACE_LABEL}={name}", timeout=timeout)

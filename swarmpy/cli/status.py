@@ -47,7 +47,7 @@ def status(settings: Settings, output_format: str, *, in_full: bool) -> None:
 
 async def _ask(settings: Settings, *, in_full: bool) -> Json:
     """The status; on a manager with what the leader advises, and ``in_full`` with its whole report under ``raft``."""
-    async with ApiClient(settings.socket) as client:
+    async with ApiClient(settings.endpoint) as client:
         answer = dict(await client.status())
         if in_full or answer.get("raft"):
             try:

@@ -254,7 +254,7 @@ def swarm_ca(
     given = {"SigningCACert": _read(ca_cert), "SigningCAKey": _read(ca_key)} if ca_cert and ca_key else {}
 
     async def work() -> None:
-        async with ApiClient(settings.socket) as client:
+        async with ApiClient(settings.endpoint) as client:
             if rotate:
                 await _begin(client, cert_expiry, given)
             if rotate and not detach:

@@ -60,6 +60,17 @@ _OPTIONS = (
 )
 
 
+SPEC_OPTIONS = (
+    "task_history_limit",
+    "cert_expiry",
+    "dispatcher_heartbeat",
+    "snapshot_interval",
+    "heartbeat_interval",
+    "election_timeout",
+)
+"""What :func:`edited` takes."""
+
+
 def spec_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that :func:`edited` takes."""
     for option in reversed(_OPTIONS):
@@ -119,7 +130,7 @@ def swarm_update(settings: Settings, **options: int | None) -> None:
         raise click.UsageError("nothing to change: give an option, as --help lists them")
 
     async def work() -> None:
-        async with ApiClient(settings.socket) as client:
+        async with ApiClient(settings.endpoint) as client:
 
             async def write(swarm: Json) -> None:
                 query = {"version": str(swarm["Version"]["Index"])}

@@ -23,6 +23,7 @@ from swarmpy.errors import DataDirMismatch, ProtocolViolation
 from swarmpy.model.schema import (
     BASE_VERSION,
     CERTIFICATES_VERSION,
+    CLIENTS_VERSION,
     FIRST_VERSION,
     GATE_VERSION,
     REQUESTS_VERSION,
@@ -33,6 +34,7 @@ from swarmpy.model.schema import (
 __all__ = [
     "BASE_VERSION",
     "CERTIFICATES_VERSION",
+    "CLIENTS_VERSION",
     "FIRST_VERSION",
     "GATE_VERSION",
     "REQUESTS_VERSION",

@@ -20,7 +20,7 @@ from swarmpy.model.specs import (
     ServiceSpec,
     TaskSpec,
 )
-from swarmpy.model.states import NodeState, Role, TaskState, UpdateState
+from swarmpy.model.states import ApiRole, NodeState, Role, TaskState, UpdateState
 
 
 class Kind(enum.StrEnum):
@@ -277,6 +277,16 @@ class FormerRoot:
 
 
 @attrs.frozen(kw_only=True)
+class ClientCertificate:
+    """A certificate that lets somebody use the API over TCP."""
+
+    name: str
+    role: ApiRole
+    issued_at_ns: int
+    not_after_ns: int
+
+
+@attrs.frozen(kw_only=True)
 class Cluster:
     """The one object that describes the whole."""
 
@@ -298,6 +308,9 @@ class Cluster:
     those before it."""
     rotation: RootRotation | None = None
     former_roots: tuple[FormerRoot, ...] = ()
+    clients: dict[str, ClientCertificate] = attrs.Factory(dict)
+    """Who may use the API over TCP, by the serial number of his certificate (hexadecimal, lower case). A certificate
+    that is not in here counts for nothing, whoever signed it."""
 
 
 StoreObject = Cluster | Node | Service | Task

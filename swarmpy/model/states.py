@@ -82,6 +82,13 @@ class Role(enum.StrEnum):
     MANAGER = "manager"
 
 
+class ApiRole(enum.StrEnum):
+    """What the holder of a client certificate may do at the API."""
+
+    VIEWER = "viewer"
+    ADMIN = "admin"
+
+
 class Availability(enum.StrEnum):
     """What the operator lets a node do: take tasks, keep what it has, or get rid of all."""
 

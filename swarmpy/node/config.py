@@ -19,6 +19,12 @@ class NodeConfig:
     """One of RUNTIMES; None: as remembered, or "auto" for a node that is in no cluster yet."""
     status_address: str = "127.0.0.1:2378"
     """``host:port`` of the read-only status page, on loopback; "" for none."""
+    api_address: str = ""
+    """``host:port`` of the API over TLS; "" for none."""
+    api_names: tuple[str, ...] = ()
+    """What clients call this machine by, beside what it knows of itself."""
+    group_socket: Path | None = None
+    """A second socket of the API, for the members of a group."""
     listen_address: str = ""
     """Where a node that is in a cluster listens from now on, ``host:port``; "": as before."""
     advertise_address: str = ""

@@ -7,28 +7,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 from collections.abc import AsyncIterator
 
 import attrs
 import structlog
 
 from swarmpy.api.api import Api
-from swarmpy.api.app import ApiServer, StatusServer
 from swarmpy.api.backend import InitRequest, JoinRequest, RestoreRequest
 from swarmpy.errors import (
     AlreadyInCluster,
     DataDirMismatch,
     DeadlineExceeded,
-    InvalidArgument,
     NotInCluster,
     SwarmpyError,
 )
 from swarmpy.model.ids import ClusterId, NodeId
 from swarmpy.model.states import Role
 from swarmpy.node import addresses, forced, restoring
+from swarmpy.node.audit_log import FILE as AUDIT_FILE
+from swarmpy.node.audit_log import AuditLog
 from swarmpy.node.config import NodeConfig
 from swarmpy.node.datadir import DataDir, NodeState
+from swarmpy.node.doors import open_doors
 from swarmpy.node.facts import NodeFacts
 from swarmpy.node.founding import found
 from swarmpy.node.joining import fetch_identity
@@ -50,14 +50,14 @@ class Node(NodeFacts):
     """One daemon; implements ``api.backend.NodeBackend``."""
 
     def __init__(self, config: NodeConfig, clock: Clock, random: Random) -> None:
-        super().__init__(config)
+        super().__init__(config, AuditLog(config.data_dir / AUDIT_FILE, clock))
         self._clock = clock
         self._random = random
         self._data = DataDir(config.data_dir)
         self._member_task: asyncio.Task[None] | None = None
         self._changing = asyncio.Lock()
         self._failed: asyncio.Future[bool] | None = None
-        self._api = Api(self)
+        self._api = Api(self, clock, self._audit)
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -72,7 +72,9 @@ class Node(NodeFacts):
         try:
             async with contextlib.AsyncExitStack() as servers:
                 known = await asyncio.to_thread(self._who_am_i)
-                await self._open_servers(servers)
+                self._audit.start()
+                servers.push_async_callback(self._audit.close)
+                await open_doors(servers, self._api, self._config, self._data.socket, self._clock)
                 self._failed = asyncio.get_running_loop().create_future()
                 if known is not None:
                     await self._resume(*known)
@@ -86,22 +88,6 @@ class Node(NodeFacts):
         finally:
             await self._end_member()
             self._data.close()
-
-    async def _open_servers(self, servers: contextlib.AsyncExitStack) -> None:
-        api_server = ApiServer(self._api, self._data.socket)
-        await api_server.start()
-        servers.push_async_callback(api_server.close)
-        if self._config.status_address:
-            host, port = addresses.parse(self._config.status_address, what="--status-addr", default_port=2378)
-            host = addresses.resolve(host, what="--status-addr")
-            if not ipaddress.ip_address(host).is_loopback:
-                raise InvalidArgument(
-                    f"--status-addr: {host} is not a loopback address, and anybody who reaches the page may read it: "
-                    "use one of 127.0.0.0/8"
-                )
-            status_server = StatusServer(self._api, host, port)
-            await status_server.start()
-            servers.push_async_callback(status_server.close)
 
     async def _until(self, stop: asyncio.Event) -> None:
         assert self._failed is not None

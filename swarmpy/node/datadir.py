@@ -6,6 +6,7 @@ Layout::
       node.json        who this node is (NodeState); absent while it is in no cluster
       lock             held by the running daemon
       swarmpy.sock     the API
+      audit.log        who asked the API for what (audit_log); audit.log.1 and so on: before that
       certificates/    the node's key and certificate, the root certificate
       raft/            the log and snapshots; managers only
       raft.mark        how much of the log must be there (wire.log_files)
@@ -22,6 +23,7 @@ import fcntl
 import json
 import os
 import shutil
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ from swarmpy.model import codec
 from swarmpy.model.assignments import ManagerAddress
 from swarmpy.model.ids import ClusterId, NodeId
 from swarmpy.model.specs import RaftConfig
+from swarmpy.security.private_files import OTHERS_MAY_WRITE, make_private_directory
 from swarmpy.wire.log_files import DATABASE, SNAPSHOT_SUFFIX, WAL, forget_mark, mark_of
 
 FORMAT_VERSION = 1
@@ -109,7 +112,8 @@ class DataDir:
     def open(self) -> None:
         """Create it if need be and lock it. Raises AlreadyExists when another daemon runs on it, StorageError."""
         try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private_directory(self.path)
+            self._check_mode()
             self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -120,6 +124,14 @@ class DataDir:
         except OSError as error:
             self.close()
             raise unusable(self.path, error) from error
+
+    def _check_mode(self) -> None:
+        mode = stat.S_IMODE(self.path.stat().st_mode)
+        if mode & OTHERS_MAY_WRITE:
+            raise StorageError(
+                f"others may write to the data directory {self.path} (mode {mode:04o}), so anybody could take this "
+                f'node over: "chmod 700 {self.path}", and make sure that nobody has'
+            )
 
     def close(self) -> None:
         """Let go of the lock."""

@@ -9,6 +9,7 @@ from swarmpy.manager.manager import Manager
 from swarmpy.model.assignments import ManagerAddress
 from swarmpy.model.objects import NodeDescription
 from swarmpy.model.states import TaskState
+from swarmpy.node.audit_log import AuditLog
 from swarmpy.node.config import NodeConfig
 from swarmpy.node.member import Member
 
@@ -16,8 +17,9 @@ from swarmpy.node.member import Member
 class NodeFacts:
     """In a cluster or in none."""
 
-    def __init__(self, config: NodeConfig) -> None:
+    def __init__(self, config: NodeConfig, audit: AuditLog) -> None:
         self._config = config
+        self._audit = audit
         self._member: Member | None = None
         self._pending = False
         """It is being made part of a cluster."""
@@ -80,10 +82,11 @@ class NodeFacts:
 
     def problems(self) -> tuple[str, ...]:
         """What does not work on this node."""
+        found = self._audit.problems()
         if self._member is None:
-            return ()
+            return found
         own = self.manager.problems() if self.manager is not None else ()
-        return (*self._member.certificate.problems(), *own, *self._member.agent.problems())
+        return (*found, *self._member.certificate.problems(), *own, *self._member.agent.problems())
 
     @property
     def may_rejoin(self) -> bool:

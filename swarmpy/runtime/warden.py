@@ -345,7 +345,8 @@ class Warden:
 
 def _rotate(path: str, size: int, keep: int) -> None:
     """Copy the last ``keep`` bytes to ``path.1`` and truncate; the writer appends, so it goes on at the start."""
-    with open(path, "rb") as source, open(path + ".1", "wb") as target:  # noqa: PTH123
+    kept = os.open(path + ".1", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with open(path, "rb") as source, os.fdopen(kept, "wb") as target:  # noqa: PTH123
         source.seek(max(0, size - keep))
         target.write(source.read(keep))
     os.truncate(path, 0)

@@ -19,6 +19,7 @@ import structlog
 
 from swarmpy.errors import RuntimeUnavailable
 from swarmpy.runtime import warden
+from swarmpy.security.private_files import append_privately
 from swarmpy.wire.descriptors import restore_limit
 
 log = structlog.get_logger(__name__)
@@ -76,7 +77,7 @@ class WardenLink:
         """Start the warden; what it complains about goes to ``log_path``. Raises RuntimeUnavailable."""
         ours, theirs = socket.socketpair()
         try:
-            with theirs, log_path.open("ab") as log_file:
+            with theirs, append_privately(log_path) as log_file:
                 # Isolated and without site packages: it starts in a few hundredths of a second and stays small.
                 self._process = subprocess.Popen(  # noqa: ASYNC220, S603 - fork and exec, no waiting
                     [sys.executable, "-I", "-S", str(warden.__file__), str(theirs.fileno())],

@@ -38,7 +38,7 @@ def create_root_ca(now_ns: int) -> RootCA:
     """A new root CA: P-256, self-signed, valid for twenty years."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, ROOT_NAME)])
-    now = _time(now_ns)
+    now = as_time(now_ns)
     public = key.public_key()
     certificate = (
         x509.CertificateBuilder()
@@ -49,7 +49,7 @@ def create_root_ca(now_ns: int) -> RootCA:
         .not_valid_before(now - SKEW)
         .not_valid_after(now + ROOT_LIFETIME)
         .add_extension(x509.BasicConstraints(ca=True, path_length=1), critical=True)
-        .add_extension(_key_usage(ca=True), critical=True)
+        .add_extension(key_usage(ca=True), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
         .sign(key, hashes.SHA256())
     )
@@ -103,7 +103,7 @@ def issue(
     public = public_key_of(csr_pem)
     ca_certificate = load_certificate(root.cert_pem)
     ca_key = load_private_key(root.key_pem)
-    now = _time(now_ns)
+    now = as_time(now_ns)
     not_after = min(now + dt.timedelta(microseconds=expiry_ns // 1000) + SKEW, ca_certificate.not_valid_after_utc)
     subject = x509.Name(
         [
@@ -121,7 +121,7 @@ def issue(
         .not_valid_before(now - SKEW)
         .not_valid_after(not_after)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_key_usage(ca=False), critical=True)
+        .add_extension(key_usage(ca=False), critical=True)
         .add_extension(
             x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
         )
@@ -194,7 +194,8 @@ def public_key_of(csr_pem: bytes) -> ec.EllipticCurvePublicKey:
     return public
 
 
-def _key_usage(*, ca: bool) -> x509.KeyUsage:
+def key_usage(*, ca: bool) -> x509.KeyUsage:
+    """What the key of a CA, or of anybody else, may be used for."""
     return x509.KeyUsage(
         digital_signature=not ca,
         key_cert_sign=ca,
@@ -208,6 +209,7 @@ def _key_usage(*, ca: bool) -> x509.KeyUsage:
     )
 
 
-def _time(ns: int) -> dt.datetime:
+def as_time(ns: int) -> dt.datetime:
+    """Nanoseconds since the Unix epoch as certificates have it."""
     # Certificates count whole seconds.
     return dt.datetime.fromtimestamp(ns // 1_000_000_000, dt.UTC)

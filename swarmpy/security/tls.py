@@ -29,7 +29,7 @@ def server_context(identity: NodeIdentity, more_roots: Iterable[bytes] = ()) -> 
     context.verify_mode = ssl.CERT_OPTIONAL
     # Without tickets every connection shows its certificate anew: one that was refused cannot come back by resuming.
     context.num_tickets = 0
-    _trust(context, joined((*split(identity.ca_pem), *more_roots)))
+    trust(context, joined((*split(identity.ca_pem), *more_roots)))
     _show(context, identity)
     return context
 
@@ -46,7 +46,7 @@ def joiner_context(ca_pem: bytes) -> ssl.SSLContext:
     context = _context(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_REQUIRED
-    _trust(context, ca_pem)
+    trust(context, ca_pem)
     return context
 
 
@@ -109,7 +109,8 @@ def _context(protocol: int) -> ssl.SSLContext:
     return context
 
 
-def _trust(context: ssl.SSLContext, ca_pem: bytes) -> None:
+def trust(context: ssl.SSLContext, ca_pem: bytes) -> None:
+    """Have ``context`` trust these root CAs. Raises BadCertificate."""
     try:
         context.load_verify_locations(cadata=ca_pem.decode("ascii"))
     except (ssl.SSLError, UnicodeDecodeError, ValueError) as error:
@@ -117,14 +118,20 @@ def _trust(context: ssl.SSLContext, ca_pem: bytes) -> None:
 
 
 def _show(context: ssl.SSLContext, identity: NodeIdentity) -> None:
+    shown = joined((identity.cert_pem, *split(identity.chain_pem)))
+    load_pair(context, shown, identity.key_pem, f"node {identity.node_id}")
+
+
+def load_pair(context: ssl.SSLContext, cert_pem: bytes, key_pem: bytes, whose: str) -> None:
+    """Have ``context`` show this certificate. Raises BadCertificate."""
     # The ssl module takes keys only from files. An anonymous one in memory leaves nothing behind on a disk.
-    fd = os.memfd_create("swarm-node", os.MFD_CLOEXEC)
+    fd = os.memfd_create("swarm-certificate", os.MFD_CLOEXEC)
     try:
         with os.fdopen(os.dup(fd), "wb") as file:
-            file.write(joined((identity.cert_pem, *split(identity.chain_pem))) + identity.key_pem)
+            file.write(cert_pem.rstrip() + b"\n" + key_pem)
         context.load_cert_chain(f"/proc/self/fd/{fd}")
     except ssl.SSLError as error:
-        raise BadCertificate(f"the certificate of node {identity.node_id} is not usable: {error.reason}") from error
+        raise BadCertificate(f"the certificate of {whose} is not usable: {error.reason}") from error
     finally:
         os.close(fd)
 

@@ -24,6 +24,8 @@ def version_needed(clusters: Iterable[Cluster], *, remembers_requests: bool) -> 
 def _version_of_cluster(cluster: Cluster) -> int:
     if cluster.spec.force_rotate:
         return max(cluster.schema, codec.ROOTS_VERSION)
+    if cluster.clients:
+        return max(cluster.schema, codec.CLIENTS_VERSION)
     if cluster.revoked or cluster.rotation is not None or cluster.former_roots:
         return max(cluster.schema, codec.CERTIFICATES_VERSION)
     return cluster.schema if cluster.schema >= codec.GATE_VERSION else codec.FIRST_VERSION

@@ -11,11 +11,14 @@ from typing import Any
 import attrs
 
 from swarmpy.api.api import Api
+from swarmpy.api.audit import Auditor
 from swarmpy.api.backend import InitRequest, JoinRequest, RestoreRequest
+from swarmpy.api.callers import Access, Caller, Door
 from swarmpy.api.request import ApiRequest, ApiResponse
 from swarmpy.errors import ConnectionFailed, NoQuorum
 from swarmpy.manager.operations import create_service
 from swarmpy.model.assignments import ManagerAddress
+from swarmpy.model.codec import BASE_VERSION
 from swarmpy.model.ids import ClusterId, NodeId, TaskId, encode_id
 from swarmpy.model.objects import (
     Cluster,
@@ -24,12 +27,14 @@ from swarmpy.model.objects import (
     NodeDescription,
     NodeStatus,
     Platform,
+    RootCA,
     Service,
     Task,
     TaskStatus,
 )
 from swarmpy.model.specs import ContainerSpec, NodeSpec, Resources, ServiceSpec, TaskSpec
 from swarmpy.model.states import NodeState, Role, TaskState
+from swarmpy.ports import Clock as ClockPort
 from swarmpy.ports import Peer
 from swarmpy.raft.messages import ConfState, Member
 from swarmpy.raft.state import RaftRole
@@ -150,6 +155,10 @@ class BenchManager:
             ),
         )
 
+    async def raft_report(self) -> dict[str, Any]:
+        """Nothing to tell."""
+        return {}
+
     def reachable_managers(self) -> Mapping[str, bool | None]:
         """Those whose API lives."""
         return {node_id: node_id in self.world.apis for node_id in self.world.nodes}
@@ -231,14 +240,14 @@ def description(hostname: str) -> NodeDescription:
 class World:
     """A cluster of managers."""
 
-    def __init__(self, *names: str) -> None:
-        self.clock = Clock()
+    def __init__(self, *names: str, clock: ClockPort | None = None) -> None:
+        self.clock: Any = clock or Clock()
         self.log = SharedLog()
         self.leader_id: str | None = None
         self.learners: set[str] = set()
         self.nodes = {name: BenchNode(name, BenchManager(self, name)) for name in names}
         self.log.stores = [self.manager(name).store for name in names]
-        self.apis = {name: Api(node) for name, node in self.nodes.items()}
+        self.apis = {name: Api(node, self.clock) for name, node in self.nodes.items()}
 
     def manager(self, name: str) -> BenchManager:
         """The manager on a node."""
@@ -265,12 +274,12 @@ class World:
         assert self.leader_id is not None
         return self.manager(self.leader_id)
 
-    async def found(self) -> None:
+    async def found(self, *, schema: int = BASE_VERSION, root: RootCA = ROOT) -> None:
         """The cluster object, a node for each manager, one worker."""
 
         def create(tx: Any) -> None:
-            tokens = make_tokens(ROOT.cert_digest, RANDOM)
-            tx.create(Cluster(id=ClusterId("thecluster"), root_ca=ROOT, join_tokens=tokens))
+            tokens = make_tokens(root.cert_digest, RANDOM)
+            tx.create(Cluster(id=ClusterId("thecluster"), root_ca=root, join_tokens=tokens, schema=schema))
             for number, name in enumerate(self.nodes, start=1):
                 tx.create(member(name, manager=ManagerStatus(raft_id=number, address=f"{name}:2377")))
             tx.create(member("w1"))
@@ -314,10 +323,19 @@ def member(name: str, manager: ManagerStatus | None = None) -> Node:
     )
 
 
-def request(method: str, target: str, body: object = None, **query: str) -> ApiRequest:
+def api_of(node: BenchNode, audit: Auditor | None = None) -> Api:
+    """The API of a node."""
+    return Api(node, Clock(), audit)
+
+
+ADMIN = Caller(access=Access.ADMIN, door=Door.SOCKET, address="/s", pid=7, uid=0)
+VIEWER = Caller(access=Access.VIEWER, door=Door.TCP, address="192.0.2.7:5000", name="watcher", serial="1f")
+
+
+def request(method: str, target: str, body: object = None, caller: Caller | None = ADMIN, **query: str) -> ApiRequest:
     """A request; ``body`` becomes JSON unless it is bytes."""
     raw = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
-    return ApiRequest(method=method, path=target, query=query, body=raw)
+    return ApiRequest(method=method, path=target, caller=caller, query=query, body=raw)
 
 
 async def ask(api: Api, method: str, target: str, body: object = None, **query: str) -> tuple[int, Any]:

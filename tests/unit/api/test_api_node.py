@@ -6,9 +6,8 @@ import json
 from typing import Any
 
 import pytest
-from api_world import BenchNode, World, ask, request
+from api_world import BenchNode, World, api_of, ask, request
 
-from swarmpy.api.api import Api
 from swarmpy.model.states import Availability
 
 
@@ -20,7 +19,7 @@ def alone() -> BenchNode:
 
 async def test_ping_says_ok() -> None:
     """HEAD has no body, GET has OK, neither may be cached."""
-    api = Api(BenchNode("w1"))
+    api = api_of(BenchNode("w1"))
     head, get = await api.handle(request("HEAD", "/_ping")), await api.handle(request("GET", "/_ping"))
     assert (head.status, head.body, get.body) == (200, b"", b"OK")
     assert "no-store" in get.headers["Cache-Control"]
@@ -28,7 +27,7 @@ async def test_ping_says_ok() -> None:
 
 async def test_version_announces_the_api() -> None:
     """Clients read the API versions and the architecture in Go's spelling."""
-    _, version = await ask(Api(BenchNode("w1")), "GET", "/version")
+    _, version = await ask(api_of(BenchNode("w1")), "GET", "/version")
     assert (version["ApiVersion"], version["MinAPIVersion"]) == ("1.41", "1.12")
     assert (version["Os"], version["Arch"]) == ("linux", "amd64")
     assert version["Components"][0]["Name"] == "Engine"
@@ -36,10 +35,10 @@ async def test_version_announces_the_api() -> None:
 
 async def test_info_tells_whether_the_node_is_in_a_swarm(alone: BenchNode) -> None:
     """Inactive, worker and manager look as clients expect."""
-    _, info = await ask(Api(alone), "GET", "/info")
+    _, info = await ask(api_of(alone), "GET", "/info")
     assert info["Swarm"]["LocalNodeState"] == "inactive"
     assert (info["Swarm"]["NodeID"], info["Swarm"]["RemoteManagers"]) == ("", None)
-    _, info = await ask(Api(BenchNode("w1")), "GET", "/info")
+    _, info = await ask(api_of(BenchNode("w1")), "GET", "/info")
     assert [info[f"Containers{state}"] for state in ("", "Running", "Paused", "Stopped")] == [2, 1, 0, 1]
     assert (info["Swarm"]["LocalNodeState"], info["Swarm"]["ControlAvailable"]) == ("active", False)
     assert info["Swarm"]["RemoteManagers"] == [{"NodeID": "m1", "Addr": "m1:2377"}]
@@ -58,16 +57,16 @@ async def test_info_tells_whether_the_node_is_in_a_swarm(alone: BenchNode) -> No
 @pytest.mark.parametrize("path", ["/services", "/nodes", "/tasks", "/swarm", "/services/x", "/secrets", "/configs"])
 async def test_only_managers_know_the_cluster(alone: BenchNode, path: str) -> None:
     """A node outside and a worker answer 503 with the words that clients look for."""
-    status, answer = await ask(Api(alone), "GET", path)
+    status, answer = await ask(api_of(alone), "GET", path)
     assert status == 503
     assert 'not a swarm manager: it is in no swarm. Create one ("swarm init")' in answer["message"]
-    status, answer = await ask(Api(BenchNode("w1")), "GET", path)
+    status, answer = await ask(api_of(BenchNode("w1")), "GET", path)
     assert status == 503
     assert "Worker nodes can't be used to view or modify cluster state" in answer["message"]
     alone.local_state = "pending"
-    assert "is joining a swarm" in (await ask(Api(alone), "GET", path))[1]["message"]
+    assert "is joining a swarm" in (await ask(api_of(alone), "GET", path))[1]["message"]
     alone.local_state, alone.error = "error", "certificate expired"
-    assert "certificate expired" in (await ask(Api(alone), "GET", path))[1]["message"]
+    assert "certificate expired" in (await ask(api_of(alone), "GET", path))[1]["message"]
 
 
 async def test_init_passes_what_was_asked(alone: BenchNode) -> None:
@@ -82,7 +81,7 @@ async def test_init_passes_what_was_asked(alone: BenchNode) -> None:
         "Availability": "drain",
         "Spec": {"Dispatcher": {"HeartbeatPeriod": 2_000_000_000}, "EncryptionConfig": {"AutoLockManagers": False}},
     }
-    assert await ask(Api(alone), "POST", "/swarm/init", body) == (200, "newnodeid")
+    assert await ask(api_of(alone), "POST", "/swarm/init", body) == (200, "newnodeid")
     asked = alone.inits[0]
     assert (asked.listen_addr, asked.advertise_addr) == ("0.0.0.0:2377", "10.0.0.1")
     assert asked.availability is Availability.DRAIN
@@ -92,12 +91,12 @@ async def test_init_passes_what_was_asked(alone: BenchNode) -> None:
 async def test_restoring_needs_a_file_and_a_node_in_no_cluster(alone: BenchNode) -> None:
     """The path is absolute, for the daemon may work in another directory."""
     body = {"File": "/x/b.bak", "ListenAddr": "0.0.0.0:2377", "Force": True}
-    assert await ask(Api(alone), "POST", "/swarm/restore", body) == (200, "restorednodeid")
+    assert await ask(api_of(alone), "POST", "/swarm/restore", body) == (200, "restorednodeid")
     assert (alone.restores[0].file, alone.restores[0].force) == ("/x/b.bak", True)
     for file in ("", "b.bak"):
-        status, answer = await ask(Api(alone), "POST", "/swarm/restore", {**body, "File": file})
+        status, answer = await ask(api_of(alone), "POST", "/swarm/restore", {**body, "File": file})
         assert (status, "absolute path" in answer["message"]) == (400, True)
-    status, answer = await ask(Api(BenchNode("w1")), "POST", "/swarm/restore", body)
+    status, answer = await ask(api_of(BenchNode("w1")), "POST", "/swarm/restore", body)
     assert (status, "already part of a swarm" in answer["message"]) == (503, True)
 
 
@@ -106,7 +105,7 @@ async def test_forcing_a_new_cluster_is_asked_of_a_member(listen: str, asked: st
     """Docker's client sends its default address always: it means the one there is."""
     node = BenchNode("w1")
     body = {"ListenAddr": listen, "ForceNewCluster": True, "Spec": {}, "Availability": "active"}
-    assert await ask(Api(node), "POST", "/swarm/init", body) == (200, "newnodeid")
+    assert await ask(api_of(node), "POST", "/swarm/init", body) == (200, "newnodeid")
     assert (node.inits[0].force_new_cluster, node.inits[0].listen_addr) == (True, asked)
 
 
@@ -125,7 +124,7 @@ async def test_forcing_a_new_cluster_is_asked_of_a_member(listen: str, asked: st
 )
 async def test_founding_and_joining_need_their_parts(alone: BenchNode, path: str, body: Any, message: str) -> None:
     """What is missing or cannot be done is said, and nothing is tried."""
-    status, answer = await ask(Api(alone), "POST", path, body)
+    status, answer = await ask(api_of(alone), "POST", path, body)
     assert status == 400
     assert message in answer["message"]
     assert not alone.inits
@@ -135,12 +134,12 @@ async def test_founding_and_joining_need_their_parts(alone: BenchNode, path: str
 async def test_join_and_leave(alone: BenchNode) -> None:
     """A join is passed on; leaving nothing is refused; a manager is asked for force."""
     body = {"ListenAddr": "0.0.0.0:2377", "RemoteAddrs": ["m1:2377"], "JoinToken": "SWMTKN-1-x-y"}
-    assert await ask(Api(alone), "POST", "/swarm/join", body) == (200, None)
+    assert await ask(api_of(alone), "POST", "/swarm/join", body) == (200, None)
     assert alone.joins[0].remote_addrs == ("m1:2377",)
     assert "SWMTKN" not in repr(alone.joins[0])
-    assert await ask(Api(alone), "POST", "/swarm/leave") == (503, {"message": "This node is not part of a swarm"})
+    assert await ask(api_of(alone), "POST", "/swarm/leave") == (503, {"message": "This node is not part of a swarm"})
     worker = BenchNode("w1")
-    assert await ask(Api(worker), "POST", "/swarm/leave") == (200, None)
+    assert await ask(api_of(worker), "POST", "/swarm/leave") == (200, None)
     assert worker.leaves == [False]
     world = World("m1")
     status, answer = await ask(world.apis["m1"], "POST", "/swarm/leave")
@@ -153,7 +152,7 @@ async def test_join_and_leave(alone: BenchNode) -> None:
 async def test_a_member_cannot_found_or_join_again() -> None:
     """503, with the way out."""
     for path in ("/swarm/init", "/swarm/join"):
-        status, answer = await ask(Api(BenchNode("w1")), "POST", path, {"ListenAddr": "x"})
+        status, answer = await ask(api_of(BenchNode("w1")), "POST", path, {"ListenAddr": "x"})
         assert status == 503
         assert "already part of a swarm" in answer["message"]
 
@@ -163,9 +162,9 @@ async def test_a_member_that_is_shut_out_joins_again() -> None:
     node = BenchNode("w1", local_state="error")
     node.may_rejoin = True
     body = {"ListenAddr": "x", "RemoteAddrs": ["m1:2377"], "JoinToken": "t"}
-    status, _ = await ask(Api(node), "POST", "/swarm/join", body)
+    status, _ = await ask(api_of(node), "POST", "/swarm/join", body)
     assert (status, [join.join_token for join in node.joins]) == (200, ["t"])
-    status, _ = await ask(Api(node), "POST", "/swarm/init", {"ListenAddr": "x"})
+    status, _ = await ask(api_of(node), "POST", "/swarm/init", {"ListenAddr": "x"})
     assert status == 503
 
 
@@ -190,7 +189,7 @@ async def test_a_member_that_is_shut_out_joins_again() -> None:
 )
 async def test_what_swarmpy_does_not_manage(method: str, path: str, status: int) -> None:
     """Lists are empty, single objects not found, creation not supported, the rest no page."""
-    assert (await ask(Api(BenchNode("w1")), method, path))[0] == status
+    assert (await ask(api_of(BenchNode("w1")), method, path))[0] == status
 
 
 # -- status ---------------------------------------------------------------------------------------------------------
@@ -253,9 +252,9 @@ async def test_a_manager_without_a_vote_is_not_part_of_the_quorum() -> None:
 
 async def test_a_worker_tells_what_it_knows(alone: BenchNode) -> None:
     """A worker knows itself and where the managers are; a node outside is not ready."""
-    _, status = await ask(Api(BenchNode("w1")), "GET", "/status")
+    _, status = await ask(api_of(BenchNode("w1")), "GET", "/status")
     assert (status["state"], status["nodes"], status["services"], status["quorum"]) == ("active", None, None, None)
     assert status["manager_addresses"] == [{"node_id": "m1", "address": "m1:2377"}]
-    assert (await ask(Api(BenchNode("w1")), "GET", "/readyz"))[0] == 200
-    code, answer = await ask(Api(alone), "GET", "/readyz")
+    assert (await ask(api_of(BenchNode("w1")), "GET", "/readyz"))[0] == 200
+    code, answer = await ask(api_of(alone), "GET", "/readyz")
     assert (code, answer["reason"]) == (503, "this node is inactive, not active in a swarm")

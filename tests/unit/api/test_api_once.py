@@ -11,7 +11,11 @@ from api_world import World, ask, decoded, request
 
 from swarmpy.api import forward
 from swarmpy.errors import ConnectionFailed, OutcomeUnknown
+from swarmpy.model.ids import NodeId
+from swarmpy.model.states import Role
+from swarmpy.ports import Peer
 
+PEER = Peer(node_id=NodeId("m2"), role=Role.MANAGER)
 SPEC = {"Name": "web", "TaskTemplate": {"ContainerSpec": {"Image": "busybox"}}}
 
 
@@ -135,7 +139,7 @@ async def test_a_lost_answer_is_asked_for_again(world: World, done: bool, key: s
     async def dying(payload: Any) -> Any:
         follower.on_call = None
         if done:
-            ids.append((await world.apis["m1"].on_forwarded(None, payload))["body"])  # type: ignore[arg-type]
+            ids.append((await world.apis["m1"].on_forwarded(PEER, payload))["body"])
         world.kill("m1")
         raise OutcomeUnknown("m1: the connection broke before the answer came")
 

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from swarmpy.api.callers import Access
 from swarmpy.api.filters import parse_filters
 from swarmpy.api.negotiation import negotiate
 from swarmpy.api.request import ApiRequest, ApiResponse
@@ -18,7 +19,7 @@ async def _handler(_request: ApiRequest) -> ApiResponse:
 
 
 def _router(*patterns: str) -> ApiRouter:
-    return ApiRouter(Route(method="GET", pattern=p, scope=Scope.LOCAL, handler=_handler) for p in patterns)
+    return ApiRouter(Route("GET", p, Scope.LOCAL, Access.VIEWER, _handler) for p in patterns)
 
 
 def test_a_path_finds_its_route_and_its_parts() -> None:

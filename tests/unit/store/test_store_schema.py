@@ -18,10 +18,10 @@ from swarmpy.errors import DataDirMismatch, FailedPrecondition, ProtocolViolatio
 from swarmpy.model import changes, codec, objects
 from swarmpy.model.changes import ChangeList
 from swarmpy.model.ids import ClusterId
-from swarmpy.model.objects import Certificate, Cluster, FormerRoot, JoinTokens, RootCA, RootRotation
+from swarmpy.model.objects import Certificate, ClientCertificate, Cluster, FormerRoot, JoinTokens, RootCA, RootRotation
 from swarmpy.model.requests import Answered, RequestId
 from swarmpy.model.specs import RaftConfig
-from swarmpy.model.states import Role
+from swarmpy.model.states import ApiRole, Role
 from swarmpy.node.clock import SystemClock
 from swarmpy.raft.driver import RaftDriver
 from swarmpy.raft.messages import ConfState, HardState, Member, Message, MessageType, Snapshot
@@ -44,6 +44,7 @@ def cluster(schema: int) -> Cluster:
 ROTATION = RootRotation(root=cluster(4).root_ca, cross_signed_pem=b"", started_at_ns=1)
 FORMER = FormerRoot(cert_pem=b"", cross_signed_pem=b"", until_ns=1)
 CERTIFICATE = Certificate(serial="1f", role=Role.WORKER, issuer="", not_after_ns=1)
+CLIENT = ClientCertificate(name="a", role=ApiRole.VIEWER, issued_at_ns=1, not_after_ns=2)
 ANSWERED = Answered(request=RequestId(session="s", sequence=1), answer=b"\xc0", time_ns=1)
 
 
@@ -58,6 +59,7 @@ ANSWERED = Answered(request=RequestId(session="s", sequence=1), answer=b"\xc0", 
         (ChangeList(changes=(changes.update(attrs.evolve(cluster(3), former_roots=(FORMER,))),)), 4),
         (ChangeList(changes=(changes.update(attrs.evolve(cluster(5), rotation=ROTATION)),)), 5),
         (ChangeList(changes=(changes.create(attrs.evolve(node("n"), certificate=CERTIFICATE)),)), 4),
+        (ChangeList(changes=(changes.update(attrs.evolve(cluster(3), clients={"1f": CLIENT})),)), 5),
         (ChangeList(changes=(changes.update(cluster(5)), changes.create(node("n"))), answered=ANSWERED), 5),
     ],
 )

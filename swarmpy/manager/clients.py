@@ -1,0 +1,96 @@
+"""Client certificates of the API over TCP: given and taken back, as transactions on the leader's store.
+
+The cluster's state is the list of those that count. Taking one back is forgetting it; nobody needs to remember what was
+revoked, and one that somebody signs with the CA's key behind the cluster's back opens nothing.
+"""
+
+from __future__ import annotations
+
+import ssl
+
+import attrs
+
+from swarmpy.errors import FailedPrecondition, InvalidArgument, NotFound
+from swarmpy.model.objects import ClientCertificate, Cluster, RootCA
+from swarmpy.model.requests import RequestId
+from swarmpy.model.states import ApiRole
+from swarmpy.security.api_certificates import issue_client
+from swarmpy.store.memory import Store
+from swarmpy.store.transaction import Tx
+
+MAX_CLIENTS = 1000
+"""They are part of every copy of the cluster's object, so there cannot be any number of them."""
+
+
+def signing_root(cluster: Cluster) -> RootCA:
+    """The root CA that signs now."""
+    return cluster.root_ca if cluster.rotation is None else cluster.rotation.root
+
+
+def trusted_roots(cluster: Cluster) -> tuple[bytes, ...]:
+    """The certificates (PEM) of the root CAs whose signatures count now."""
+    own = (cluster.root_ca.cert_pem,)
+    return own if cluster.rotation is None else (*own, cluster.rotation.root.cert_pem)
+
+
+async def give_client(
+    store: Store, csr_pem: bytes, *, name: str, role: ApiRole, expiry_ns: int, request: RequestId | None = None
+) -> bytes:
+    """A certificate (PEM) for a client of the API, which counts from now on.
+
+    Raises InvalidArgument, and FailedPrecondition when there are too many already or not all managers read of clients
+    yet; and as ``Store.update``.
+    """
+
+    def give(tx: Tx) -> bytes:
+        cluster = tx.cluster()
+        clients = {serial: client for serial, client in cluster.clients.items() if client.not_after_ns > tx.now_ns}
+        if len(clients) >= MAX_CLIENTS:
+            raise FailedPrecondition(f"there are {MAX_CLIENTS} client certificates: revoke some of them first")
+        issued = issue_client(
+            signing_root(cluster),
+            csr_pem,
+            name=name,
+            role=role,
+            cluster_id=cluster.id,
+            expiry_ns=expiry_ns,
+            now_ns=tx.now_ns,
+        )
+        clients[issued.serial] = ClientCertificate(
+            name=name, role=role, issued_at_ns=tx.now_ns, not_after_ns=issued.not_after_ns
+        )
+        tx.update(attrs.evolve(cluster, clients=clients))
+        return issued.der
+
+    return ssl.DER_cert_to_PEM_cert(await store.update(give, request=request)).encode()
+
+
+async def revoke_client(store: Store, reference: str, *, request: RequestId | None = None) -> None:
+    """Take the certificate with that serial number back, else all of that name, else the one whose serial starts so.
+
+    Raises NotFound, InvalidArgument (ambiguous).
+    """
+
+    def revoke(tx: Tx) -> None:
+        cluster = tx.cluster()
+        gone = find_clients(cluster, reference)
+        left = {serial: client for serial, client in cluster.clients.items() if serial not in gone}
+        tx.update(attrs.evolve(cluster, clients=left))
+
+    await store.update(revoke, request=request)
+
+
+def find_clients(cluster: Cluster, reference: str) -> dict[str, ClientCertificate]:
+    """The certificates that ``reference`` means, by serial number. Raises as :func:`revoke_client`."""
+    clients = cluster.clients
+    if reference in clients:
+        return {reference: clients[reference]}
+    named = {serial: client for serial, client in clients.items() if client.name == reference}
+    if named:
+        return named
+    begin = [serial for serial in clients if reference and serial.startswith(reference.lower())]
+    if not begin:
+        raise NotFound(f"client certificate {reference} not found")
+    if len(begin) > 1:
+        raise InvalidArgument(f"client certificate {reference} is ambiguous ({len(begin)} matches found)")
+    return {begin[0]: clients[begin[0]]}
