@@ -15,6 +15,7 @@ from collections.abc import Mapping
 import structlog
 
 from swarmpy.model.assignments import Endpoint, PublishedPort
+from swarmpy.model.wildcards import ANY_IPV4, ANY_IPV6
 from swarmpy.network.balancer import Balancer
 from swarmpy.network.forward import Side, tie
 from swarmpy.ports import Random
@@ -28,7 +29,6 @@ GIVE_UP_AFTER_S = 5.0
 """No further endpoint is tried for a connection that has waited this long."""
 BACKLOG = 1024
 CLOSE_TIMEOUT_S = 1.0
-ANY_IPV4, ANY_IPV6 = "0.0.0.0", "::"  # noqa: S104  # published ports are for everybody; the node chooses the address
 
 
 class UserspaceMesh:

@@ -12,6 +12,7 @@ from swarmpy.model.defaults import SECOND_NS, stop_grace_period_ns
 from swarmpy.model.objects import PortStatus, Task
 from swarmpy.model.specs import ContainerSpec, Healthcheck, Mount, PortConfig, ResourceRequirements
 from swarmpy.model.template import NodeFacts
+from swarmpy.model.wildcards import ANY_IPV4, ANY_IPV6
 from swarmpy.runtime.checked import expanded
 
 LABEL_NODE_ID = "com.docker.swarm.node.id"
@@ -259,4 +260,4 @@ def _is_ip(address: str) -> bool:
 
 def _all_addresses(address: str) -> str:
     """The wildcard of the node address's family. Asking for "" would bind both, on two different ports."""
-    return "::" if ":" in address else "0.0.0.0"  # noqa: S104 - host mode means every address of the node
+    return ANY_IPV6 if ":" in address else ANY_IPV4

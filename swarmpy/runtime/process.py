@@ -28,7 +28,7 @@ import structlog
 
 from swarmpy.errors import RuntimeUnavailable, TaskFailed, TaskRejected
 from swarmpy.model.defaults import SECOND_NS, stop_grace_period_ns
-from swarmpy.model.grammar import is_id
+from swarmpy.model.grammar import is_id, shown
 from swarmpy.model.ids import NodeId, TaskId
 from swarmpy.model.objects import ContainerStatus, NodeDescription, Platform, PortStatus, Task
 from swarmpy.model.specs import Resources
@@ -270,7 +270,8 @@ class ProcessRuntime:
         return Path(wanted) if wanted.startswith("/") and Path(wanted).is_dir() else self._task_directory(task.id)
 
     def _task_directory(self, task_id: TaskId) -> Path:
-        assert is_id(task_id), "checked before anything is made of it"
+        if not is_id(task_id):
+            raise TaskRejected(f"{shown(task_id)} is not the id of a task")
         return self._directory / task_id
 
     async def _wait_listening(self, process: _Process) -> None:
