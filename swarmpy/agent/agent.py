@@ -17,6 +17,7 @@ from swarmpy.agent.local import LocalState, LocalWriter
 from swarmpy.agent.reporter import Reporter
 from swarmpy.agent.routing import Routing
 from swarmpy.agent.session import Session
+from swarmpy.agent.standby import Standby
 from swarmpy.agent.subtask import ended
 from swarmpy.agent.worker import Worker
 from swarmpy.errors import (
@@ -35,13 +36,15 @@ from swarmpy.model.assignments import EndpointUpdate, ManagerAddress, SessionMes
 from swarmpy.model.ids import NodeId, TaskId
 from swarmpy.model.objects import NodeDescription, TaskStatus
 from swarmpy.model.states import Role
-from swarmpy.ports import Clock, DataPlane, Dialer, Peer, Random, Runtime
+from swarmpy.ports import Channel, Clock, DataPlane, Dialer, Peer, Random, Runtime
 from swarmpy.security.serials import is_revoked
 
 log = structlog.get_logger(__name__)
 
-DIAL_TIMEOUT_S = 1.0
-"""Most seconds to connect at first; the present wait is added, so that a slow network is given more time."""
+DIAL_FIRST_S = 1.0
+DIAL_MOST_S = 4.0
+"""Most seconds to connect; doubled each time that they are not enough. The network may be slow, or so many agents come
+at once that a manager needs seconds for their handshakes: if they gave up and came again it would never end."""
 SEARCH_FIRST_S = 0.05
 SEARCH_MOST_S = 2.0
 """Seconds between attempts while no manager answers: an election takes about one."""
@@ -116,6 +119,8 @@ class Agent:
         self._managers = KnownManagers(seeds, random, clock)
         self._told: tuple[ManagerAddress, ...] = ()
         self._search = Backoff(random, first=SEARCH_FIRST_S, most=SEARCH_MOST_S)
+        self._standby = Standby()
+        self._patience = Backoff(random, first=DIAL_FIRST_S, most=DIAL_MOST_S)
         self._description = NodeDescription()
         self._stale = asyncio.Event()
         self._engine_problem = ""
@@ -123,6 +128,7 @@ class Agent:
         self._incarnation = 0
         self._superseded_told = False
         self._revoked: dict[str, int] = {}
+        self._group: asyncio.TaskGroup | None = None
         self.removal = ""
         """Why this node is no member any more; "" while it is one."""
         self.connected = asyncio.Event()
@@ -235,6 +241,7 @@ class Agent:
             self._incarnation = max(self._incarnation, remembered.incarnation)
             self._revoked = remembered.revoked
             async with asyncio.TaskGroup() as group:
+                self._group = group
                 group.create_task(self._writer.run(), name="agent-local-state")
                 self._routing.restore(remembered.endpoints)
                 group.create_task(self._routing.run(), name="agent-routing")
@@ -244,9 +251,11 @@ class Agent:
                 group.create_task(self._watch_engine(), name="agent-engine")
                 await self._keep_session()
         finally:
+            self._group = None
             await self._close()
 
     async def _close(self) -> None:
+        await self._standby.clear()
         try:
             await self._runtime.close()
         finally:
@@ -326,12 +335,23 @@ class Agent:
 
     async def _session(self, address: str) -> SwarmpyError:
         """A session with the manager at ``address``; returns why it is over or was not to be."""
+        kept = self._standby.take(address)
+        if kept is not None:
+            error = await self._session_over(address, kept)
+            if self._manager or not isinstance(error, ConnectionFailed):
+                return error
+        began, timeout = self._clock.monotonic(), self._patience.bound
         try:
-            channel = await self._dialer.dial(address, timeout=DIAL_TIMEOUT_S + self._search.bound)
+            channel = await self._dialer.dial(address, timeout=timeout)
         except SwarmpyError as error:
             if isinstance(error, ConnectionFailed):
                 self._managers.unreachable(address)
+                if self._clock.monotonic() - began >= timeout:
+                    self._patience.grow()
             return error
+        return await self._session_over(address, channel)
+
+    async def _session_over(self, address: str, channel: Channel) -> SwarmpyError:
         self._stale.clear()
         session = Session(
             channel,
@@ -350,12 +370,16 @@ class Agent:
             stale=self._stale,
         )
         running = asyncio.create_task(session.run(lambda: self._session_opened(address)), name="agent-session")
+        over: BaseException | None = None
         try:
             await ended(running)
+            over = running.exception()
+            assert over is not None, "a session ends with a reason"
         finally:
-            await channel.close()
-        over = running.exception()
-        assert over is not None, "a session ends with a reason"
+            if isinstance(over, NotLeader):
+                await self._standby.keep(address, channel)
+            else:
+                await channel.close()
         if isinstance(over, SwarmpyError):
             return over
         raise over
@@ -365,6 +389,9 @@ class Agent:
         self._manager = address
         self.connected.set()
         self._opened_at = self._clock.monotonic()
+        self._patience.reset()
+        if self._group is not None:
+            self._group.create_task(self._standby.clear(), name="agent-standby")
         self._silence_told = False
 
     def _session_lost(self, error: SwarmpyError) -> None:

@@ -12,6 +12,7 @@ import math
 from typing import Any, NoReturn
 
 from swarmpy.errors import InvalidArgument
+from swarmpy.model.grammar import bare
 
 INT64_MAX = 2**63 - 1
 
@@ -85,7 +86,7 @@ class Fields:
             return {}
         if not isinstance(value, dict):
             raise InvalidArgument(f"{path}: expected object, got {_type_name(value)}")
-        return {_string(key, path): "" if v is None else _string(v, f"{path}.{key}") for key, v in value.items()}
+        return {_string(key, path): "" if v is None else _string(v, f"{path}.{bare(key)}") for key, v in value.items()}
 
     def boolean(self, name: str) -> bool:
         """A boolean; False when absent."""

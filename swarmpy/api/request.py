@@ -16,6 +16,7 @@ import attrs
 from swarmpy.api.callers import NOBODY, Caller
 from swarmpy.errors import InvalidArgument, SwarmpyError
 from swarmpy.model.codec import from_plain, pack, to_plain
+from swarmpy.model.grammar import printable
 from swarmpy.model.requests import RequestId
 
 ERROR_HEADER = "Swarmpy-Error"
@@ -150,5 +151,5 @@ def message_response(status: int, message: str) -> ApiResponse:
 
 def error_response(error: SwarmpyError) -> ApiResponse:
     """An error of ours as the client sees it."""
-    response = message_response(error.http_status, error.message)
+    response = message_response(error.http_status, printable(error.message))
     return attrs.evolve(response, headers={ERROR_HEADER: error.code})

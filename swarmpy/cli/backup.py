@@ -18,6 +18,7 @@ from swarmpy.cli.daemon import JOIN_TIMEOUT_S, with_daemon
 from swarmpy.cli.daemon_options import advertise_option, daemon_options, listen_option
 from swarmpy.cli.settings import Settings, data_dir_option, pass_settings
 from swarmpy.errors import AlreadyExists, InvalidArgument, StorageError, SwarmpyError
+from swarmpy.model.grammar import printable
 from swarmpy.store.backup import Header, Reader
 
 PROBE_S = 10.0
@@ -88,7 +89,8 @@ def _described(header: Header) -> str:
     taken = datetime.fromtimestamp(header.time_ns // 1_000_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     holds = ", ".join(f"{count} {kind}" for kind, count in header.holds.items())
     return "\n".join(
-        (
+        printable(line)
+        for line in (
             f"cluster   {header.cluster_id}",
             f"taken     {taken}, by swarmpy {header.swarmpy}",
             f"state     at index {header.index}, term {header.term}",
@@ -121,11 +123,16 @@ async def _back_up(settings: Settings, file: Path, *, force: bool) -> None:
 
 
 def _check_target(file: Path, *, force: bool) -> None:
-    if file.is_dir():
+    try:
+        is_directory, has_parent = file.is_dir(), file.parent.is_dir()
+        is_there = file.exists() or file.is_symlink()
+    except OSError as error:
+        raise InvalidArgument(f"cannot write {file}: {error.strerror}") from error
+    if is_directory:
         raise InvalidArgument(f"{file} is a directory: give the name of a file")
-    if not file.parent.is_dir():
+    if not has_parent:
         raise InvalidArgument(f"there is no directory {file.parent}")
-    if not force and (file.exists() or file.is_symlink()):
+    if not force and is_there:
         raise AlreadyExists(f"{file} exists already: give another name, or --force to replace it")
 
 

@@ -298,7 +298,7 @@ def _detach(settings: Settings, **options: Any) -> None:
     except OSError as error:
         raise unusable(settings.data_dir, error) from error
     with log:
-        process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+        process = subprocess.Popen(  # noqa: S603 - our own interpreter and module  # nosec B603
             [sys.executable, "-m", "swarmpy", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=log,

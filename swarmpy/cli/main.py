@@ -14,6 +14,7 @@ from swarmpy import __version__
 from swarmpy.cli.lazy import LazyGroup
 from swarmpy.cli.settings import LOG_LEVELS, make_settings
 from swarmpy.errors import SwarmpyError
+from swarmpy.model.grammar import printable
 
 EXIT_INTERRUPTED = 130
 EXIT_INTERNAL = 70  # EX_SOFTWARE of sysexits.h
@@ -96,9 +97,9 @@ def _report(error: Exception) -> int:
     causes = _leaves(error)
     cause = next((leaf for leaf in causes if isinstance(leaf, SwarmpyError)), causes[0])
     if isinstance(cause, SwarmpyError):
-        click.echo(f"swarmpy: {' '.join(cause.message.split()) or cause.code}", err=True)
+        click.echo(f"swarmpy: {printable(' '.join(cause.message.split())) or cause.code}", err=True)
         return cause.exit_code
-    text = " ".join(str(cause).split())
+    text = printable(" ".join(str(cause).split()))
     click.echo(
         f"swarmpy: unexpected {type(cause).__name__}{': ' if text else ''}{text} "
         "(this is a defect; SWARMPY_DEBUG=1 shows where)",

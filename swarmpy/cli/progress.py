@@ -18,6 +18,7 @@ import click
 from swarmpy.cli.client import ApiClient
 from swarmpy.cli.listings import service_name
 from swarmpy.errors import DeadlineExceeded, FailedPrecondition, NotFound, Unavailable
+from swarmpy.model.grammar import printable
 
 Json = Mapping[str, Any]
 
@@ -100,7 +101,7 @@ def observe(service: Json, current: Sequence[Json], every: Sequence[Json], *, be
         reasons=_reasons(wanted, current),
         outdated=outdated,
         update_state=str(update.get("State", "")),
-        update_message=str(update.get("Message", "")),
+        update_message=printable(str(update.get("Message", ""))),
     )
 
 
@@ -119,7 +120,7 @@ def _reasons(wanted: Sequence[Json], current: Sequence[Json]) -> tuple[str, ...]
             newest_failures[_slot(task)] = task
     waiting = [task for task in wanted if _state(task) in _UNDER_WAY and task.get("Status", {}).get("Err")]
     for task in (*waiting, *newest_failures.values()):
-        out[f"{_state(task)}: {' '.join(str(task['Status']['Err']).split())}"] = None
+        out[f"{_state(task)}: {printable(' '.join(str(task['Status']['Err']).split()))}"] = None
     return tuple(out)
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import click
 
 from swarmpy.errors import DataDirMismatch, LogCorrupted, StorageError
-from swarmpy.model.summary import Summary, printable
+from swarmpy.model.grammar import printable
+from swarmpy.model.summary import Summary
 from swarmpy.node.raft_verification import Outcome, verify
 from swarmpy.node.stopped_raft import EntrySummary, stopped_log, summaries
 from swarmpy.raft.messages import Member

@@ -10,6 +10,8 @@ from typing import Any
 import attrs
 import click
 
+from swarmpy.model.grammar import printable
+
 TABLE, JSON = "table", "json"
 _GAP = "   "
 
@@ -46,7 +48,7 @@ def plain_table(listing: Listing) -> str:
 def json_lines(listing: Listing) -> str:
     """One JSON object for each row, with Docker's names of the columns."""
     keys = [_json_key(heading) for heading in listing.headings]
-    return "\n".join(json.dumps(dict(zip(keys, row, strict=True)), ensure_ascii=False) for row in listing.rows)
+    return "\n".join(to_json(dict(zip(keys, row, strict=True))) for row in listing.rows)
 
 
 def _json_key(heading: str) -> str:
@@ -54,9 +56,19 @@ def _json_key(heading: str) -> str:
 
 
 def _one_line(cell: str) -> str:
-    """The cell without line breaks; an indent stays."""
+    """The cell without line breaks or anything else that a terminal obeys: it may come from a node or an image."""
     indent = len(cell) - len(cell.lstrip(" "))
-    return " " * indent + " ".join(cell.split())
+    return " " * indent + printable(" ".join(cell.split()))
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """Data as JSON for a terminal: readable in every language, with all that does not show itself escaped."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return "\n".join(_shown_json(line) for line in text.split("\n"))
+
+
+def _shown_json(line: str) -> str:
+    return line if line.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
 
 
 def show(listing: Listing, output_format: str = TABLE) -> None:
@@ -112,4 +124,4 @@ def style_of(cell: str) -> str:
 
 def show_json(value: Any) -> None:
     """Prints data as indented JSON."""
-    click.echo(json.dumps(value, indent=4, ensure_ascii=False))
+    click.echo(to_json(value, indent=4))

@@ -12,6 +12,7 @@ from swarmpy.cli.client import ApiClient
 from swarmpy.cli.render import JSON, TABLE, Listing, show, show_json
 from swarmpy.cli.settings import Settings, pass_settings
 from swarmpy.errors import SwarmpyError
+from swarmpy.model.grammar import printable
 
 Json = Mapping[str, Any]
 
@@ -33,7 +34,8 @@ def status(settings: Settings, output_format: str, *, in_full: bool) -> None:
     if output_format == JSON:
         show_json(answer)
         return
-    click.echo("\n".join([*summary(answer), *(log_summary(answer["raft"]) if in_full else ())]))
+    lines = [*summary(answer), *(log_summary(answer["raft"]) if in_full else ())]
+    click.echo("\n".join(map(printable, lines)))
     tables = (members_listing(answer["raft"]),) if in_full else (nodes_listing(answer), services_listing(answer))
     for listing in tables:
         if listing.rows:
@@ -42,7 +44,7 @@ def status(settings: Settings, output_format: str, *, in_full: bool) -> None:
     remarks = [f"problem: {problem}" for problem in answer.get("problems") or ()]
     remarks += [f"advice: {line}" for line in answer.get("advice") or ()]
     if remarks:
-        click.echo("\n" + "\n".join(remarks))
+        click.echo("\n" + "\n".join(map(printable, remarks)))
 
 
 async def _ask(settings: Settings, *, in_full: bool) -> Json:

@@ -7,7 +7,6 @@ an error.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +16,8 @@ from swarmpy.compose.convert_deploy import placement, resources, restart_policy,
 from swarmpy.compose.load import ComposeFile, StackFile
 from swarmpy.compose.yaml_reader import Path
 from swarmpy.errors import ComposeError, InvalidArgument
+from swarmpy.model import grammar
+from swarmpy.model.container_checks import check_container, check_log_driver, check_networks
 from swarmpy.model.specs import (
     EndpointSpec,
     LogDriver,
@@ -37,18 +38,10 @@ _UNSUPPORTED = (
 )  # fmt: skip
 _DEPRECATED = ("container_name", "expose")
 
-_DNS_NAME = re.compile(r"[a-zA-Z0-9](?:[-_]*[A-Za-z0-9]+)*")
-_MAX_NAME = 63
-_IMAGE = re.compile(
-    r"(?:[a-zA-Z0-9][a-zA-Z0-9.-]*(?::[0-9]+)?/)?[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*)*"
-    r"(?::[\w][\w.-]{0,127})?(?:@[A-Za-z][A-Za-z0-9]*(?:[+._-][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{32,})?",
-    re.ASCII,
-)
-
 
 def check_stack_name(stack: str) -> None:
     """Raises InvalidArgument when ``stack`` cannot be the first part of a service's name."""
-    if _DNS_NAME.fullmatch(stack) is None or len(stack) >= _MAX_NAME:
+    if not grammar.is_name(stack) or len(stack) >= grammar.MAX_NAME:
         raise InvalidArgument(
             f"invalid stack name {stack[:80]!r}: use letters, digits, '-' and '_', starting with a letter or digit"
         )
@@ -69,18 +62,18 @@ def convert(compose: ComposeFile, stack: str) -> StackFile:
 def _service(scope: Scope, name: str, service: Mapping[str, Any]) -> ServiceSpec:
     path: Path = ("services", name)
     full_name = f"{scope.stack}_{name}"
-    if _DNS_NAME.fullmatch(name) is None or len(full_name) > _MAX_NAME:
+    if not grammar.is_name(name) or len(full_name) > grammar.MAX_NAME:
         raise scope.error(
             path,
             f"the service would be named {full_name!r}: a name has letters, digits, '-' and '_' and at most "
-            f"{_MAX_NAME} characters",
+            f"{grammar.MAX_NAME} characters",
         )
     _refuse_unavailable(scope, path, service)
     deploy: Mapping[str, Any] = service.get("deploy") or {}
     image = _image(scope, path, service)
     mode, replicas = _mode(scope, path, deploy)
     logging = service.get("logging")
-    return ServiceSpec(
+    spec = ServiceSpec(
         name=full_name,
         labels={
             **shortforms.labels(deploy.get("labels")),
@@ -103,6 +96,18 @@ def _service(scope: Scope, name: str, service: Mapping[str, Any]) -> ServiceSpec
         rollback=update_config(deploy.get("rollback_config")),
         endpoint=_endpoint(scope, path, service.get("ports", []), deploy.get("endpoint_mode", "")),
     )
+    _check(scope, path, spec.task)
+    return spec
+
+
+def _check(scope: Scope, path: Path, task: TaskSpec) -> None:
+    """What the API would refuse without a word of where it stands in the file."""
+    try:
+        check_container(task.container)
+        check_log_driver(task.log_driver)
+        check_networks(task.networks)
+    except InvalidArgument as error:
+        raise scope.error(path, str(error)) from error
 
 
 def _refuse_unavailable(scope: Scope, path: Path, service: Mapping[str, Any]) -> None:
@@ -119,7 +124,7 @@ def _image(scope: Scope, path: Path, service: Mapping[str, Any]) -> str:
     if not image:
         hint = ": build the image first, push it, and name it here" if "build" in service else ""
         raise scope.error(path, f"no image given{hint}" if hint else "no image given: add the key 'image'")
-    if _IMAGE.fullmatch(image) is None:
+    if not grammar.is_image(image):
         raise scope.error((*path, "image"), f"{image!r} is no image reference: write [registry/]name[:tag]")
     short = image.removeprefix("docker.io/").removeprefix("library/") if image.startswith("docker.io/") else image
     return short if "@" in short or ":" in short.rpartition("/")[2] else f"{short}:latest"

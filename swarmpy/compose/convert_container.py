@@ -182,6 +182,9 @@ def _placed(scope: Scope, at: Path, mount: Mount) -> Mount:
             source = scope.compose.home + source[1:]
         if not source.startswith("/"):
             source = posixpath.normpath(posixpath.join(scope.compose.directory, source))
+        elif ".." in source.split("/"):
+            # As the engine reads it: ``..`` takes the name before it away.
+            source = posixpath.normpath(source)
         return attrs.evolve(mount, source=source)
     if mount.type == "tmpfs" or not mount.source:
         return mount

@@ -1,7 +1,8 @@
 """Variables in the values of a stack file.
 
 ``$X`` and ``${X}``; ``${X:-default}`` and ``${X-default}``; ``${X:?text}`` and ``${X?text}``; ``$$`` is a dollar sign.
-The environment is given; nothing is read here. Keys are never interpolated. Where a substitution stands for a number or
+The environment is given; nothing is read here. Keys are never interpolated, and what a variable stands for is not
+looked at again. Where a substitution stands for a number or
 a boolean (replicas, ports, ...) the resulting text is turned into one.
 """
 
@@ -13,7 +14,7 @@ from typing import Any
 
 import attrs
 
-from swarmpy.compose.yaml_reader import Document, Path
+from swarmpy.compose.yaml_reader import MAX_CHARACTERS, Document, Path
 
 _VARIABLE = re.compile(
     r"\$(?:(?P<escaped>\$)|(?P<named>[_a-zA-Z][_a-zA-Z0-9]*)"
@@ -22,32 +23,36 @@ _VARIABLE = re.compile(
 
 
 def interpolate(document: Document, environment: Mapping[str, str]) -> Document:
-    """The document with all variables replaced. Raises ComposeError for bad syntax or a required variable not set."""
-    return attrs.evolve(document, data=_value(document, (), document.data, environment))
+    """The document with all variables replaced.
+
+    Raises ComposeError for bad syntax, a required variable that is not set, and a document that becomes too large.
+    """
+    interpolation = _Interpolation(document, environment)
+    return attrs.evolve(document, data=interpolation.value((), document.data))
 
 
 def substitute(text: str, environment: Mapping[str, str]) -> str:
     """``text`` with its variables replaced; one that is not set is "". Raises ValueError."""
+    return _VARIABLE.sub(lambda match: _replacement(match, environment), text) if "$" in text else text
 
-    def replacement(match: re.Match[str]) -> str:
-        if match["escaped"] is not None:
-            return "$"
-        if match["invalid"] is not None:
-            raise ValueError(_bad_syntax(text, match.start()))
-        name = match["named"] or match["braced"]
-        value = environment.get(name)
-        operator, operand = match["operator"], match["operand"] or ""
-        if operator is None:
-            return value or ""
-        is_given = value is not None and (value != "" or not operator.startswith(":"))
-        if is_given:
-            assert value is not None
-            return value
-        if operator.endswith("?"):
-            raise ValueError(f"required variable {name} is missing a value" + (f": {operand}" if operand else ""))
-        return operand
 
-    return _VARIABLE.sub(replacement, text) if "$" in text else text
+def _replacement(match: re.Match[str], environment: Mapping[str, str]) -> str:
+    if match["escaped"] is not None:
+        return "$"
+    if match["invalid"] is not None:
+        raise ValueError(_bad_syntax(match.string, match.start()))
+    name = match["named"] or match["braced"]
+    value = environment.get(name)
+    operator, operand = match["operator"], match["operand"] or ""
+    if operator is None:
+        return value or ""
+    is_given = value is not None and (value != "" or not operator.startswith(":"))
+    if is_given:
+        assert value is not None
+        return value
+    if operator.endswith("?"):
+        raise ValueError(f"required variable {name} is missing a value" + (f": {operand}" if operand else ""))
+    return operand
 
 
 def _bad_syntax(text: str, position: int) -> str:
@@ -62,18 +67,36 @@ def _bad_syntax(text: str, position: int) -> str:
     return f"a lone '$' in {shown!r}: write $$ for a dollar sign"
 
 
-def _value(document: Document, path: Path, value: Any, environment: Mapping[str, str]) -> Any:
-    if isinstance(value, str):
-        try:
-            text = substitute(value, environment)
-        except ValueError as error:
-            raise document.error(path, str(error)) from error
-        return text if text == value else _cast(document, path, text)
-    if isinstance(value, dict):
-        return {key: _value(document, (*path, key), item, environment) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_value(document, (*path, index), item, environment) for index, item in enumerate(value)]
-    return value
+class _Interpolation:
+    """One document's; counts what the variables add."""
+
+    def __init__(self, document: Document, environment: Mapping[str, str]) -> None:
+        self._document = document
+        self._environment = environment
+        self._characters = 0
+
+    def value(self, path: Path, value: Any) -> Any:
+        """The value at ``path`` with all its variables replaced. Raises ComposeError."""
+        if isinstance(value, str):
+            if "$" not in value:
+                return value
+            try:
+                text = _VARIABLE.sub(self._counted, value)
+            except ValueError as error:
+                raise self._document.error(path, str(error)) from error
+            return text if text == value else _cast(self._document, path, text)
+        if isinstance(value, dict):
+            return {key: self.value((*path, key), item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self.value((*path, index), item) for index, item in enumerate(value)]
+        return value
+
+    def _counted(self, match: re.Match[str]) -> str:
+        text = _replacement(match, self._environment)
+        self._characters += len(text)
+        if self._characters > MAX_CHARACTERS:
+            raise ValueError(f"the variables of this file stand for more than {MAX_CHARACTERS} characters")
+        return text
 
 
 # -- numbers and booleans ---------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ The only module of this room that reads files. The environment is given, never r
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -18,6 +18,7 @@ from swarmpy.compose.schema import validate
 from swarmpy.compose.yaml_reader import MAX_BYTES, Document, read_document
 from swarmpy.errors import ComposeError
 from swarmpy.model.specs import ServiceSpec
+from swarmpy.security.files import open_regular
 
 
 @attrs.frozen(kw_only=True)
@@ -55,8 +56,9 @@ def load(paths: Sequence[FilePath | str], environment: Mapping[str, str]) -> Com
             )
     document = merge(documents)
     directory = FilePath(paths[0]).absolute().parent
+    files = _EnvFiles(directory, environment)
     environments = {
-        name: _environment_of(document, name, service, directory, environment)
+        name: _environment_of(document, name, service, files, environment)
         for name, service in document.data.get("services", {}).items()
     }
     return ComposeFile(
@@ -70,9 +72,9 @@ def _load_one(path: FilePath, environment: Mapping[str, str]) -> Document:
     return document
 
 
-def _read(path: FilePath, shown: str) -> bytes:
+def _read(path: FilePath, shown: str, opener: Callable[[str, int], int] | None = None) -> bytes:
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=opener) as file:
             data = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
@@ -85,15 +87,31 @@ def _read(path: FilePath, shown: str) -> bytes:
 # -- environments ---------------------------------------------------------------------------------------------------
 
 
+class _EnvFiles:
+    """The env files of a stack, read as they are named, and no more of them than a stack file may be long."""
+
+    def __init__(self, directory: FilePath, environment: Mapping[str, str]) -> None:
+        self._directory = directory
+        self._environment = environment
+        self._bytes = 0
+
+    def variables(self, file_name: str) -> dict[str, str | None]:
+        """Those of one file. Raises ComposeError."""
+        path = self._directory / file_name
+        data = _read(path, str(path), open_regular)
+        self._bytes += len(data)
+        if self._bytes > MAX_BYTES:
+            raise ComposeError(f"{path}: the env files of all services have more than {MAX_BYTES} bytes")
+        return parse_env_file(data, str(path), self._environment)
+
+
 def _environment_of(
-    document: Document, name: str, service: Mapping[str, Any], directory: FilePath, environment: Mapping[str, str]
+    document: Document, name: str, service: Mapping[str, Any], files: _EnvFiles, environment: Mapping[str, str]
 ) -> dict[str, str | None]:
     merged: dict[str, str | None] = {}
     for file_name in shortforms.string_list(service.get("env_file")):
-        path = directory / file_name
         try:
-            data = _read(path, str(path))
-            merged |= parse_env_file(data, str(path), environment)
+            merged |= files.variables(file_name)
         except ComposeError as error:
             raise document.error(("services", name, "env_file"), str(error)) from error
     for key, value in shortforms.pairs(service.get("environment")).items():

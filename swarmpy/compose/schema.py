@@ -7,11 +7,12 @@ file and line are known; what depends on several values is left to the conversio
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from swarmpy.compose import shortforms, units
 from swarmpy.compose.checks import (
+    Check,
     anything,
     boolean,
     either,
@@ -28,6 +29,8 @@ from swarmpy.compose.checks import (
     whole_number,
 )
 from swarmpy.compose.yaml_reader import Document, Path
+from swarmpy.model import grammar
+from swarmpy.model.template import masked
 
 _NAME = re.compile(r"[a-zA-Z0-9._-]+")
 _NOT_EXTERNAL: Mapping[str | int, tuple[str, ...]] = {
@@ -36,6 +39,7 @@ _NOT_EXTERNAL: Mapping[str | int, tuple[str, ...]] = {
     "secrets": ("driver", "driver_opts", "labels", "file"),
     "configs": ("driver", "driver_opts", "labels", "file"),
 }
+MAX_FILE_PORTS = 65_536
 _VERSION = re.compile(r"3(?:\.(?:[0-9]|1[0-3]))?", re.ASCII)
 
 
@@ -43,10 +47,22 @@ def validate(document: Document) -> None:
     """Raises ComposeError at the first thing that a stack file may not hold."""
     _check_version(document)
     _ROOT(document, (), document.data)
+    _check_port_counts(document)
     for section in ("networks", "volumes", "secrets", "configs"):
         for name, entry in document.data.get(section, {}).items():
             if entry and entry.get("external"):
                 _check_external(document, (section, name), entry)
+
+
+def _check_port_counts(document: Document) -> None:
+    total = 0
+    for name, service in document.data.get("services", {}).items():
+        entries = service.get("ports", ())
+        count = sum(1 if isinstance(e, dict) else shortforms.count_ports(shortforms.scalar_text(e)) for e in entries)
+        total += count
+        if count > shortforms.MAX_PORTS or total > MAX_FILE_PORTS:
+            what = f"a service may have {shortforms.MAX_PORTS} at most, all of a file {MAX_FILE_PORTS}"
+            raise document.error(("services", name, "ports"), f"these are too many ports: {what}")
 
 
 def _check_external(document: Document, path: Path, entry: Mapping[str, Any]) -> None:
@@ -82,6 +98,20 @@ _unique_texts = list_of(text, unique=True)
 _text_or_texts = either(as_text=text, as_list=_unique_texts)
 _pairs = either(as_list=_unique_texts, as_mapping=mapping_of(plain_value))
 _command = either(as_text=formatted(shortforms.split_words), as_list=_texts)
+
+
+def _form(check: Callable[[str], None]) -> Check:
+    """A string that is empty or, whatever its placeholders stand for, of the form that ``check`` wants."""
+    return formatted(lambda value: check(masked(value)) if value else None)
+
+
+_address_or_addresses = either(
+    as_text=_form(grammar.check_address), as_list=list_of(_form(grammar.check_address), unique=True)
+)
+_domain_or_domains = either(
+    as_text=_form(grammar.check_search_domain), as_list=list_of(_form(grammar.check_search_domain), unique=True)
+)
+_capabilities = list_of(formatted(lambda value: grammar.check_capability(value.strip())), unique=True)
 
 # -- deploy -----------------------------------------------------------------------------------------------------------
 
@@ -144,7 +174,7 @@ _PORT = record(
 def _short_port(document: Document, path: Path, value: Any) -> None:
     text_or_number(document, path, value)
     try:
-        shortforms.parse_ports(shortforms.scalar_text(value))
+        shortforms.count_ports(shortforms.scalar_text(value))
     except ValueError as error:
         raise document.error(path, str(error)) from error
 
@@ -223,8 +253,8 @@ _SERVICE_HINTS = {
 _SERVICE = record(
     {
         "build": either(as_text=text, as_mapping=anything),
-        "cap_add": _unique_texts,
-        "cap_drop": _unique_texts,
+        "cap_add": _capabilities,
+        "cap_drop": _capabilities,
         "cgroup_parent": text,
         "cgroupns_mode": text,
         "command": _command,
@@ -234,8 +264,8 @@ _SERVICE = record(
         "depends_on": list_of(text, unique=True),
         "deploy": optional(_DEPLOY),
         "devices": _unique_texts,
-        "dns": _text_or_texts,
-        "dns_search": _text_or_texts,
+        "dns": _address_or_addresses,
+        "dns_search": _domain_or_domains,
         "domainname": text,
         "entrypoint": _command,
         "env_file": either(as_text=text, as_list=_unique_texts),
@@ -244,7 +274,7 @@ _SERVICE = record(
         "external_links": _unique_texts,
         "extra_hosts": either(as_list=_unique_texts, as_mapping=mapping_of(plain_value)),
         "healthcheck": _HEALTHCHECK,
-        "hostname": text,
+        "hostname": _form(grammar.check_hostname),
         "image": text,
         "init": boolean,
         "ipc": text,
@@ -266,7 +296,7 @@ _SERVICE = record(
         "shm_size": text_or_number,
         "stdin_open": boolean,
         "stop_grace_period": _duration,
-        "stop_signal": text,
+        "stop_signal": _form(grammar.check_signal),
         "sysctls": _pairs,
         "tmpfs": either(as_text=formatted(shortforms.parse_tmpfs), as_list=list_of(formatted(shortforms.parse_tmpfs))),
         "tty": boolean,
@@ -276,10 +306,10 @@ _SERVICE = record(
                 as_mapping=record({"soft": whole_number(-1), "hard": whole_number(-1)}, required=("soft", "hard")),
             )
         ),
-        "user": text,
+        "user": _form(grammar.check_user),
         "userns_mode": text,
         "volumes": list_of(either(as_text=formatted(shortforms.parse_volume), as_mapping=_VOLUME), unique=True),
-        "working_dir": text,
+        "working_dir": _form(grammar.check_directory),
     },
     _SERVICE_HINTS,
 )

@@ -15,6 +15,8 @@ from swarmpy.model.specs import Mount, PortConfig
 PROTOCOLS = ("tcp", "udp", "sctp")
 PROPAGATIONS = ("rprivate", "private", "rshared", "shared", "rslave", "slave")
 MAX_PORT = 65_535
+MAX_PORTS = 4096
+"""Of a service. A range is short to write, and means many ports."""
 
 
 # -- ports ------------------------------------------------------------------------------------------------------------
@@ -30,6 +32,34 @@ class ShortPorts:
 
 def parse_ports(text: str) -> ShortPorts:
     """``[ip:][published:]target[/protocol]``, ports or ranges. Raises ValueError."""
+    entry = _read_ports(text)
+    targets = list(entry.targets) * (1 if len(entry.targets) > 1 else len(entry))
+    published = list(entry.published) or [0] * len(targets)
+    ports = tuple(
+        PortConfig(protocol=entry.protocol, target_port=target, published_port=port)
+        for target, port in zip(targets, published, strict=True)
+    )
+    return ShortPorts(ports=ports, address=entry.address)
+
+
+def count_ports(text: str) -> int:
+    """How many ports an entry means; none of them is made. Raises ValueError as :func:`parse_ports`."""
+    return len(_read_ports(text))
+
+
+@attrs.frozen(kw_only=True)
+class _PortEntry:
+    address: str
+    protocol: str
+    targets: range
+    published: range
+    """Empty when the entry leaves them open."""
+
+    def __len__(self) -> int:
+        return max(len(self.targets), len(self.published))
+
+
+def _read_ports(text: str) -> _PortEntry:
     spec, _, protocol = text.strip().partition("/")
     protocol = protocol.lower() or "tcp"
     if protocol not in PROTOCOLS:
@@ -39,19 +69,10 @@ def parse_ports(text: str) -> ShortPorts:
     if not target_text:
         raise ValueError(f"{text!r} is not a port: no target port given")
     targets = _port_range(text, target_text)
-    if not published_text:
-        published = [0] * len(targets)
-    else:
-        published = _port_range(text, published_text)
-        if len(published) != len(targets):
-            if len(targets) > 1:
-                raise ValueError(f"{text!r}: the ranges of published and target ports differ in length")
-            targets = targets * len(published)
-    ports = tuple(
-        PortConfig(protocol=protocol, target_port=target, published_port=port)
-        for target, port in zip(targets, published, strict=True)
-    )
-    return ShortPorts(ports=ports, address=address)
+    published = _port_range(text, published_text) if published_text else range(0)
+    if published and len(targets) > 1 and len(published) != len(targets):
+        raise ValueError(f"{text!r}: the ranges of published and target ports differ in length")
+    return _PortEntry(address=address, protocol=protocol, targets=targets, published=published)
 
 
 def _split_address(text: str, head: str) -> tuple[str, str]:
@@ -69,13 +90,13 @@ def _split_address(text: str, head: str) -> tuple[str, str]:
     return bare, published
 
 
-def _port_range(text: str, part: str) -> list[int]:
+def _port_range(text: str, part: str) -> range:
     first_text, dash, last_text = part.partition("-")
     first = _port(text, first_text)
     last = _port(text, last_text) if dash else first
     if last < first:
         raise ValueError(f"{text!r}: the range {part!r} ends before it starts")
-    return list(range(first, last + 1))
+    return range(first, last + 1)
 
 
 def _port(text: str, digits: str) -> int:
@@ -203,31 +224,35 @@ def split_words(text: str) -> tuple[str, ...]:
     Raises ValueError for an unclosed quote or a backslash at the end.
     """
     words: list[str] = []
-    word: str | None = None
+    parts: list[str] = []
+    in_word = False
     quote = ""
     position = 0
     while position < len(text):
         char = text[position]
         position += 1
-        if quote == "'":
-            word, quote = (word, "") if char == "'" else ((word or "") + char, quote)
+        if quote and char == quote:
+            quote = ""
+        elif quote == "'" or (quote and char != "\\"):
+            parts.append(char)
         elif char == "\\":
             if position == len(text):
                 raise ValueError(f"{_brief(text)!r} ends in a backslash")
-            word = (word or "") + text[position]
+            parts.append(text[position])
             position += 1
-        elif quote:
-            word, quote = (word, "") if char == '"' else ((word or "") + char, quote)
+            in_word = True
         elif char in "'\"":
-            word, quote = word or "", char
+            quote, in_word = char, True
         elif char in " \t\r\n":
-            words.extend(() if word is None else (word,))
-            word = None
-        elif char == "#" and word is None:
+            if in_word:
+                words.append("".join(parts))
+            parts, in_word = [], False
+        elif char == "#" and not in_word:
             end = text.find("\n", position)
             position = len(text) if end < 0 else end + 1
         else:
-            word = (word or "") + char
+            parts.append(char)
+            in_word = True
     if quote:
         raise ValueError(f"{_brief(text)!r} has an unclosed {quote} quote")
-    return (*words, word) if word is not None else tuple(words)
+    return (*words, "".join(parts)) if in_word else tuple(words)

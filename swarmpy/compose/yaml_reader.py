@@ -15,6 +15,7 @@ import attrs
 import yaml
 
 from swarmpy.errors import ComposeError
+from swarmpy.model.grammar import printable
 
 Path = tuple[str | int, ...]
 
@@ -22,6 +23,9 @@ MAX_BYTES = 4 * 1024 * 1024
 MAX_DEPTH = 100
 MAX_NODES = 200_000
 """Values in a document after its aliases are expanded; the guard against documents that multiply themselves."""
+MAX_CHARACTERS = MAX_BYTES
+"""Of all texts in a document after its aliases are expanded: one text may be long, or be meant many times, not both."""
+MAX_REASON = 300
 
 
 @attrs.frozen(kw_only=True)
@@ -40,14 +44,18 @@ class Document:
             if line_path[:length] in self.places:
                 place = self.places[line_path[:length]]
                 break
-        return ComposeError(f"{place}: {dotted(path)}: {reason}" if path else f"{place}: {reason}")
+        if len(reason) > MAX_REASON:
+            # What is quoted is long; what is wrong with it stands before or after it.
+            reason = f"{reason[: MAX_REASON // 2]}...{reason[-MAX_REASON // 2 :]}"
+        reason = printable(reason)
+        return ComposeError(f"{place}: {printable(dotted(path))}: {reason}" if path else f"{place}: {reason}")
 
 
 def dotted(path: Path) -> str:
     """A path for people: ``services.web.ports[0]``."""
     out = ""
     for part in path:
-        out += f"[{part}]" if isinstance(part, int) else f".{part}" if out else part
+        out += f"[{part}]" if isinstance(part, int) else f".{_shorten(part)}" if out else _shorten(part)
     return out
 
 
@@ -141,9 +149,9 @@ class _Composer:
     def _aliased(self, event: Any, line: int) -> _Node:
         node = self._anchors.get(event.anchor)
         if node is None:
-            raise ComposeError(f"{self._file}:{line}: unknown anchor {event.anchor!r}")
+            raise ComposeError(f"{self._file}:{line}: unknown anchor {_shorten(event.anchor)!r}")
         if not node.complete:
-            raise ComposeError(f"{self._file}:{line}: the value of anchor {event.anchor!r} contains itself")
+            raise ComposeError(f"{self._file}:{line}: the value of anchor {_shorten(event.anchor)!r} contains itself")
         return node
 
     def _fill_scalar(self, node: _Node, event: Any) -> None:
@@ -198,6 +206,7 @@ class _Constructor:
     def __init__(self, file: str) -> None:
         self._file = file
         self._count = 0
+        self._characters = 0
         self.places: dict[Path, str] = {}
 
     def construct(self, node: _Node, path: Path) -> Any:
@@ -211,11 +220,19 @@ class _Constructor:
             return self._mapping(node, path)
         if node.items is not None:
             return [self.construct(item, (*path, index)) for index, item in enumerate(node.items)]
+        self._read(node)
         return node.scalar
+
+    def _read(self, node: _Node) -> None:
+        if isinstance(node.scalar, str):
+            self._characters += len(node.scalar)
+            if self._characters > MAX_CHARACTERS:
+                raise ComposeError(f"{self._file}:{node.line}: aliases expand to more than {MAX_CHARACTERS} characters")
 
     def _mapping(self, node: _Node, path: Path) -> dict[str, Any]:
         out: dict[str, Any] = {}
         for key, value in self._effective_pairs(node, depth=0).values():
+            self._read(key)
             place = (*path, key.scalar)
             out[key.scalar] = self.construct(value, place)
             # The key's line is the better one: a block value starts a line below.

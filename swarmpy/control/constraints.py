@@ -13,6 +13,7 @@ import re
 import attrs
 
 from swarmpy.errors import InvalidArgument
+from swarmpy.model.grammar import bare, shown
 from swarmpy.model.objects import Node
 
 NODE_LABEL = "node.labels."
@@ -43,11 +44,11 @@ class Constraint:
                 continue
             key, value = key.strip(), value.strip()
             if not _KEY.fullmatch(key):
-                raise InvalidArgument(f"key '{key}' is invalid")
+                raise InvalidArgument(f"key '{bare(key)}' is invalid")
             if not _VALUE.fullmatch(value):
-                raise InvalidArgument(f"value '{value}' is invalid")
+                raise InvalidArgument(f"value '{bare(value)}' is invalid")
             return Constraint(key, operator == "==", value)
-        raise InvalidArgument(f"constraint expected one operator from ==, != (in {text!r})")
+        raise InvalidArgument(f"constraint expected one operator from ==, != (in {shown(text)})")
 
     def is_met_by(self, node: Node) -> bool:
         """True when the node may take a task with this constraint."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 from swarmpy.control.constraints import ENGINE_LABEL, NODE_LABEL, Constraint
 from swarmpy.errors import InvalidArgument
+from swarmpy.model import codec, grammar
+from swarmpy.model.container_checks import check_container, check_log_driver, check_networks
+from swarmpy.model.grammar import bare, shown
 from swarmpy.model.specs import (
-    ContainerSpec,
     EndpointSpec,
-    Healthcheck,
-    Mount,
     NodeSpec,
     Placement,
     PortConfig,
@@ -23,19 +22,19 @@ from swarmpy.model.specs import (
 )
 from swarmpy.model.states import ServiceMode
 
-MAX_NAME_LENGTH = 63
 MIN_NANO_CPUS = 1_000_000
 MIN_MEMORY_BYTES = 4 * 1024 * 1024
-MIN_HEALTH_NS = 1_000_000
 MAX_PORT = 65_535
+MAX_SPEC_BYTES = 128 * 1024
+"""Of a service's spec as it is stored. Every task carries a copy, and a node is told all its tasks in one message."""
 
-_DNS_NAME = re.compile(r"[a-zA-Z0-9](?:[-_]*[A-Za-z0-9]+)*")
 _PROTOCOLS = ("tcp", "udp", "sctp")
 
 
 def validate_service_spec(spec: ServiceSpec) -> None:
     """Raises InvalidArgument for the first thing that is wrong with it."""
     _check_name(spec.name)
+    _check_labels(spec.labels, "service")
     if spec.mode is ServiceMode.GLOBAL and spec.replicas is not None:
         raise InvalidArgument("replicas can only be used with replicated mode: leave them out of a global service")
     if spec.desired_replicas < 0:
@@ -46,6 +45,11 @@ def validate_service_spec(spec: ServiceSpec) -> None:
     _check_update(spec.update, "update", ("pause", "continue", "rollback"))
     _check_update(spec.rollback, "rollback", ("pause", "continue"))
     _check_endpoint(spec.endpoint)
+    size = len(codec.pack(codec.to_plain(spec)))
+    if size > MAX_SPEC_BYTES:
+        raise InvalidArgument(
+            f"the spec has {size} bytes, at most {MAX_SPEC_BYTES} are possible: pass large data in a volume or an image"
+        )
 
 
 def validate_service_update(old: ServiceSpec, new: ServiceSpec) -> None:
@@ -65,83 +69,30 @@ def validate_node_spec(spec: NodeSpec) -> None:
 
 
 def _check_name(name: str) -> None:
-    if not name or not _DNS_NAME.fullmatch(name):
+    if not grammar.is_name(name):
         raise InvalidArgument("name must be valid as a DNS name component")
-    if len(name) > MAX_NAME_LENGTH:
-        raise InvalidArgument(f"name must be {MAX_NAME_LENGTH} characters or fewer")
+    if len(name) > grammar.MAX_NAME:
+        raise InvalidArgument(f"name must be {grammar.MAX_NAME} characters or fewer")
 
 
-def _check_labels(labels: Iterable[str], what: str) -> None:
-    if any(not key.strip() for key in labels):
-        raise InvalidArgument(f"a {what} label has an empty name")
+def _check_labels(labels: Mapping[str, str], what: str) -> None:
+    try:
+        for name, value in labels.items():
+            grammar.check_label(name)
+            grammar.check_text(value)
+    except ValueError as error:
+        raise InvalidArgument(f"{what} labels: {error}") from None
 
 
 def _check_task(task: TaskSpec) -> None:
-    _check_container(task.container)
+    check_container(task.container)
+    check_log_driver(task.log_driver)
+    check_networks(task.networks)
     if task.resources is not None:
         _check_resources(task.resources.limits)
         _check_resources(task.resources.reservations)
     _check_restart(task.restart)
     _check_placement(task.placement)
-
-
-# -- containers -----------------------------------------------------------------------------------------------------
-
-
-def _check_container(container: ContainerSpec) -> None:
-    if not container.image:
-        raise InvalidArgument("ContainerSpec: image reference must be provided")
-    if any(c.isspace() for c in container.image):
-        raise InvalidArgument(f'ContainerSpec: "{container.image}" is not a valid repository/tag')
-    _check_not_negative("ContainerSpec: StopGracePeriod", container.stop_grace_period_ns)
-    for variable in container.env:
-        if not variable.partition("=")[0]:
-            raise InvalidArgument(f"ContainerSpec: invalid environment variable {variable!r}: it has no name")
-    targets: set[str] = set()
-    for mount in container.mounts:
-        _check_mount(mount)
-        if mount.target in targets:
-            raise InvalidArgument(f"ContainerSpec: duplicate mount point: {mount.target}")
-        targets.add(mount.target)
-    _check_health(container.healthcheck)
-
-
-def _check_mount(mount: Mount) -> None:
-    where = f'invalid mount config for type "{mount.type}"'
-    if mount.type not in ("bind", "volume", "tmpfs"):
-        raise InvalidArgument(f"mount type unknown: {mount.type!r}, use bind, volume or tmpfs")
-    if not mount.target:
-        raise InvalidArgument(f"{where}: field Target must not be empty")
-    if not mount.target.startswith("/"):
-        raise InvalidArgument(f"{where}: invalid mount path: '{mount.target}' mount path must be absolute")
-    if mount.target.rstrip("/") == "":
-        raise InvalidArgument(f"{where}: invalid specification: destination can't be '/'")
-    if mount.type == "bind" and not mount.source:
-        raise InvalidArgument(f"{where}: field Source must not be empty")
-    if mount.type == "bind" and not mount.source.startswith("/"):
-        raise InvalidArgument(f"{where}: invalid mount path: '{mount.source}' mount path must be absolute")
-    if mount.type == "tmpfs" and mount.source:
-        raise InvalidArgument(f"{where}: field Source must not be specified")
-    if mount.tmpfs_size_bytes < 0:
-        raise InvalidArgument(f"{where}: tmpfs size must not be negative")
-
-
-def _check_health(check: Healthcheck | None) -> None:
-    if check is None:
-        return
-    if check.test and check.test[0] not in ("NONE", "CMD", "CMD-SHELL"):
-        raise InvalidArgument(f"Healthcheck: test must start with NONE, CMD or CMD-SHELL, not {check.test[0]!r}")
-    if check.test and check.test[0] != "NONE" and len(check.test) < 2:
-        raise InvalidArgument(f"Healthcheck: {check.test[0]} needs a command")
-    for name, value in (
-        ("Interval", check.interval_ns),
-        ("Timeout", check.timeout_ns),
-        ("StartPeriod", check.start_period_ns),
-    ):
-        if value and value < MIN_HEALTH_NS:
-            raise InvalidArgument(f"ContainerSpec: {name} in Healthcheck cannot be less than 1ms")
-    if check.retries < 0:
-        raise InvalidArgument("ContainerSpec: Retries in Healthcheck cannot be negative")
 
 
 # -- resources, restart, placement ------------------------------------------------------------------------------------
@@ -164,7 +115,7 @@ def _check_restart(policy: RestartPolicy | None) -> None:
     if policy is None:
         return
     if policy.condition not in (None, "any", "on-failure", "none"):
-        raise InvalidArgument(f'invalid RestartCondition: "{policy.condition}"')
+        raise InvalidArgument(f'invalid RestartCondition: "{bare(policy.condition)}"')
     _check_not_negative("TaskSpec: restart-delay", policy.delay_ns)
     _check_not_negative("TaskSpec: restart-window", policy.window_ns)
     _check_not_negative("TaskSpec: restart-max-attempts", policy.max_attempts)
@@ -177,7 +128,7 @@ def _check_placement(placement: Placement | None) -> None:
         Constraint.parse(text)
     for key in placement.spread:
         if not key.lower().startswith((NODE_LABEL, ENGINE_LABEL)):
-            raise InvalidArgument(f"invalid spread preference {key!r}: use {NODE_LABEL}NAME or {ENGINE_LABEL}NAME")
+            raise InvalidArgument(f"invalid spread preference {shown(key)}: use {NODE_LABEL}NAME or {ENGINE_LABEL}NAME")
     _check_not_negative("Placement: MaxReplicas", placement.max_replicas)
 
 
@@ -185,9 +136,9 @@ def _check_update(config: UpdateConfig | None, what: str, actions: tuple[str, ..
     if config is None:
         return
     if config.failure_action is not None and config.failure_action not in actions:
-        raise InvalidArgument(f"unrecognized {what} failure action {config.failure_action}")
+        raise InvalidArgument(f"unrecognized {what} failure action {bare(config.failure_action)}")
     if config.order not in (None, "stop-first", "start-first"):
-        raise InvalidArgument(f"unrecognized {what} order {config.order}")
+        raise InvalidArgument(f"unrecognized {what} order {bare(config.order)}")
     _check_not_negative(f"TaskSpec: {what}-parallelism", config.parallelism)
     _check_not_negative(f"TaskSpec: {what}-delay", config.delay_ns)
     _check_not_negative(f"TaskSpec: {what}-monitor", config.monitor_ns)
@@ -208,7 +159,7 @@ def _check_endpoint(endpoint: EndpointSpec | None) -> None:
     if endpoint is None:
         return
     if endpoint.mode not in ("vip", "dnsrr"):
-        raise InvalidArgument(f"EndpointSpec: invalid mode {endpoint.mode!r}, use vip or dnsrr")
+        raise InvalidArgument(f"EndpointSpec: invalid mode {shown(endpoint.mode)}, use vip or dnsrr")
     taken: set[tuple[str, int]] = set()
     for port in endpoint.ports:
         _check_port(port)
@@ -225,10 +176,15 @@ def _check_endpoint(endpoint: EndpointSpec | None) -> None:
 
 
 def _check_port(port: PortConfig) -> None:
+    if port.name:
+        try:
+            grammar.check_port_name(port.name)
+        except ValueError as error:
+            raise InvalidArgument(f"EndpointSpec: {error}") from None
     if port.protocol not in _PROTOCOLS:
-        raise InvalidArgument(f"EndpointSpec: invalid protocol {port.protocol!r}, use tcp, udp or sctp")
+        raise InvalidArgument(f"EndpointSpec: invalid protocol {shown(port.protocol)}, use tcp, udp or sctp")
     if port.publish_mode not in ("ingress", "host"):
-        raise InvalidArgument(f"EndpointSpec: invalid publish mode {port.publish_mode!r}, use ingress or host")
+        raise InvalidArgument(f"EndpointSpec: invalid publish mode {shown(port.publish_mode)}, use ingress or host")
     if not 1 <= port.target_port <= MAX_PORT:
         raise InvalidArgument(f"EndpointSpec: invalid target port {port.target_port}: must be 1-{MAX_PORT}")
     if not 0 <= port.published_port <= MAX_PORT:

@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 
 from swarmpy.model.changes import Action, Change
+from swarmpy.model.grammar import printable
 from swarmpy.model.objects import Cluster, Kind, Node, Service, StoreObject, Task
 
 _NOT_TOLD = frozenset({"id", "meta", "spec_version"})
@@ -78,8 +79,3 @@ def name_of(obj: StoreObject) -> str:
             return obj.description.hostname or obj.spec.name
         case Task():
             return f"{obj.service_name}.{obj.slot or obj.node_id or ''}"
-
-
-def printable(text: str) -> str:
-    """``text`` without anything that would move a terminal's cursor."""
-    return "".join(c if c.isprintable() else "?" for c in text)

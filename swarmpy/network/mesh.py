@@ -17,6 +17,7 @@ from collections.abc import Mapping
 import structlog
 
 from swarmpy.model.assignments import Endpoint, PublishedPort
+from swarmpy.model.wildcards import ANY_IPV4, ANY_IPV6
 from swarmpy.network.balancer import Balancer
 from swarmpy.network.forward import Side, tie
 from swarmpy.ports import Random
@@ -34,7 +35,6 @@ GIVE_UP_AFTER_S = 5.0
 BACKLOG = 1024
 ACCEPT_RETRY_S = 1.0
 CLOSE_TIMEOUT_S = 1.0
-ANY_IPV4, ANY_IPV6 = "0.0.0.0", "::"  # noqa: S104  # published ports are for everybody; the node chooses the address
 
 
 class UserspaceMesh:

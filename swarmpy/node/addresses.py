@@ -6,10 +6,11 @@ import ipaddress
 import socket
 
 from swarmpy.errors import FailedPrecondition, InvalidArgument
+from swarmpy.model.wildcards import ANY_IPV4, ANY_IPV6
 
 DEFAULT_PORT = 2377
 """Docker Swarm's cluster port."""
-ANY = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared with, not bound
+ANY = frozenset({ANY_IPV4, ANY_IPV6})
 
 
 def parse(text: str, *, what: str, default_port: int = DEFAULT_PORT) -> tuple[str, int]:
@@ -89,7 +90,7 @@ def is_here(host: str) -> bool:
 
 def is_chosen(listen: str, advertise: str) -> bool:
     """True when :func:`choose` has to look for an address to advertise by itself."""
-    return not advertise and parse(listen or "0.0.0.0", what="--listen-addr")[0] in ANY  # noqa: S104
+    return not advertise and parse(listen or ANY_IPV4, what="--listen-addr")[0] in ANY
 
 
 def move(
@@ -129,7 +130,7 @@ def choose(listen: str, advertise: str, manager: str) -> tuple[str, str]:
 
     Asks the resolver: not to be called on the event loop.
     """
-    listen_host, port = parse(listen or "0.0.0.0", what="--listen-addr")  # noqa: S104
+    listen_host, port = parse(listen or ANY_IPV4, what="--listen-addr")
     listen_host = resolve(listen_host, what="--listen-addr")
     if advertise:
         host, advertise_port = parse(advertise, what="--advertise-addr", default_port=port)

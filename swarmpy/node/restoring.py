@@ -11,6 +11,7 @@ import attrs
 from swarmpy.api.backend import RestoreRequest
 from swarmpy.errors import FailedPrecondition, InvalidArgument, InvariantViolation, LogCorrupted, NotFound, SwarmpyError
 from swarmpy.manager.certificates import described
+from swarmpy.model.grammar import shown
 from swarmpy.model.ids import NodeId, encode_id
 from swarmpy.model.objects import Cluster, Node, NodeDescription
 from swarmpy.model.states import Role
@@ -21,6 +22,7 @@ from swarmpy.node.renewal import taken_over
 from swarmpy.ports import Clock, Dialer, Random, Runtime
 from swarmpy.raft.messages import ConfState, Member, Snapshot
 from swarmpy.security import ca, roots
+from swarmpy.security.files import open_regular
 from swarmpy.security.identity import NodeIdentity, new_key_and_csr
 from swarmpy.security.tls import client_context
 from swarmpy.store.backup import Header, Reader
@@ -99,6 +101,9 @@ def read_backup(path: Path, clock: Clock) -> Backup:
         return _read(path, clock)
     except OSError as error:
         raise InvalidArgument(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        # Python's word for a path that no file can have.
+        raise InvalidArgument(f"cannot read {shown(str(path))}: {error}") from error
     except SwarmpyError as error:
         # What a decoder says may quote what it decodes, and there are secrets in it.
         raise type(error)(f"{path}: {error}") from None
@@ -107,7 +112,7 @@ def read_backup(path: Path, clock: Clock) -> Backup:
 def _read(path: Path, clock: Clock) -> Backup:
     reader = Reader()
     payload = bytearray()
-    with path.open("rb") as file:
+    with open(path, "rb", opener=open_regular) as file:
         while data := file.read(READ_BYTES):
             for piece in reader.feed(data):
                 payload += piece

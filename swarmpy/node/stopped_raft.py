@@ -23,7 +23,8 @@ from swarmpy.errors import (
 )
 from swarmpy.model import codec
 from swarmpy.model.changes import Action, Change, ChangeList
-from swarmpy.model.summary import Summary, printable, summary
+from swarmpy.model.grammar import printable
+from swarmpy.model.summary import Summary, summary
 from swarmpy.node.clock import SystemClock
 from swarmpy.raft.encoding import decode_conf_change
 from swarmpy.raft.messages import ConfChange, ConfChangeKind, Entry, EntryKind

@@ -8,11 +8,12 @@ from __future__ import annotations
 import ipaddress
 from typing import Any
 
-from swarmpy.errors import TaskRejected
 from swarmpy.model.defaults import SECOND_NS, stop_grace_period_ns
 from swarmpy.model.objects import PortStatus, Task
 from swarmpy.model.specs import ContainerSpec, Healthcheck, Mount, PortConfig, ResourceRequirements
-from swarmpy.runtime.template import NodeFacts, expand, expand_known
+from swarmpy.model.template import NodeFacts
+from swarmpy.model.wildcards import ANY_IPV4, ANY_IPV6
+from swarmpy.runtime.checked import expanded
 
 LABEL_NODE_ID = "com.docker.swarm.node.id"
 LABEL_SERVICE_ID = "com.docker.swarm.service.id"
@@ -33,18 +34,18 @@ def container_name(task: Task) -> str:
 
 
 def create_config(task: Task, node: NodeFacts) -> dict[str, Any]:
-    """The body of the create request. Raises TaskRejected for a placeholder or an extra host that makes no sense."""
-    spec = task.spec.container
+    """The body of the create request. Raises TaskRejected for a spec that an engine must not be given."""
+    spec = expanded(task, node)
     config: dict[str, Any] = {
         "Image": spec.image,
-        "Env": [expand(line, task, node) for line in spec.env],
+        "Env": list(spec.env),
         "Labels": _labels(task, node),
-        "HostConfig": _host_config(task, node),
+        "HostConfig": _host_config(spec, task, node),
     }
     optional = {
-        "Entrypoint": [expand_known(word, task, node) for word in spec.command],
-        "Cmd": [expand_known(word, task, node) for word in spec.args],
-        "Hostname": expand(spec.hostname, task, node),
+        "Entrypoint": list(spec.command),
+        "Cmd": list(spec.args),
+        "Hostname": spec.hostname,
         "User": spec.user,
         "WorkingDir": spec.dir,
         "Tty": spec.tty,
@@ -80,15 +81,14 @@ def _labels(task: Task, node: NodeFacts) -> dict[str, str]:
     return labels
 
 
-def _host_config(task: Task, node: NodeFacts) -> dict[str, Any]:
-    spec = task.spec.container
+def _host_config(spec: ContainerSpec, task: Task, node: NodeFacts) -> dict[str, Any]:
     config: dict[str, Any] = {
         "Privileged": False,
         # The cluster decides about restarts; an engine that did so too would bring back what was replaced.
         "RestartPolicy": {"Name": "no"},
     }
     optional: dict[str, Any] = {
-        "Mounts": [_mount(mount, task, node) for mount in spec.mounts],
+        "Mounts": [_mount(mount) for mount in spec.mounts],
         "PortBindings": port_bindings(task.ports, node.address),
         "GroupAdd": list(spec.groups),
         "CapAdd": list(spec.capability_add),
@@ -134,11 +134,11 @@ def _healthcheck(check: Healthcheck) -> dict[str, Any]:
     return {key: value for key, value in config.items() if value}
 
 
-def _mount(mount: Mount, task: Task, node: NodeFacts) -> dict[str, Any]:
+def _mount(mount: Mount) -> dict[str, Any]:
     config: dict[str, Any] = {
         "Type": mount.type,
-        "Source": expand(mount.source, task, node),
-        "Target": expand(mount.target, task, node),
+        "Source": mount.source,
+        "Target": mount.target,
         "ReadOnly": mount.read_only,
     }
     if mount.type == "bind":
@@ -165,10 +165,8 @@ def _extra_hosts(spec: ContainerSpec) -> list[str]:
     """``"IP name alias"`` (the service API's form, as in /etc/hosts) as the engine's ``"name:IP"``."""
     out: list[str] = []
     for line in spec.hosts:
-        words = line.split()
-        if len(words) < 2:
-            raise TaskRejected(f"extra host {line!r} is not of the form 'IP name'")
-        out.extend(f"{name}:{words[0]}" for name in words[1:])
+        address, *names = line.split()
+        out.extend(f"{name}:{address}" for name in names)
     return out
 
 
@@ -262,4 +260,4 @@ def _is_ip(address: str) -> bool:
 
 def _all_addresses(address: str) -> str:
     """The wildcard of the node address's family. Asking for "" would bind both, on two different ports."""
-    return "::" if ":" in address else "0.0.0.0"  # noqa: S104 - host mode means every address of the node
+    return ANY_IPV6 if ":" in address else ANY_IPV4

@@ -18,8 +18,10 @@ import attrs
 import structlog
 
 from swarmpy.errors import RuntimeUnavailable, TaskFailed, TaskRejected
+from swarmpy.model.grammar import is_object_name
 from swarmpy.model.ids import NodeId, TaskId
 from swarmpy.model.objects import NodeDescription, Task
+from swarmpy.model.template import NodeFacts
 from swarmpy.ports import Random, RunningTask, TaskExit
 from swarmpy.runtime import docker_state as state
 from swarmpy.runtime.container_config import (
@@ -32,7 +34,6 @@ from swarmpy.runtime.container_config import (
 )
 from swarmpy.runtime.docker_engine import Engine, EngineError
 from swarmpy.runtime.docker_events import ContainerEvents
-from swarmpy.runtime.template import NodeFacts
 
 log = structlog.get_logger(__name__)
 
@@ -104,8 +105,6 @@ class DockerRuntime:
     async def prepare(self, task: Task) -> None:
         """Get the image unless it is here, and create the container unless it exists. Raises TaskRejected."""
         config = create_config(task, self._node)
-        if not task.spec.container.image:
-            raise TaskRejected(f"service {task.service_name} has no image")
         if await self._own(task) is not None:
             return
         await self._get_image(task.spec.container.image)
@@ -205,6 +204,8 @@ class DockerRuntime:
 
     async def _own(self, task: Task) -> dict[str, Any] | None:
         """The task's container, if it is there and this node's."""
+        if not is_object_name(container_name(task)):
+            return None  # it is part of a path at the engine, and none was ever created so
         container = await self._inspect(container_name(task))
         if container is None:
             return None

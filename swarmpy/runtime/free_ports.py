@@ -13,6 +13,7 @@ import socket
 from swarmpy.errors import TaskFailed
 from swarmpy.model.objects import PortStatus
 from swarmpy.model.specs import PortConfig
+from swarmpy.model.wildcards import ANY_IPV4, ANY_IPV6
 from swarmpy.ports import Random
 
 FIRST = 20_000
@@ -107,7 +108,7 @@ class FreePorts:
 def _is_free(port: int, protocol: str) -> bool:
     """True when nobody listens on the port on any address of this machine."""
     kind = socket.SOCK_DGRAM if protocol == "udp" else socket.SOCK_STREAM
-    for family, wildcard in ((socket.AF_INET6, "::"), (socket.AF_INET, "0.0.0.0")):  # noqa: S104 - never listens
+    for family, wildcard in ((socket.AF_INET6, ANY_IPV6), (socket.AF_INET, ANY_IPV4)):
         try:
             with socket.socket(family, kind) as probe:
                 if family == socket.AF_INET6:

@@ -28,15 +28,17 @@ import structlog
 
 from swarmpy.errors import RuntimeUnavailable, TaskFailed, TaskRejected
 from swarmpy.model.defaults import SECOND_NS, stop_grace_period_ns
+from swarmpy.model.grammar import is_id, shown
 from swarmpy.model.ids import NodeId, TaskId
 from swarmpy.model.objects import ContainerStatus, NodeDescription, Platform, PortStatus, Task
 from swarmpy.model.specs import Resources
+from swarmpy.model.template import NodeFacts
 from swarmpy.ports import Random, RunningTask, TaskExit
+from swarmpy.runtime.checked import expanded
 from swarmpy.runtime.free_ports import FreePorts
 from swarmpy.runtime.healthcheck import Health, HealthTracker, probe_command
 from swarmpy.runtime.leftovers import RUNTIME_MARK, kill_marked, remove_subdirectories
 from swarmpy.runtime.process_config import check_user, command_line, environment, ignored_fields, stop_signal
-from swarmpy.runtime.template import NodeFacts
 from swarmpy.runtime.warden_link import SpawnRefused, WardenLink, WardenLost
 
 log = structlog.get_logger(__name__)
@@ -151,6 +153,7 @@ class ProcessRuntime:
         """Check that the command exists and make the task's directory. Raises TaskRejected."""
         if task.id in self._prepared:
             return
+        expanded(task, self._node)
         check_user(task, user=_user_name(), uid=os.getuid())
         stop_signal(task)
         env = self._environment(task, ())
@@ -202,6 +205,8 @@ class ProcessRuntime:
                 await asyncio.gather(process.watcher, return_exceptions=True)
             del self._processes[task_id]
         self._prepared.discard(task_id)
+        if not is_id(task_id):
+            return  # nothing was ever made for it
         await asyncio.to_thread(shutil.rmtree, self._task_directory(task_id), ignore_errors=True)
 
     def log_path(self, task_id: TaskId) -> Path:
@@ -265,6 +270,8 @@ class ProcessRuntime:
         return Path(wanted) if wanted.startswith("/") and Path(wanted).is_dir() else self._task_directory(task.id)
 
     def _task_directory(self, task_id: TaskId) -> Path:
+        if not is_id(task_id):
+            raise TaskRejected(f"{shown(task_id)} is not the id of a task")
         return self._directory / task_id
 
     async def _wait_listening(self, process: _Process) -> None:

@@ -11,13 +11,14 @@ from collections.abc import Mapping
 
 from swarmpy.errors import TaskRejected
 from swarmpy.model.objects import PortStatus, Task
-from swarmpy.runtime.template import NodeFacts, expand, expand_known
+from swarmpy.model.template import NodeFacts
+from swarmpy.runtime.checked import expanded
 
 
 def command_line(task: Task, node: NodeFacts) -> tuple[str, ...]:
-    """Command and arguments. Raises TaskRejected for a spec that has none of its own."""
-    spec = task.spec.container
-    words = tuple(expand_known(word, task, node) for word in (*spec.command, *spec.args))
+    """Command and arguments. Raises TaskRejected for a spec that has none of its own, or no process can be given."""
+    spec = expanded(task, node)
+    words = (*spec.command, *spec.args)
     if not words or not words[0]:
         raise TaskRejected(
             f"service {task.service_name} has no command: the process runtime runs commands of this machine and cannot "
@@ -30,11 +31,12 @@ def environment(task: Task, node: NodeFacts, *, path: str, home: str, ports: tup
     """The whole environment: a small base, then the spec's, then what only the runtime knows.
 
     ``PORT`` is the port to listen on for the first target port, ``PORT_<target>`` the one for each. They win over the
-    spec's, since requests are routed to them.
+    spec's, since requests are routed to them. Nothing of the daemon's own environment is among them but ``path``.
+    Raises TaskRejected for what no process can be given.
     """
     env = {"PATH": path, "HOME": home, "LANG": "C.UTF-8", "TMPDIR": home}
-    for line in task.spec.container.env:
-        name, given, value = expand(line, task, node).partition("=")
+    for line in expanded(task, node).env:
+        name, given, value = line.partition("=")
         if given:
             env[name] = value
         else:
@@ -43,9 +45,6 @@ def environment(task: Task, node: NodeFacts, *, path: str, home: str, ports: tup
     env |= {f"PORT_{port.target_port}": str(port.host_port) for port in ports}
     if ports:
         env["PORT"] = str(ports[0].host_port)
-    for name, value in env.items():
-        if not name or "\0" in name or "\0" in value:
-            raise TaskRejected(f"environment variable {name!r} cannot be passed to a process")
     return env
 
 

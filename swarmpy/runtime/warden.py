@@ -157,7 +157,7 @@ def _execute(request: dict[str, object], mark: str, prctl: object, warden: int, 
         os.dup2(null, 0)
         os.dup2(out, 1)
         os.dup2(out, 2)
-        os.execve(argv[0], argv, {**env, UNIT_MARK: mark})  # noqa: S606 - no shell is what we want
+        os.execve(argv[0], argv, {**env, UNIT_MARK: mark})  # noqa: S606 - no shell is what we want  # nosec B606
     except OSError as error:
         os.write(report, json.dumps([error.errno or errno.EIO, error.strerror or repr(error)]).encode())
     except BaseException as error:  # noqa: BLE001 - a forked child must never run on into the warden's code

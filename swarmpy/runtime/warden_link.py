@@ -79,7 +79,7 @@ class WardenLink:
         try:
             with theirs, append_privately(log_path) as log_file:
                 # Isolated and without site packages: it starts in a few hundredths of a second and stays small.
-                self._process = subprocess.Popen(  # noqa: ASYNC220, S603 - fork and exec, no waiting
+                self._process = subprocess.Popen(  # noqa: ASYNC220, S603 - our own script, no waiting  # nosec B603
                     [sys.executable, "-I", "-S", str(warden.__file__), str(theirs.fileno())],
                     stdin=subprocess.DEVNULL,
                     stdout=log_file,

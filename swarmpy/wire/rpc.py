@@ -274,6 +274,7 @@ class RpcDialer:
     the root CA, the unverified one; then the peer is anonymous. ``cluster_id`` "" is for a joiner, who cannot know it.
     Only managers listen, so a verified peer of another role is refused (``role`` None: any). ``guard`` raises what
     speaks against a peer's certificate, though TLS has verified it; it is asked as long as the connection lasts.
+    ``source`` is the address to connect from; "" leaves it to the system.
     """
 
     def __init__(
@@ -284,12 +285,14 @@ class RpcDialer:
         config: RpcConfig | None = None,
         role: Role | None = Role.MANAGER,
         guard: Callable[[Peer], None] = lambda _: None,
+        source: str = "",
     ) -> None:
         self._context = context
         self._guard = guard
         self._cluster_id = cluster_id
         self._config = config or RpcConfig()
         self._role = role
+        self._source = source
 
     async def dial(self, address: str, *, timeout: float, expect: NodeId | None = None) -> RpcChannel:
         """Connect. See ``ports.Dialer``; raises InvalidArgument for an address that is not ``host:port``."""
@@ -310,6 +313,7 @@ class RpcDialer:
                     lambda: channel,
                     host,
                     port,
+                    local_addr=(self._source, 0) if self._source else None,
                     ssl=context,
                     ssl_handshake_timeout=max(timeout, 0.001),
                     ssl_shutdown_timeout=CLOSE_TIMEOUT_S,

@@ -8,6 +8,7 @@ failover     leader killed, stopped or cut off: seconds until a survivor has tak
 worker       worker killed with -9: seconds until its tasks run elsewhere
 big          many tasks: how long the leader's loop is held, memory, and how long a manager takes to come back
 idle         what a quiet cluster uses
+agents       hundreds of agents: joins and sessions a second, what a heartbeat costs, how soon all have the next leader
 cost         what one committed write costs, layer by layer
 """
 
@@ -20,7 +21,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from swarmpy.errors import SwarmpyError
-from tests.bench import big, cost, failover, idle, listing, throughput, workers
+from tests.bench import agents, big, cost, failover, idle, listing, throughput, workers
 
 BENCHES: dict[str, Callable[[argparse.Namespace], Coroutine[Any, Any, None]]] = {
     "writes": throughput.writes,
@@ -32,6 +33,7 @@ BENCHES: dict[str, Callable[[argparse.Namespace], Coroutine[Any, Any, None]]] = 
     "big": big.big,
     "idle": idle.idle,
     "cost": cost.cost,
+    "agents": agents.agents,
 }
 
 
@@ -50,6 +52,7 @@ def main() -> int:
     parser.add_argument("--election-ms", type=int, default=500, help="Raft's, of failover")
     parser.add_argument("--tasks", type=int, default=100_000, help="of big")
     parser.add_argument("--services", type=int, default=10_000, help="of list")
+    parser.add_argument("--agents", type=int, default=500, help="of agents")
     options = parser.parse_args()
     try:
         asyncio.run(BENCHES[options.name](options))

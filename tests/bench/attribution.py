@@ -29,6 +29,7 @@ _LAYERS = (
     ("swarmpy/control/", "manager's loops"),
     ("swarmpy/api/", "API"),
     ("aiohttp/", "HTTP server"),
+    ("/asyncio/", "event loop"),
     ("tests/bench/", "the client"),
 )
 

@@ -21,7 +21,7 @@ from swarmpy.model.specs import ContainerSpec, ResourceRequirements, Resources, 
 from swarmpy.model.states import TaskState
 from swarmpy.node.daemon import Node
 from swarmpy.store.transaction import Tx
-from tests.bench.attribution import attributed
+from tests.bench.attribution import Attribution, attributed
 from tests.bench.figures import distribution
 
 STEP_S = 0.005
@@ -196,6 +196,13 @@ async def attribute(_node: Node, *, seconds: float) -> dict[str, float]:
     return await attributed(seconds)
 
 
+async def attribute_until_enough(_node: Node) -> dict[str, float]:
+    """The same, until :func:`enough`."""
+    attribution = Attribution()
+    await _enough.wait()
+    return attribution.stop()
+
+
 WORKLOADS: dict[str, Callable[..., Awaitable[Any]]] = {
     "updates": updates,
     "reads": reads,
@@ -203,4 +210,5 @@ WORKLOADS: dict[str, Callable[..., Awaitable[Any]]] = {
     "listen": listen,
     "enough": enough,
     "attributed": attribute,
+    "attributed_until_enough": attribute_until_enough,
 }

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hosts import Host, Hosts, last_line, refused, swarmpy, until
+from hosts import DOCKER, Host, Hosts, last_line, refused, swarmpy, until
 
+is_missing = not os.access(DOCKER, os.X_OK) and os.environ.get("SWARMPY_REQUIRE_ENGINE") != "1"
 STACK = "services: {{web: {{image: none, command: [{command}], ports: ['{port}:80'], stop_grace_period: 1s}}}}\n"
 
 
@@ -228,6 +231,66 @@ def test_malformed_stack_files(manager: Host, tmp_path: Path, text: str, words: 
     file.write_text(text)
     refused(manager.swarmpy("stack", "deploy", "-c", file, "bad"), 1, str(file), *words)
     assert manager.api("/services") == []
+
+
+@pytest.mark.skipif(is_missing, reason="no docker command on this machine")
+@pytest.mark.parametrize(
+    ("options", "image", "words"),
+    [
+        ([], "../../containers/web", "is not a valid repository/tag"),
+        ([], "busybox$(reboot)", "is not a valid repository/tag"),
+        (["--name", "a" * 60 + "_"], "busybox", "name must be valid as a DNS name component"),
+        (["--hostname", "a\n10.0.0.1 b"], "busybox", "Hostname: 'a\\n10.0.0.1 b' is not a host name"),
+        (["--user", "root;id"], "busybox", "User: 'root;id' is not a user"),
+        (["--mount", "type=bind,source=/a/../etc,target=/x"], "busybox", "write it without '..'"),
+        (["--env", "A={{.Nope}}"], "busybox", "unknown placeholder {{.Nope}}"),
+    ],
+)
+def test_services_that_no_node_should_get(manager: Host, options: list[str], image: str, words: str) -> None:
+    """``docker service create`` is told what is wrong, in one line; nothing is created."""
+    command = [
+        DOCKER,
+        "-H",
+        f"unix://{manager.data_dir}/swarmpy.sock",
+        "service",
+        "create",
+        "--detach",
+        *options,
+        image,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode != 0
+    assert words in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert manager.api("/services") == []
+
+
+def test_a_stack_file_that_means_harm(manager: Host, tmp_path: Path) -> None:
+    """A file that multiplies itself, waits for a pipe or breaks out of a name is refused, and soon."""
+    file = tmp_path / "evil.yml"
+    os.mkfifo(tmp_path / "pipe")
+    web = "services: {web: {image: busybox, "
+    for text, words in (
+        (f"x-a: &a '{'a' * 100_000}'\nx-b: [{','.join(['*a'] * 1000)}]\n", "aliases expand to more than"),
+        (f"{web} command: !!python/object/apply:os.system [id]}}}}", "is not supported here"),
+        (f"{web} env_file: {tmp_path}/pipe}}}}", "it is not a regular file"),
+        (f'{web} hostname: "a\\n10.0.0.1 b"}}}}', "services.web.hostname: 'a\\n10.0.0.1 b' is not a host name"),
+        ("services: {web: {image: ../../etc}}", "services.web.image: '../../etc' is no image reference"),
+    ):
+        file.write_text(text)
+        refused(manager.swarmpy("stack", "deploy", "-c", file, "evil", timeout=20), 1, str(file), words)
+    refused(manager.swarmpy("stack", "deploy", "-c", file, "a" * 60 + "_"), 1, "invalid stack name")
+    assert manager.api("/services") == []
+
+
+def test_backups_that_are_no_files(outsider: Host, tmp_path: Path) -> None:
+    """Neither a backup to, nor one from, what is no file waits or leaves anything."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        refused(outsider.swarmpy("swarm", "restore", "--check", path, timeout=20), 1, f"{path}: it is not a regular")
+    for name in ("a" * 300, "no/where"):
+        refused(outsider.swarmpy("swarm", "backup", tmp_path / name), 1, str(tmp_path / name.rpartition("/")[0]))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["pipe"]
 
 
 @pytest.mark.parametrize(

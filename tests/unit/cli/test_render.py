@@ -7,7 +7,7 @@ import json
 
 from rich.console import Console
 
-from swarmpy.cli.render import Listing, json_lines, plain_table, rich_table, style_of
+from swarmpy.cli.render import Listing, json_lines, plain_table, rich_table, style_of, to_json
 
 LISTING = Listing(
     headings=("ID", "NAME", "CURRENT STATE"),
@@ -31,6 +31,16 @@ def test_json_is_an_object_a_line() -> None:
     """Scripts get one object for each row, with the columns' names in Docker's spelling."""
     rows = [json.loads(line) for line in json_lines(LISTING).splitlines()]
     assert rows[0] == {"ID": "abc", "Name": "web.1", "CurrentState": "Running 3 seconds ago"}
+
+
+def test_nothing_that_a_terminal_obeys_is_printed() -> None:
+    """What a node, an image or a task says of itself moves no cursor and hides nothing."""
+    evil = Listing(headings=("A",), rows=(("web\x1b[2J\x1b]0;x\x07\x9b31m\u202eabc\r",),))
+    assert plain_table(evil) == "A\nweb?[2J?]0;x??31m?abc"
+    for text in (json_lines(evil), to_json({"a": evil.rows[0]}, indent=4)):
+        assert text.replace("\n", "").isprintable()
+    assert json.loads(json_lines(evil)) == {"A": evil.rows[0][0]}
+    assert to_json("ü€😀\x7f") == '"ü€😀\\u007f"'
 
 
 def test_an_empty_table_has_its_headings() -> None:

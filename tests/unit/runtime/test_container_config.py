@@ -23,6 +23,7 @@ from swarmpy.model.specs import (
     TaskSpec,
     Ulimit,
 )
+from swarmpy.model.template import NodeFacts
 from swarmpy.runtime.container_config import (
     bound_ports,
     container_name,
@@ -32,7 +33,6 @@ from swarmpy.runtime.container_config import (
     port_bindings,
     stop_timeout_seconds,
 )
-from swarmpy.runtime.template import NodeFacts
 
 NODE = NodeFacts(id=NodeId("node1"), hostname="host1", address="10.0.0.7", architecture="x86_64")
 SECOND = 1_000_000_000
@@ -93,7 +93,8 @@ def test_everything_at_once() -> None:
         init=True,
         stop_signal="SIGINT",
         stop_grace_period_ns=1_500_000_000,
-        healthcheck=Healthcheck(test=("CMD", "true"), interval_ns=SECOND, timeout_ns=2, start_period_ns=3, retries=4),
+        healthcheck=Healthcheck(test=("CMD", "true"), interval_ns=SECOND, timeout_ns=2000000,
+                                start_period_ns=3000000, retries=4),
         mounts=(
             Mount(type="bind", source="/data/{{.Task.Slot}}", target="/data", read_only=True,
                   bind_propagation="rslave"),
@@ -130,7 +131,8 @@ def test_everything_at_once() -> None:
         "WorkingDir": "/srv",
         "Tty": True,
         "OpenStdin": True,
-        "Healthcheck": {"Test": ["CMD", "true"], "Interval": SECOND, "Timeout": 2, "StartPeriod": 3, "Retries": 4},
+        "Healthcheck": {"Test": ["CMD", "true"], "Interval": SECOND, "Timeout": 2000000,
+                        "StartPeriod": 3000000, "Retries": 4},
         "StopSignal": "SIGINT",
         "StopTimeout": 2,
         "ExposedPorts": {"80/tcp": {}},

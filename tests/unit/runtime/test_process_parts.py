@@ -14,10 +14,10 @@ from swarmpy.errors import TaskFailed, TaskRejected
 from swarmpy.model.ids import NodeId, ServiceId, TaskId
 from swarmpy.model.objects import PortStatus, Task
 from swarmpy.model.specs import ContainerSpec, Healthcheck, Mount, PortConfig, TaskSpec
+from swarmpy.model.template import NodeFacts
 from swarmpy.runtime.free_ports import FreePorts
 from swarmpy.runtime.healthcheck import Health, HealthTracker, probe_command
 from swarmpy.runtime.process_config import check_user, command_line, environment, ignored_fields, stop_signal
-from swarmpy.runtime.template import NodeFacts
 
 NODE = NodeFacts(id=NodeId("n1"), hostname="host1", address="10.0.0.7")
 SECOND = 1_000_000_000

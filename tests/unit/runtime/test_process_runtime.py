@@ -29,6 +29,12 @@ while True:
     connection.sendall(os.environ["SWARMPY_NODE_ADDRESS"].encode())
     connection.close()
 """
+HANDED = """
+import os
+files = [os.readlink(f"/proc/self/fd/{n}") for n in range(256) if os.path.exists(f"/proc/self/fd/{n}")]
+print(dict(os.environ))
+print(files)
+"""
 DAEMONISE = """
 import os, sys, time
 if os.fork() == 0:
@@ -143,6 +149,28 @@ async def test_environment_is_small_and_templated(runtime: ProcessRuntime) -> No
     assert set(names) == {
         "PATH", "HOME", "TMPDIR", "HOST", "SWARMPY_NODE_ADDRESS", "SWARMPY_RUNTIME", "SWARMPY_UNIT", "SLOT", "NAME",
     }  # fmt: skip
+
+
+async def test_nothing_of_the_daemon_is_handed_on(runtime: ProcessRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a variable of the daemon's nor an open file: not its sockets, not its key."""
+    for name in ("HTTP_PROXY", "SWARMPY_TOKEN", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "secret-of-the-daemon")
+    task = python_task("handed", HANDED)
+    await runtime.start(task)
+    await runtime.wait(task)
+    environment, files = output(runtime, task).splitlines()
+    assert "secret-of-the-daemon" not in environment
+    log = str(runtime.log_path(task.id))
+    assert files == str(["/dev/null", log, log])
+
+
+async def test_no_shell_looks_at_a_command(runtime: ProcessRuntime) -> None:
+    """The words of a command reach the program as they are, whatever a shell would make of them."""
+    words = ("$(id)", "`id`", "a;id", "a && id", "| id", "> x", "*", "~", "$HOME", "a\nb", "'", '"', "\\", "", "-x")
+    task = make_task("words", sys.executable, "-S", "-c", "import sys; print(sys.argv[1:])", args=words)
+    await runtime.start(task)
+    await runtime.wait(task)
+    assert output(runtime, task) == f"{list(words)}\n"
 
 
 async def test_a_task_with_a_port_is_running_when_it_listens(runtime: ProcessRuntime) -> None:

@@ -1,0 +1,159 @@
+"""Agents by the hundred in one process: ``python -m tests.bench.agent_load COUNT TOKEN MANAGER...``.
+
+Each is a node of its own: it joins with the token, has its key and certificate, its connection and its session. Only
+what runs its tasks is simulated. The process reads one JSON object a line from standard input, ``{"do": NAME, ...}``,
+and answers each with one on standard output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import random
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import structlog
+
+from swarmpy.agent.agent import Agent
+from swarmpy.agent.local import MemoryLocalState
+from swarmpy.cli.daemon import _die_with_parent
+from swarmpy.model.assignments import Endpoint, PublishedPort
+from swarmpy.model.states import Availability, Role
+from swarmpy.node.clock import SystemClock
+from swarmpy.node.joining import fetch_identity
+from swarmpy.runtime.simulated import SimulatedRuntime
+from swarmpy.security.identity import NodeIdentity
+from swarmpy.security.tls import Credentials
+from swarmpy.wire.rpc import RpcDialer
+
+ADDRESS = "127.0.0.1"
+LOOK_S = 0.002
+"""How often it is looked who has a session with whom: an agent tells only of its first one."""
+GIVE_UP_S = 60.0
+
+
+class NoDataPlane:
+    """Routes nothing."""
+
+    async def apply(self, ports: Mapping[PublishedPort, tuple[Endpoint, ...]]) -> None:
+        """It is in force."""
+
+    def problems(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+    async def close(self) -> None:
+        """Nothing."""
+
+
+class Load:
+    """So many agents."""
+
+    def __init__(self, count: int, token: str, managers: list[str]) -> None:
+        self._network = random.randrange(16, 256)
+        self._count = count
+        self._token = token
+        self._managers = managers
+        self._identities: list[NodeIdentity] = []
+        self._agents: list[Agent] = []
+        self._running: list[asyncio.Task[None]] = []
+
+    async def join(self, *, at_once: int) -> dict[str, Any]:
+        """All become nodes, so many at a time."""
+        turns = asyncio.Semaphore(at_once)
+        latencies: list[float] = []
+
+        async def one(number: int) -> None:
+            async with turns:
+                began = time.perf_counter()
+                identity, _ = await fetch_identity(
+                    self._managers[:1], self._token, hostname=f"load-{number}", availability=Availability.ACTIVE
+                )
+                latencies.append(time.perf_counter() - began)
+                self._identities.append(identity)
+
+        began = time.monotonic()
+        await asyncio.gather(*(one(number) for number in range(self._count)))
+        return {"began": began, "ended": time.monotonic(), "latencies": latencies}
+
+    async def open(self) -> dict[str, Any]:
+        """All open their sessions at once."""
+        for number, identity in enumerate(self._identities):
+            self._agents.append(self._agent(identity, f"127.{self._network}.{number // 250}.{number % 250 + 1}"))
+        began = time.monotonic()
+        self._running = [asyncio.create_task(agent.run()) for agent in self._agents]
+        async with asyncio.timeout(GIVE_UP_S):
+            await asyncio.gather(*(agent.connected.wait() for agent in self._agents))
+        return {"began": began, "ended": time.monotonic()}
+
+    def _agent(self, identity: NodeIdentity, source: str) -> Agent:
+        """``source``: where it connects from, as machines of its own would."""
+        credentials = Credentials(identity)
+        clock, rng = SystemClock(), random.SystemRandom()
+        return Agent(
+            node_id=identity.node_id,
+            address=ADDRESS,
+            role=Role.WORKER,
+            dialer=RpcDialer(credentials.client_context, identity.cluster_id, source=source),
+            runtime=SimulatedRuntime(node_id=identity.node_id, node_address=ADDRESS, hostname="load", random=rng),
+            data_plane=NoDataPlane(),
+            local=MemoryLocalState(),
+            clock=clock,
+            random=rng,
+            seeds=lambda: self._managers,
+            on_role_change=lambda _role: None,
+        )
+
+    async def reconnect(self, *, lost: str) -> dict[str, Any]:
+        """Wait until every agent has a session with another manager than ``lost``: when each had one."""
+        there: dict[int, float] = {}
+        async with asyncio.timeout(GIVE_UP_S):
+            while len(there) < len(self._agents):
+                for number, agent in enumerate(self._agents):
+                    if number not in there and agent.manager not in ("", lost):
+                        there[number] = time.monotonic()
+                await asyncio.sleep(LOOK_S)
+        return {"there": sorted(there.values())}
+
+    async def close(self) -> dict[str, Any]:
+        """End them."""
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        return {}
+
+
+async def run(options: argparse.Namespace) -> None:
+    """Do what is asked, one thing after the other, until standard input ends."""
+    load = Load(options.count, options.token, options.managers)
+    loop = asyncio.get_running_loop()
+    commands: dict[str, Callable[..., Awaitable[dict[str, Any]]]] = {
+        "join": load.join, "open": load.open, "reconnect": load.reconnect, "close": load.close,
+    }  # fmt: skip
+    while line := await loop.run_in_executor(None, sys.stdin.readline):
+        asked = json.loads(line)
+        print(json.dumps(await commands[asked.pop("do")](**asked)), flush=True)
+
+
+def main() -> None:
+    """Parse the command line and run."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("count", type=int)
+    parser.add_argument("token")
+    parser.add_argument("managers", nargs="+")
+    options = parser.parse_args()
+    _die_with_parent()
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+    )
+    asyncio.run(run(options))
+
+
+if __name__ == "__main__":
+    main()
