@@ -108,7 +108,7 @@ async def node_status(node: NodeBackend) -> dict[str, Any]:
         "advice": [],
         "manager_addresses": [{"node_id": m.node_id, "address": m.address} for m in node.manager_addresses()],
     }
-    problems = [*([node.error] if node.error else []), *node.problems()]
+    problems = list(dict.fromkeys([*([node.error] if node.error else []), *node.problems()]))
     if manager is not None:
         services = []
         for service in sorted(live_services(manager.store.view()), key=lambda s: s.spec.name):

@@ -162,7 +162,10 @@ def node_join(
     availability: str,
     **daemon: Any,
 ) -> None:
-    """Make this machine a node of the cluster that the manager at HOST:PORT belongs to."""
+    """Make this machine a node of the cluster that the manager at HOST:PORT belongs to.
+
+    On a node of that cluster whose certificate has expired: bring it back as the node that it is.
+    """
 
     async def join(client: ApiClient) -> None:
         body = {

@@ -131,7 +131,8 @@ def extended(view: View, identity: NodeIdentity, raft_id: int, now_ns: int) -> N
 
     It needs nobody for it, as it has the CA's key; where all have expired there is nobody. The certificate stays the
     same one to all who count: the same number, for the same key. So it is no way around a revocation that this manager
-    has not heard of. None when by its own state it is not the manager ``raft_id``.
+    has not heard of. It is valid since when the old one was: this machine's clock may be far ahead, and be put right
+    again. None when by its own state it is not the manager ``raft_id``.
     """
     cluster, node = view.cluster(), view.node(identity.node_id)
     if node is None or node.manager is None or node.manager.raft_id != raft_id:
@@ -147,6 +148,7 @@ def extended(view: View, identity: NodeIdentity, raft_id: int, now_ns: int) -> N
         number=read_serial(identity.serial).number,
         expiry_ns=min(EXTENSION_NS, cluster.spec.node_cert_expiry_ns),
         now_ns=now_ns,
+        since_ns=identity.not_before_ns,
     )
     return NodeIdentity.from_pem(
         cert_pem=cert_pem,

@@ -123,8 +123,7 @@ class CertificateKeeper:
             role = self.identity.role
             return (
                 f"the certificate of this node expired on {_day(self.identity.not_after_ns)}, and the others refuse "
-                'it: bring it back with "swarmpy node join --token TOKEN MANAGER" on it, TOKEN being what '
-                f'"swarm join-token {role}" on a manager shows'
+                f'it: run here what "swarm join-token {role}" on a manager shows, and it comes back as the node it is'
             )
         return str(self._failure) if self.is_refused else ""
 

@@ -91,13 +91,14 @@ def issue(
     number: int = 0,
     expiry_ns: int,
     now_ns: int,
+    since_ns: int | None = None,
 ) -> bytes:
     """A certificate (PEM) for the public key in ``csr_pem``, valid for ``expiry_ns`` nanoseconds from ``now_ns``.
 
     By any clock that is off by an hour at most, so by the others it is valid for an hour more at either end; never for
-    longer than the root. ``number`` is that of its serial number (:mod:`swarmpy.security.serials`). Raises
-    InvalidArgument for a request that is malformed, not signed with its own key, or of another kind of key than P-256,
-    and as :func:`check_expiry`.
+    longer than the root. ``since_ns``: it is to be valid since then. ``number`` is that of its serial number
+    (:mod:`swarmpy.security.serials`). Raises InvalidArgument for a request that is malformed, not signed with its own
+    key, or of another kind of key than P-256, and as :func:`check_expiry`.
     """
     check_expiry(expiry_ns)
     public = public_key_of(csr_pem)
@@ -118,7 +119,7 @@ def issue(
         .issuer_name(ca_certificate.subject)
         .public_key(public)
         .serial_number(make_serial(number, public_key_der(public)))
-        .not_valid_before(now - SKEW)
+        .not_valid_before(now - SKEW if since_ns is None else _time(since_ns))
         .not_valid_after(not_after)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(key_usage(ca=False), critical=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import pytest
 from hosts import SLEEP, Host, Hosts, refused, until
 
 from swarmpy.cli.client import ApiClient
-from swarmpy.errors import CertificateRevoked, NodeRemoved, OutcomeUnknown, SwarmpyError
+from swarmpy.errors import BadCertificate, CertificateRevoked, NodeRemoved, OutcomeUnknown, SwarmpyError
 from swarmpy.model import codec
 from swarmpy.model.assignments import SessionMessage, SessionRequest
 from swarmpy.model.objects import NodeDescription, RootCA
@@ -25,7 +25,17 @@ from swarmpy.node.clock import SystemClock
 from swarmpy.node.restoring import read_backup
 from swarmpy.ports import Peer
 from swarmpy.security import ca
-from swarmpy.security.identity import NodeIdentity, csr_for, load_identity, new_key_and_csr, save_identity
+from swarmpy.security.identity import (
+    CA_FILE,
+    CERT_FILE,
+    DIRECTORY,
+    KEY_FILE,
+    NEW_KEY_FILE,
+    NodeIdentity,
+    csr_for,
+    new_key_and_csr,
+    save_identity,
+)
 from swarmpy.security.serials import read_serial
 from swarmpy.security.tls import Credentials, client_context
 from swarmpy.wire.calling import RpcChannel
@@ -52,10 +62,13 @@ ANYBODY = ("ca.root", "ca.join", "ca.rejoin")
 
 
 def identity(host: Host) -> NodeIdentity:
-    """What is on the machine's disk."""
-    found = load_identity(host.data_dir)
-    assert found is not None
-    return found
+    """What is on the machine's disk. Only read: the daemon may be about to replace it."""
+    directory = host.data_dir / DIRECTORY
+    cert_pem, ca_pem = ((directory / name).read_bytes() for name in (CERT_FILE, CA_FILE))
+    for name in (KEY_FILE, NEW_KEY_FILE, KEY_FILE):
+        with contextlib.suppress(OSError, BadCertificate):
+            return NodeIdentity.from_pem(cert_pem=cert_pem, key_pem=(directory / name).read_bytes(), ca_pem=ca_pem)
+    raise AssertionError(f"{directory} is being changed")
 
 
 def shown(host: Host, seen_by: Host) -> NodeIdentity | Any:
@@ -114,7 +127,7 @@ class Thief:
         self.stolen = stolen
         self._dialer = RpcDialer(client_context(stolen), stolen.cluster_id)
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def at(self, manager: Host) -> AsyncIterator[RpcChannel]:
         """A connection to a manager."""
         channel = await self._dialer.dial(manager.cluster_address, timeout=5)
@@ -367,8 +380,8 @@ def test_an_expired_worker_comes_back(hosts: Hosts, tmp_path: Path) -> None:
     until(lambda: "event=certificate_expired" in worker.log, "it knows")
     swarm = worker.api("/info")["Swarm"]
     assert (swarm["LocalNodeState"], swarm["NodeID"]) == ("error", node_id)
-    assert 'bring it back with "swarmpy node join --token TOKEN MANAGER" on it' in swarm["Error"]
-    assert "swarm join-token worker" in worker.swarmpy("status").stdout
+    assert 'run here what "swarm join-token worker" on a manager shows' in swarm["Error"]
+    assert worker.swarmpy("status").stdout.count("problem: the certificate of this node expired on") == 1
     until(lambda: manager.nodes()[worker.name][0] == "down", "the manager misses it")
 
     bad = manager.token("worker")[:-4] + "0000"
@@ -419,6 +432,26 @@ def test_tasks_do_not_notice_that_their_node_comes_back(hosts: Hosts, tmp_path: 
     assert worker.api("/info")["Swarm"]["LocalNodeState"] == "active"
     assert processes() == before
     assert all(Path(f"/proc/{pid}").exists() for pid in before.values())
+
+
+def test_a_node_that_cannot_renew_is_helped_before_it_expires(hosts: Hosts) -> None:
+    """Its only manager has moved, so it cannot ask; a token and the new address get it another certificate."""
+    manager, worker = hosts.new(), hosts.new(ahead_s=0)
+    manager.init()
+    worker.join(manager)
+    token, old = manager.token("worker"), identity(worker)
+    again = ["node", "join", "--token", token]
+    refused(worker.swarmpy(*again, manager.cluster_address), 1, "already part of a swarm")
+    manager.kill(signal.SIGTERM)
+    assert worker.clock is not None
+    worker.clock.set(73 * 24 * HOUR_S)
+    until(lambda: "event=certificate_not_renewed" in worker.log, "it has tried in vain")
+    assert "certificate ends on" in worker.does("status")
+    moved = hosts.moved(manager)
+    moved.resume("--listen-addr", moved.cluster_address, "--advertise-addr", moved.cluster_address)
+    assert worker.does(*again, moved.cluster_address) == "This node joined a swarm as a worker.\n"
+    assert number(identity(worker)) == number(old) + 1
+    until(lambda: moved.nodes()[worker.name] == ("ready", ""), "it has found its manager")
 
 
 def test_an_expired_manager_comes_back(hosts: Hosts, tmp_path: Path) -> None:
@@ -504,7 +537,7 @@ def service(name: str) -> dict[str, Any]:
     return {"Name": name, "TaskTemplate": task, "Mode": {"Replicated": {"Replicas": 0}}}
 
 
-@contextmanager
+@contextlib.contextmanager
 def writing(managers: list[Host]) -> Iterator[list[str]]:
     """Write and read through the managers in turn all the while; what goes wrong is in the list."""
     wrong: list[str] = []
@@ -512,7 +545,7 @@ def writing(managers: list[Host]) -> Iterator[list[str]]:
 
     async def work() -> None:
         count = 0
-        async with AsyncExitStack() as stack:
+        async with contextlib.AsyncExitStack() as stack:
             sockets = [manager.data_dir / "swarmpy.sock" for manager in managers]
             clients = [await stack.enter_async_context(ApiClient(socket)) for socket in sockets]
             while not stop.is_set():

@@ -281,7 +281,9 @@ async def test_a_manager_extends_its_own_certificate() -> None:
     assert extended is not None
     assert (extended.node_id, extended.role, extended.key_pem) == (NODE, Role.MANAGER, identity.key_pem)
     assert read_serial(extended.serial) == read_serial(identity.serial)
-    assert (extended.issued_at_ns, extended.life_ns) == (now_ns, DAY_NS)
+    assert extended.not_after_ns == now_ns + DAY_NS + SKEW_NS
+    # Had its clock been wrong: by the right one it is as valid as before.
+    assert extended.not_before_ns == identity.not_before_ns
     # Demoted while it did not look: it is no way around that, and as good as what it replaces.
     await set_role(store, Role.WORKER)
     assert standing(store, extended.cert_pem) is Standing.REVOKED

@@ -295,8 +295,7 @@ async def test_an_expired_node_says_what_to_do(tmp_path: Path, clock: TwoClocks,
         assert cluster.asked == []
         assert cluster.keeper.needs_help
         assert cluster.keeper.error.startswith("the certificate of this node expired on 2026-09-2")
-        assert "swarmpy node join --token TOKEN MANAGER" in cluster.keeper.error
-        assert "swarm join-token worker" in cluster.keeper.error
+        assert 'run here what "swarm join-token worker" on a manager shows' in cluster.keeper.error
         assert cluster.keeper.problems() == (cluster.keeper.error,)
 
 
