@@ -71,7 +71,7 @@ def check_renewable(cluster: Cluster, node: Node, role: Role, serial: str, csr_p
     After that it is worth nothing, so that who has a copy of it gets nothing by it, and not a manager's certificate in
     particular when the node is promoted again. Raises InvalidArgument for an unusable request.
     """
-    if role is Role.MANAGER and is_revoked(cluster.revoked, node.id, serial):
+    if role is Role.MANAGER and serial and is_revoked(cluster.revoked, node.id, serial):
         check_last(node, serial, csr_pem)
 
 
