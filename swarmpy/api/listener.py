@@ -16,6 +16,7 @@ import structlog
 from swarmpy.api.connection import Connection, Limits
 from swarmpy.api.sparing import Sparing
 from swarmpy.api.tls_alerts import telling
+from swarmpy.wire.accepting import accept
 
 log = structlog.get_logger(__name__)
 
@@ -101,12 +102,11 @@ class Listener:
             self._looking = None
 
     async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.TaskGroup() as group:
                 while True:
                     try:
-                        sock, _ = await loop.sock_accept(self._listening)
+                        sock, _ = await accept(self._listening)
                         self._take_in(sock, group)
                         # A flood must not fill the queue behind the socket faster than it is looked at.
                         for sock in self._waiting():

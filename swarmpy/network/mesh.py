@@ -21,6 +21,7 @@ from swarmpy.model.wildcards import ANY_IPV4, ANY_IPV6
 from swarmpy.network.balancer import Balancer
 from swarmpy.network.forward import Side, tie
 from swarmpy.ports import Random
+from swarmpy.wire.accepting import accept
 from swarmpy.wire.bounded_log import BoundedLog
 
 log = structlog.get_logger(__name__)
@@ -163,7 +164,7 @@ class UserspaceMesh:
         with listening:
             while True:
                 try:
-                    sock, _ = await loop.sock_accept(listening)
+                    sock, _ = await accept(listening)
                 except OSError as error:
                     # Out of file descriptors, mostly: connections that end will free some.
                     self._bounded.tell(log.warning, "accept_failed", "", port=port.port, reason=_reason(error))

@@ -119,7 +119,7 @@ def issue(
         .issuer_name(ca_certificate.subject)
         .public_key(public)
         .serial_number(make_serial(number, public_key_der(public)))
-        .not_valid_before(now - SKEW if since_ns is None else _time(since_ns))
+        .not_valid_before(now - SKEW if since_ns is None else as_time(since_ns))
         .not_valid_after(not_after)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(key_usage(ca=False), critical=True)

@@ -18,6 +18,7 @@ from swarmpy.model.rates import Buckets
 from swarmpy.model.states import Role
 from swarmpy.ports import Peer
 from swarmpy.security.tls import Credentials, check_peer, peer_identity
+from swarmpy.wire.accepting import accept
 from swarmpy.wire.bounded_log import BoundedLog
 from swarmpy.wire.calling import RpcChannel
 from swarmpy.wire.connection import CLOSE_TIMEOUT_S, RpcConfig, format_address
@@ -150,11 +151,10 @@ class RpcServer:
     # -- coming in --------------------------------------------------------------------------------------------------
 
     async def _accept(self, listening: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
         turned_away = 0
         while True:
             try:
-                sock, peername = await loop.sock_accept(listening)
+                sock, peername = await accept(listening)
             except OSError as error:
                 # Out of file descriptors, mostly: connections that end will free some.
                 reason = error.strerror or str(error)
@@ -163,7 +163,7 @@ class RpcServer:
                 continue
             address = format_address(peername)
             turned_away += self._arrive(_Guest(sock=sock, address=address, origin=origin_of(address)))
-            # While connections wait to be accepted, sock_accept itself never lets anybody else run. And those that
+            # While connections wait to be accepted, accept itself never lets anybody else run. And those that
             # are turned away must not cost more than a share of the processor, however many there are.
             await asyncio.sleep(TURNED_AWAY_PAUSE_S if turned_away >= TURNED_AWAY_AT_ONCE else 0)
             turned_away %= TURNED_AWAY_AT_ONCE
