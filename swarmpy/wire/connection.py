@@ -73,6 +73,8 @@ class Connection(asyncio.Protocol):
         self._greeted: asyncio.Future[None] = self._loop.create_future()
         self._closed: asyncio.Future[None] = self._loop.create_future()
         self._is_closing = False
+        self._is_full = False
+        """The peer does not take what is sent."""
         self._is_held = False
         """Nothing is read until the timer "hold" has run."""
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -123,7 +125,7 @@ class Connection(asyncio.Protocol):
         if self._out_bytes >= FLUSH_BYTES:
             # Or a sender that never waits for anything else would never have to wait for the peer either.
             self._flush()
-        if not self._writable.is_set():
+        while not self._writable.is_set():
             await self._writable.wait()
 
     def _flush(self) -> None:
@@ -182,7 +184,9 @@ class Connection(asyncio.Protocol):
                 self._hold(delay)
             elif was_held and self._transport is not None:
                 self._heard_at = self._loop.time()
+                # In this order: should the peer have closed, it is known before anything is written.
                 self._transport.resume_reading()
+                self._let_write()
 
     def _handle_some(self) -> float | None:
         """Deal with what has come. Returns the seconds after which to go on; None when there is no more."""
@@ -200,16 +204,25 @@ class Connection(asyncio.Protocol):
         if self._is_closing or self._transport is None:
             return
         self._is_held = True
+        self._writable.clear()
         self._transport.pause_reading()
         self._timer("hold", delay, self._read_frames)
 
     def pause_writing(self) -> None:
         """The transport's buffer is full."""
+        self._is_full = True
         self._writable.clear()
 
     def resume_writing(self) -> None:
         """The transport's buffer has drained."""
-        self._writable.set()
+        self._is_full = False
+        self._let_write()
+
+    def _let_write(self) -> None:
+        # Who is not read from is not answered either: it may have closed, which nobody hears of before it is read from,
+        # and asyncio would complain of each answer.
+        if not self._is_full and not self._is_held:
+            self._writable.set()
 
     def eof_received(self) -> bool:
         """The peer has closed. Whatever is written from now on is lost; asyncio would tell when all before is sent."""

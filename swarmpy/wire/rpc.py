@@ -95,6 +95,11 @@ class RpcServer:
         return format_address((self._host, self._port))
 
     @property
+    def connections(self) -> int:
+        """Connections that are served."""
+        return len(self._connections)
+
+    @property
     def waiting(self) -> int:
         """Connections whose handshake has not begun."""
         return self._entrance.waiting

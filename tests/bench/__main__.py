@@ -10,6 +10,7 @@ big          many tasks: how long the leader's loop is held, memory, and how lon
 idle         what a quiet cluster uses
 agents       hundreds of agents: joins and sessions a second, what a heartbeat costs, how soon all have the next leader
 cost         what one committed write costs, layer by layer
+hostile      the cluster port under attack: what a steady client notices of it
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from swarmpy.errors import SwarmpyError
-from tests.bench import agents, big, cost, failover, idle, listing, throughput, workers
+from tests.bench import agents, attackers, big, cost, failover, hostile, idle, listing, throughput, workers
 
 BENCHES: dict[str, Callable[[argparse.Namespace], Coroutine[Any, Any, None]]] = {
     "writes": throughput.writes,
@@ -34,6 +35,7 @@ BENCHES: dict[str, Callable[[argparse.Namespace], Coroutine[Any, Any, None]]] = 
     "idle": idle.idle,
     "cost": cost.cost,
     "agents": agents.agents,
+    "hostile": hostile.hostile,
 }
 
 
@@ -51,6 +53,9 @@ def main() -> int:
     parser.add_argument("--heartbeat-ms", type=int, default=100, help="Raft's, of failover")
     parser.add_argument("--election-ms", type=int, default=500, help="Raft's, of failover")
     parser.add_argument("--tasks", type=int, default=100_000, help="of big")
+    parser.add_argument("--attacks", default="", help=f"of hostile: {','.join(attackers.KINDS)} (all of them)")
+    parser.add_argument("--connections", type=int, default=10_000, help="held open, of hostile")
+    parser.add_argument("--origins", type=int, default=1, help="addresses the attacker comes from, of hostile")
     parser.add_argument("--services", type=int, default=10_000, help="of list")
     parser.add_argument("--agents", type=int, default=500, help="of agents")
     options = parser.parse_args()

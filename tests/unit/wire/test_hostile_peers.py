@@ -43,6 +43,10 @@ class Handlers:
         self.calls += 1
         return payload
 
+    async def slow(self, _: Peer, payload: Any) -> Any:
+        await asyncio.sleep(0.3 + payload / 100)
+        return payload
+
     async def hang(self, _: Peer, _payload: Any) -> Any:
         self.running += 1
         self.most = max(self.most, self.running)
@@ -73,6 +77,7 @@ class Handlers:
         router.call("echo", self.echo, MEMBERS)
         router.call("open", self.echo, None)
         router.call("hang", self.hang, None)
+        router.call("slow", self.slow, MEMBERS)
         router.call("seldom", self.echo, MEMBERS, Rate(burst=3, per_s=0.001))
         router.stream("ticks", self.ticks, MEMBERS)
         router.stream("fill", self.fill, None)
@@ -472,6 +477,27 @@ async def test_the_loop_is_not_held_by_those_who_connect(lab: Lab, pki: Pki, han
     answered = [await is_well(member) for _ in range(3)]
     assert answered == [True] * 3
     await until(lambda: server.waiting >= 400)
+
+
+async def test_who_has_gone_is_not_answered(
+    lab: Lab, pki: Pki, handlers: Handlers, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One that asked too much, has to wait, and goes meanwhile: its answers are dropped, and nobody complains."""
+    config = ServerConfig(worker_rate=Rate(burst=20 * 1024, per_s=40 * 1024))
+    server = await lab.server(handlers.router(), config=config)
+    visitor = Visitor(lab, pki.credentials("worker", Role.WORKER).client_context())
+    for _ in range(2):
+        slow = [call(number, "slow", number) for number in range(30)]
+        peer = await visitor.to(server, HELLO, *slow, call(99, "echo", b"x" * 40_000))
+        await peer.sent()
+        await asyncio.sleep(0.1)
+        peer.abort()
+    other = await lab.dial(server)
+    async with asyncio.timeout(20):
+        while server.connections > 1:
+            assert await is_well(other)
+            await asyncio.sleep(0.05)
+    assert [record for record in caplog.records if record.name == "asyncio"] == []
 
 
 # -- the log ----------------------------------------------------------------------------------------------------------
