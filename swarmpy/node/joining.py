@@ -18,7 +18,7 @@ from swarmpy.security import tokens
 from swarmpy.security.ca import ca_digest, check_ca_digest
 from swarmpy.security.identity import NodeIdentity, csr_for, new_key_and_csr
 from swarmpy.security.possession import sign_request
-from swarmpy.security.roots import joined
+from swarmpy.security.roots import joined, split
 from swarmpy.security.tls import joiner_context, unverified_context
 from swarmpy.wire.rpc import RpcDialer
 
@@ -104,12 +104,14 @@ async def _fetch_root(address: str, digest: str) -> bytes:
     if not isinstance(ca_pem, bytes):
         raise ProtocolViolation(f"{address} did not send its root certificate")
     more = answer.get("roots")
-    # The one that the token names, and no other: who is on the other end is not known yet.
-    for pem in more if isinstance(more, list) else ():
-        if isinstance(pem, bytes) and ca_digest(pem) == digest:
-            return pem
+    shown = [ca_pem, *(more if isinstance(more, list) else ())]
+    # The one that the token names, and nothing that comes with it: who is on the other end is not known yet.
+    for pem in shown:
+        for certificate in split(pem) if isinstance(pem, bytes) else ():
+            if ca_digest(certificate) == digest:
+                return certificate
     check_ca_digest(ca_pem, digest)
-    return ca_pem
+    raise BadCertificate(f"{address} did not send its root certificate as PEM")
 
 
 async def _fetch_certificate(address: str, ca_pem: bytes, method: str, payload: Any) -> Certified:
