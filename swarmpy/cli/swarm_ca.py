@@ -197,17 +197,15 @@ async def wait_for_root(client: ApiClient, view: View, timeout: float) -> Progre
             try:
                 progress = observe(await client.get("/swarm"), await client.nodes())
                 answered = loop.time()
+                is_slow = answered - started > SLOW_S
+                view.update([*progress.lines(), *(progress.waiting_lines() if is_slow else ())])
+                if progress.is_over:
+                    return progress
             except Unavailable:
                 # Managers are silent while they elect a leader; waiting through it is what waiting is for.
                 if loop.time() - answered > MAX_ERRORS_S:
                     raise
-            now = loop.time()
-            if progress is not None:
-                is_slow = now - started > SLOW_S
-                view.update([*progress.lines(), *(progress.waiting_lines() if is_slow else ())])
-                if progress.is_over and answered == now:
-                    return progress
-            if now - started > timeout:
+            if loop.time() - started > timeout:
                 raise DeadlineExceeded(_still_waiting(progress, timeout))
             # The API has no call that waits for it, so it is asked again and again.
             await asyncio.sleep(POLL_S)

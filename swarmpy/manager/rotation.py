@@ -6,7 +6,7 @@ this one stopped. The same loop brings up to date who was away meanwhile.
 
 from __future__ import annotations
 
-import itertools
+import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import attrs
@@ -32,10 +32,14 @@ from swarmpy.store.watch import Event, Resync
 
 log = structlog.get_logger(__name__)
 
-LOOK_S = 0.5
-"""Seconds between two looks while nodes are to be told; less by up to a half."""
+TURN_S = 0.5
+"""Seconds from telling some nodes to telling the next; less by up to a half."""
 BATCH = 20
-"""Nodes that are told in one look: each makes a few connections and entries of the log."""
+"""Nodes that are told at a time: each makes a few connections and entries of the log."""
+LOOK_S = 0.5
+"""How often it is looked whether managers are away that are waited for, which is no event, in seconds."""
+COLLECT_S = 0.05
+"""Seconds to wait after a change for others: in a large cluster many nodes move at a time, and each look takes all."""
 RETRY_S = 1.0
 FORGET_S = 600.0
 """How often former roots are looked at whose time may be over, in seconds."""
@@ -56,6 +60,7 @@ class RootRotator:
         self._behind: dict[NodeId, None] = {}
         """The nodes that do not show and trust what is wanted."""
         self._told: set[NodeId] = set()
+        self._next_turn = 0.0
 
     def orders(self, node_id: NodeId) -> Orders | None:
         """What the node is to be told; None when there is nothing, or it is not its turn yet."""
@@ -74,13 +79,16 @@ class RootRotator:
                     log.warning("root_rotation_delayed", reason=str(error))
                     await watch.wait(RETRY_S)
                 wake(self._tell())
-                await watch.wait(self._patience_s())
+                if await watch.wait(self._patience_s()):
+                    await asyncio.sleep(COLLECT_S)
                 self._look(drain(watch))
 
     def _patience_s(self) -> float | None:
+        if self._waiting():
+            return max(COLLECT_S, self._next_turn - self._clock.monotonic())
         cluster = self._store.view().cluster()
-        if cluster.rotation is not None or self._behind.keys() - self._told:
-            return self._random.uniform(LOOK_S / 2, LOOK_S)
+        if cluster.rotation is not None:
+            return LOOK_S
         return FORGET_S if cluster.former_roots else None
 
     # -- who is behind ------------------------------------------------------------------------------------------------
@@ -105,12 +113,19 @@ class RootRotator:
 
     def _tell(self) -> list[NodeId]:
         """The nodes whose turn it is now."""
-        view = self._store.view()
-        waiting = (view.node(node_id) for node_id in self._behind if node_id not in self._told)
-        there = (node.id for node in waiting if node is not None and node.status.state is NodeState.READY)
-        chosen = list(itertools.islice(there, BATCH))
-        self._told.update(chosen)
+        if self._clock.monotonic() < self._next_turn:
+            return []
+        chosen = self._waiting()[:BATCH]
+        if chosen:
+            self._next_turn = self._clock.monotonic() + self._random.uniform(TURN_S / 2, TURN_S)
+            self._told.update(chosen)
         return chosen
+
+    def _waiting(self) -> list[NodeId]:
+        """Those that are there and have not been told."""
+        view = self._store.view()
+        nodes = (view.node(node_id) for node_id in self._behind if node_id not in self._told)
+        return [node.id for node in nodes if node is not None and node.status.state is NodeState.READY]
 
     # -- steps --------------------------------------------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ from swarmpy.security import tokens
 from swarmpy.security.ca import ca_digest, vouched_root
 from swarmpy.security.identity import NodeIdentity, csr_for, new_key_and_csr
 from swarmpy.security.possession import sign_request
-from swarmpy.security.roots import joined
+from swarmpy.security.roots import joined, split
 from swarmpy.security.tls import joiner_context, unverified_context
 from swarmpy.wire.rpc import RpcDialer
 
@@ -148,10 +148,11 @@ async def _fetch_root(address: str, digest: str) -> bytes:
     if not isinstance(ca_pem, bytes):
         raise ProtocolViolation(f"{address} did not send its root certificate")
     more = answer.get("roots")
-    # The one that the token names, and no other: who is on the other end is not known yet.
-    for pem in more if isinstance(more, list) else ():
-        if isinstance(pem, bytes) and ca_digest(pem) == digest:
-            return vouched_root(pem, digest)
+    # The one that the token names, and nothing that comes with it: who is on the other end is not known yet.
+    for pem in (ca_pem, *(more if isinstance(more, list) else ())):
+        for certificate in split(pem) if isinstance(pem, bytes) else ():
+            if ca_digest(certificate) == digest:
+                return vouched_root(certificate, digest)
     return vouched_root(ca_pem, digest)
 
 

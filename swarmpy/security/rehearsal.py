@@ -9,7 +9,7 @@ from swarmpy.errors import BadCertificate, InvalidArgument
 from swarmpy.model.ids import NodeId
 from swarmpy.model.objects import RootCA
 from swarmpy.model.states import Role
-from swarmpy.security.ca import MIN_EXPIRY_NS, issue
+from swarmpy.security.ca import MAX_EXPIRY_NS, issue
 from swarmpy.security.identity import NodeIdentity, new_key_and_csr
 from swarmpy.security.roots import joined
 from swarmpy.security.tls import joiner_context, server_context
@@ -28,7 +28,7 @@ def rehearse(root: RootCA, chain: Sequence[bytes], trusted: bytes, now_ns: int) 
             node_id=NodeId("rehearsal"),
             role=Role.WORKER,
             cluster_id="rehearsal",
-            expiry_ns=MIN_EXPIRY_NS,
+            expiry_ns=MAX_EXPIRY_NS,
             now_ns=now_ns,
         )
         identity = NodeIdentity.from_pem(

@@ -13,7 +13,7 @@ from swarmpy.model.states import Role
 from swarmpy.ports import Peer
 from swarmpy.security import roots
 from swarmpy.security.ca import create_root_ca, issue
-from swarmpy.security.identity import NodeIdentity, new_key_and_csr
+from swarmpy.security.identity import NodeIdentity, csr_for, new_key_and_csr
 from swarmpy.security.tls import Credentials, peer_identity
 
 DAY_NS = 24 * 3600 * 1_000_000_000
@@ -44,15 +44,19 @@ def signed(
     cluster_id: str = "c1",
     now_ns: int = 0,
     expiry_ns: int = DAY_NS,
+    key_pem: bytes = b"",
+    csr_pem: bytes = b"",
+    number: int = 0,
 ) -> tuple[bytes, bytes]:
-    """A node's key and its certificate by ``root``."""
-    key_pem, csr_pem = new_key_and_csr()
+    """A node's key, a new one unless it is given, and its certificate by ``root``, for that key or that request."""
+    key_pem = key_pem or new_key_and_csr()[0]
     cert_pem = issue(
         root,
-        csr_pem,
+        csr_pem or csr_for(key_pem),
         node_id=NodeId(node_id),
         role=role,
         cluster_id=cluster_id,
+        number=number,
         expiry_ns=expiry_ns,
         now_ns=now_ns or time.time_ns(),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,6 +23,8 @@ class FakeDaemon:
         self.nodes: dict[str, dict[str, Any]] = {}
         self.swarm: dict[str, Any] = {"Version": {"Index": 5}, "Spec": {"Name": "default"}, "JoinTokens": {}}
         self.inits: list[dict[str, Any]] = []
+        self.on_swarm: Callable[[], None] = lambda: None
+        """Called when somebody looks at the swarm."""
         self.conflicts = 0
         self.task_state = "running"
         self.task_error = ""
@@ -85,6 +87,7 @@ class FakeDaemon:
         return web.json_response({"Swarm": {"NodeID": "n0"}})
 
     async def _swarm(self, _: web.Request) -> web.Response:
+        self.on_swarm()
         return web.json_response({**self.swarm, "JoinTokens": {"Worker": "W", "Manager": "M"}})
 
     async def _init(self, request: web.Request) -> web.Response:
