@@ -81,7 +81,7 @@ class Connection(asyncio.Protocol):
         """The connection is gone; called once."""
 
     def on_tick(self) -> None:
-        """Called every half ping interval. Raises SwarmpyError to end the connection."""
+        """Called at least once in a ping interval. Raises SwarmpyError to end the connection."""
 
     # -- sending ----------------------------------------------------------------------------------------------------
 
@@ -90,14 +90,16 @@ class Connection(asyncio.Protocol):
         """True while frames can be sent."""
         return not self._is_closing and self._transport is not None
 
-    def send(self, frame: bytes) -> None:
-        """Queue a frame; all frames of one iteration of the event loop go out together."""
+    def send(self, frame: bytes, *, at_once: bool = False) -> None:
+        """Queue a frame; all frames of one iteration of the event loop go out together, or ``at_once``."""
         if not self.is_open:
             return
-        if not self._out:
+        if not self._out and not at_once:
             self._loop.call_soon(self._flush)
         self._out.append(frame)
         self._out_bytes += len(frame)
+        if at_once:
+            self._flush()
 
     def unsent_bytes(self) -> int:
         """Bytes queued here and in the transport."""
@@ -139,7 +141,7 @@ class Connection(asyncio.Protocol):
         self.send(encode(Kind.HELLO, PROTOCOL_VERSION, OLDEST_VERSION))
         self._heard_at = self._loop.time()
         self._timer("hello", self.config.handshake_timeout_s, self._on_no_hello)
-        self._timer("tick", self.config.ping_interval_s / 2, self._on_tick, self._loop.time())
+        self._set_tick(self._heard_at)
         self._transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
@@ -255,12 +257,18 @@ class Connection(asyncio.Protocol):
     def _on_no_hello(self) -> None:
         self.fail(ConnectionFailed(f"no HELLO within {self.config.handshake_timeout_s:g} s"))
 
-    def _on_tick(self, set_at: float) -> None:
-        period = self.config.ping_interval_s / 2
+    def _set_tick(self, now: float) -> None:
+        """Look again when a ping may be due, or the peer has been silent for too long."""
+        due = min(self._sent_at + self.config.ping_interval_s, self._heard_at + self.config.dead_after_s)
+        if due <= now:
+            due = now + self.config.ping_interval_s
+        self._timers["tick"] = self._loop.call_at(due, self._on_tick, due)
+
+    def _on_tick(self, due: float) -> None:
         now = self._loop.time()
         # A tick that comes late says that this process stood still: what the peer sent meanwhile is still unread.
-        is_late = now - set_at > period + self.config.dead_after_s / 2
-        if now - self._heard_at > self.config.dead_after_s and not is_late:
+        is_late = now - due > self.config.dead_after_s / 2
+        if now - self._heard_at >= self.config.dead_after_s and not is_late:
             log.info("peer_silent", address=self.peer.address, node=self.peer.node_id)
             self.error = ConnectionFailed(f"{self.peer.address}: nothing heard for {self.config.dead_after_s:g} s")
             self.abort()
@@ -271,8 +279,8 @@ class Connection(asyncio.Protocol):
             self.fail(error)
             return
         if now - self._sent_at >= self.config.ping_interval_s:
-            self.send(encode(Kind.PING))
-        self._timer("tick", period, self._on_tick, now)
+            self.send(encode(Kind.PING), at_once=True)
+        self._set_tick(now)
 
 
 def format_address(peername: Any) -> str:
