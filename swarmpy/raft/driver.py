@@ -145,7 +145,8 @@ class RaftDriver:
         while True:
             await self._stirred.wait()
             self._stirred.clear()
-            self._ticker.let_pass(core)
+            if self._inbox:
+                self._ticker.let_pass(core)
             while self._inbox:
                 self._step(core, snapshots, self._inbox.take())
             self._ticker.catch_up(core)

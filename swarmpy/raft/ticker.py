@@ -33,7 +33,7 @@ def timing_of(config: RaftConfig) -> Timing:
 
 
 class Ticker:
-    """Ticks a core whose steps are made by somebody else, who calls :meth:`let_pass` before and :meth:`catch_up` after.
+    """Ticks a core whose host calls :meth:`let_pass` before it steps messages, and :meth:`catch_up` after.
 
     ``wake`` is called when there is a tick to catch up with that matters, ``minded`` twice in an election timeout, with
     the loop's time.
@@ -77,18 +77,13 @@ class Ticker:
 
         For the others it is too early: what has come, while this process stood still perhaps, must be heard first.
         """
-        now = asyncio.get_running_loop().time()
-        late = now - self._ticked_at - self._asleep * self._interval
-        if late > core.timing.election * self._interval:
-            log.warning("raft_stood_still", seconds=round(late, 3), role=core.role.value)
-            core.wake()
-        passed = self._passed(now)
+        passed = self._passed(self._awake(core))
         if passed:
             self._tick(core, min(passed, core.quiet_ticks))
 
     def catch_up(self, core: RaftCore) -> None:
         """Make the other ticks that are over, and see to it that the next one that matters is made in time."""
-        now = asyncio.get_running_loop().time()
+        now = self._awake(core)
         self._tick(core, self._passed(now))
         if now - self._ticked_at >= self._interval:
             # Longer than it meant to sleep: a loop that was held up must not count that against a healthy leader.
@@ -97,6 +92,15 @@ class Ticker:
             self._unminded = 0
             self._minded(now)
         self._sleep(min(core.quiet_ticks + 1, MOST_TICKS_ASLEEP))
+
+    def _awake(self, core: RaftCore) -> float:
+        now = asyncio.get_running_loop().time()
+        late = now - self._ticked_at - self._asleep * self._interval
+        if late > core.timing.election * self._interval:
+            log.warning("raft_stood_still", seconds=round(late, 3), role=core.role.value)
+            core.wake()
+            self._ticked_at = now - self._asleep * self._interval
+        return now
 
     def _passed(self, now: float) -> int:
         return min(int((now - self._ticked_at) / self._interval + _ROUNDING), self._asleep)

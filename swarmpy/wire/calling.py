@@ -66,7 +66,7 @@ class RpcChannel(Connection):
         if not self._fits(frame):
             log.warning("notification_too_large", method=method, address=self.address, bytes=len(frame))
             return False
-        self.send(frame, at_once=True)
+        self.send(frame)
         return True
 
     def stream(self, method: str, payload: Any) -> RpcStream:

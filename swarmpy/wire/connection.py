@@ -91,16 +91,14 @@ class Connection(asyncio.Protocol):
         """True while frames can be sent."""
         return not self._is_closing and self._transport is not None
 
-    def send(self, frame: bytes, *, at_once: bool = False) -> None:
-        """Queue a frame; all frames of one iteration of the event loop go out together, or ``at_once``."""
+    def send(self, frame: bytes) -> None:
+        """Queue a frame; all frames of one iteration of the event loop go out together."""
         if not self.is_open:
             return
-        if not self._out and not at_once:
+        if not self._out:
             self._loop.call_soon(self._flush)
         self._out.append(frame)
         self._out_bytes += len(frame)
-        if at_once:
-            self._flush()
 
     def unsent_bytes(self) -> int:
         """Bytes queued here and in the transport."""
@@ -283,7 +281,8 @@ class Connection(asyncio.Protocol):
             self.fail(error)
             return
         if now - self._sent_at >= self.config.ping_interval_s:
-            self.send(encode(Kind.PING), at_once=True)
+            self.send(encode(Kind.PING))
+            self._sent_at = now
         self._set_tick(now)
 
 

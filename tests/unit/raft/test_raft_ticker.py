@@ -41,7 +41,8 @@ class Host:
         self.loop.call_soon(self.step)
 
     def step(self) -> None:
-        self.ticker.let_pass(self.core)
+        if self.inbox:
+            self.ticker.let_pass(self.core)
         for message in self.inbox:
             self.core.step(message)
         self.inbox.clear()

@@ -307,9 +307,9 @@ async def test_notifications_keep_their_order(lab: Lab, server: RpcServer, handl
 
 
 async def test_notifications_are_dropped_above_the_bound(lab: Lab, server: RpcServer) -> None:
-    """Notifications beyond what the kernel takes and the write buffer are dropped and say so."""
+    """Notifications beyond the write buffer are dropped and say so."""
     channel = await lab.dial(server, config=RpcConfig(write_buffer_bytes=100_000))
-    results = [channel.notify("note", b"x" * 10_000) for _ in range(2_000)]
+    results = [channel.notify("note", b"x" * 10_000) for _ in range(50)]
     assert results[0] is True
     assert results[-1] is False
     assert (await channel.call("echo", 1, timeout=5))["payload"] == 1
