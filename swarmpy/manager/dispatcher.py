@@ -15,7 +15,7 @@ import structlog
 
 from swarmpy.errors import FailedPrecondition, NodeRemoved, NotLeader, PermissionDenied, Unavailable
 from swarmpy.manager import claims
-from swarmpy.manager.assignments import StopGate, difference, is_routed, node_tasks
+from swarmpy.manager.assignments import STOP_WAIT_S, StopGate, difference, is_routed, node_tasks
 from swarmpy.manager.certificates import role_wanted
 from swarmpy.manager.events import drain
 from swarmpy.manager.incarnations import superseded
@@ -60,7 +60,7 @@ JITTER = 0.1
 COLLECT_S = 0.01
 """Seconds to wait after a change for others that belong to it."""
 CHECK_S = 0.2
-"""How often silent nodes and held tasks are looked at, in seconds."""
+"""How late it may be noticed that a node is silent for too long, or that a task need be held no more, in seconds."""
 
 
 class Session:
@@ -338,7 +338,7 @@ class Dispatcher:
 
     async def _check(self) -> None:
         while True:
-            await asyncio.sleep(CHECK_S)
+            await asyncio.sleep(self._pause())
             now = self._clock.monotonic()
             self._release()
             silent = [node_id for node_id, deadline in self._deadlines.items() if deadline <= now]
@@ -355,6 +355,15 @@ class Dispatcher:
                 if (session := self._sessions.get(node_id)) is not None:
                     session.closed = True
                     session.wake.set()
+
+    def _pause(self) -> float:
+        """Seconds in which no node can become silent for too long, and no task held until its time is over."""
+        if self._gate.is_holding:
+            return CHECK_S
+        now = self._clock.monotonic()
+        earliest = min(self._deadlines.values(), default=now + STOP_WAIT_S) - now
+        # Whoever comes meanwhile has whole grace periods, and what is held meanwhile STOP_WAIT_S.
+        return max(CHECK_S, min(earliest, self._period_s, STOP_WAIT_S / 2))
 
     async def _record_problems(self, node_id: NodeId, problems: tuple[str, ...]) -> None:
         message = claims.problems_line(problems)

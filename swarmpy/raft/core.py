@@ -112,6 +112,11 @@ class RaftCore(RaftState):
         if self.heartbeat_elapsed >= self.timing.heartbeat:
             replication.broadcast_heartbeat(self)
 
+    @property
+    def quiet_ticks(self) -> int:
+        """How many ticks may be made late and all at once, as they bring nothing about if nothing else happens."""
+        return max(0, election.ticks_left(self) - 1)
+
     def wake(self) -> None:
         """This process stood still for longer than an election timeout. Find out at once who leads now.
 
@@ -311,9 +316,12 @@ class RaftCore(RaftState):
         return messages
 
     @property
-    def has_output(self) -> bool:
-        """True when something waits to be fetched: what a tick may bring about, and mostly does not."""
-        return bool(self.outbox or self.promises or self.read_states) or self.durable != (self.term, self.vote)
+    def has_duties(self) -> bool:
+        """True when :meth:`ready` has something, after :meth:`take_messages` has given what it could."""
+        log = self.log
+        if self.promises or self.read_states or self.pending_snapshot is not None:
+            return True
+        return log.stable < log.last_index or log.applied < log.committed or self.durable != (self.term, self.vote)
 
     def ready(self) -> Ready | None:
         """Everything to be done now, or None. Each Ready must be followed by :meth:`advance` before the next."""

@@ -1,8 +1,8 @@
 """The host of a :class:`RaftCore` in asyncio: feeds it, and does what it asks in the order it asks for.
 
-Three tasks. One steps messages into the core as they come and sends what need not wait; so heartbeats and answers go
-out while the disk works or entries are applied. One does the duties of each Ready (:mod:`swarmpy.raft.duties`). One
-ticks (:mod:`swarmpy.raft.ticker`).
+Two tasks. One steps messages into the core as they come, has it ticked (:mod:`swarmpy.raft.ticker`) and sends what need
+not wait; so heartbeats and answers go out while the disk works or entries are applied. The other does the duties of
+each Ready (:mod:`swarmpy.raft.duties`).
 
 It never decides anything about consensus, and never goes on after a storage error.
 """
@@ -74,7 +74,7 @@ class RaftDriver:
         self._core: RaftCore | None = None
         self._snapshots: Snapshots | None = None
         self._inbox = Inbox()
-        self._ticker = Ticker(config, ticked=self._ticked, minded=self._minded)
+        self._ticker = Ticker(config, wake=self._stir, minded=self._minded)
         self._stirred = asyncio.Event()
         self._proposals = Proposals()
         # A random start: an answer to a read of this member's last life must not fit one of this life.
@@ -124,13 +124,14 @@ class RaftDriver:
                     last_index=self._duties.applied,
                 )
                 self._core = core
+                self._ticker.start()
                 self._stir()
                 group.create_task(self._step_loop(core, self._snapshots), name="raft-step")
                 group.create_task(self._duties.run(core, self._snapshots), name="raft-work")
-                group.create_task(self._ticker.run(core), name="raft-tick")
         except BaseExceptionGroup as failed:
             raise _cause(failed) from failed
         finally:
+            self._ticker.stop()
             self._core = None
             self._change.set()
             self._notify()
@@ -148,12 +149,16 @@ class RaftDriver:
         while True:
             await self._stirred.wait()
             self._stirred.clear()
+            if self._inbox:
+                self._ticker.let_pass(core)
             while self._inbox:
                 self._step(core, snapshots, self._inbox.take())
+            self._ticker.catch_up(core)
+            self._look(core)
             self._reads.ask_new(core)
             self._send(core, core.take_messages())
-            self._look(core)
-            self._duties.wanted.set()
+            if core.has_duties:
+                self._duties.wanted.set()
 
     def _step(self, core: RaftCore, snapshots: Snapshots, message: Message) -> None:
         if message.type is MessageType.SNAPSHOT:
@@ -173,12 +178,6 @@ class RaftDriver:
         if self._absurdities.take(now):
             log.error("raft_message_dropped", source=message.source, kind=message.type.name, reason=reason)
 
-    def _ticked(self) -> None:
-        if self._core is not None:
-            self._look(self._core)
-            if self._core.has_output:
-                self._stir()
-
     def _minded(self, now: float) -> None:
         """Twice in an election timeout: what need not be looked at more often."""
         if self._core is None or self._snapshots is None:
@@ -186,7 +185,6 @@ class RaftDriver:
         self._reads.ask_again(self._core)
         self._mind_the_disk(self._core, now)
         self._snapshots.drop_stale()
-        self._stir()
 
     def _mind_the_disk(self, core: RaftCore, now: float) -> None:
         since = self._duties.writing_since

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from swarmpy.errors import FailedPrecondition, NotLeader, Unavailable
 from swarmpy.raft.messages import NO_ONE, EntryKind, Message, MessageType
-from swarmpy.raft.progress import majority
+from swarmpy.raft.progress import agreed, majority
 from swarmpy.raft.state import RaftRole, RaftState
 
 
@@ -56,6 +56,21 @@ def tick_follower(state: RaftState) -> None:
             # A request may be lost, or be ignored by a voter whose lease is about to end.
             state.heartbeat_elapsed = 0
             _ask_for_votes(state)
+
+
+def ticks_left(state: RaftState) -> int:
+    """The number of the next tick that brings something about, if nothing else happens before; 1 is the very next."""
+    timing = state.timing
+    if state.is_leader:
+        heard = agreed([state.now if v == state.raft_id else state.progress[v].last_contact for v in state.voters])
+        left = min(timing.heartbeat - state.heartbeat_elapsed, heard + timing.election - state.now)
+        return left if state.transferee == NO_ONE else min(left, timing.election - state.transfer_elapsed)
+    left = state.election_timeout - state.election_elapsed
+    if state.role is not RaftRole.FOLLOWER:
+        left = min(left, timing.heartbeat - state.heartbeat_elapsed)
+    if state.leader == NO_ONE and not is_cut_off(state):
+        left = min(left, state.leaderless_since + 2 * timing.election - state.now)
+    return left
 
 
 def pre_campaign(state: RaftState) -> None:

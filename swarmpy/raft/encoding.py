@@ -82,7 +82,8 @@ def _message(row: Any) -> Message:
     entries, sender, snapshot, offset, total = row[12:17]
     digest = row[17] if len(row) > 17 else b""
     for number in (to, source, term, index, log_term, commit, hint, hint_term, context, offset, total):
-        _natural(number)
+        if type(number) is not int or not 0 <= number <= _MOST:
+            raise _no_number(number)
     if type(digest) is not bytes:
         raise ValueError("the digest is not bytes")
     return Message(
@@ -109,7 +110,11 @@ def _message(row: Any) -> Message:
 
 def _natural(number: Any) -> None:
     if type(number) is not int or not 0 <= number <= _MOST:
-        raise ValueError(f"{number if type(number) is int else type(number).__name__} is no number of ours")
+        raise _no_number(number)
+
+
+def _no_number(number: Any) -> ValueError:
+    return ValueError(f"{number if type(number) is int else type(number).__name__} is no number of ours")
 
 
 def _entry(row: Any, expected_index: int) -> Entry:

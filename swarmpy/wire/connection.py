@@ -7,6 +7,7 @@ does not take what is sent fills a bounded buffer, one that breaks the protocol 
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
 from collections.abc import Callable
 from typing import Any, cast
@@ -90,7 +91,7 @@ class Connection(asyncio.Protocol):
         """The connection is gone; called once."""
 
     def on_tick(self) -> None:
-        """Called every half ping interval. Raises SwarmpyError to end the connection."""
+        """Called at least once in a ping interval. Raises SwarmpyError to end the connection."""
 
     def charge(self, _size: int) -> float:
         """A frame of so many bytes was dealt with. Returns the seconds until the next one may be."""
@@ -159,7 +160,7 @@ class Connection(asyncio.Protocol):
         self.send(encode(Kind.HELLO, PROTOCOL_VERSION, OLDEST_VERSION))
         self._heard_at = self._loop.time()
         self._timer("hello", self.config.handshake_timeout_s, self._on_no_hello)
-        self._timer("tick", self.config.ping_interval_s / 2, self._on_tick, self._loop.time())
+        self._set_tick(self._heard_at)
         self._transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
@@ -317,12 +318,21 @@ class Connection(asyncio.Protocol):
     def _on_no_hello(self) -> None:
         self.fail(ConnectionFailed(f"no HELLO within {self.config.handshake_timeout_s:g} s"))
 
-    def _on_tick(self, set_at: float) -> None:
-        period = self.config.ping_interval_s / 2
+    def _set_tick(self, now: float) -> None:
+        """Look again when a ping may be due, or the peer has been silent for too long."""
+        due = min(self._sent_at + self.config.ping_interval_s, self._heard_at + self.config.dead_after_s)
+        if due <= now:
+            due = now + self.config.ping_interval_s
+        # A little later, but together with those of other connections: being woken is what costs.
+        step = self.config.ping_interval_s / 4
+        due = math.ceil(due / step) * step
+        self._timers["tick"] = self._loop.call_at(due, self._on_tick, due)
+
+    def _on_tick(self, due: float) -> None:
         now = self._loop.time()
         # A tick that comes late says that this process stood still: what the peer sent meanwhile is still unread.
-        is_late = now - set_at > period + self.config.dead_after_s / 2
-        if now - self._heard_at > self.config.dead_after_s and not is_late and not self._is_held:
+        is_late = now - due > self.config.dead_after_s / 2
+        if now - self._heard_at >= self.config.dead_after_s and not is_late and not self._is_held:
             self.tell(log.info, "peer_silent")
             self.error = ConnectionFailed(f"{self.peer.address}: nothing heard for {self.config.dead_after_s:g} s")
             self.abort()
@@ -334,7 +344,8 @@ class Connection(asyncio.Protocol):
             return
         if now - self._sent_at >= self.config.ping_interval_s:
             self.send(encode(Kind.PING))
-        self._timer("tick", period, self._on_tick, now)
+            self._sent_at = now
+        self._set_tick(now)
 
 
 def format_address(peername: Any) -> str:

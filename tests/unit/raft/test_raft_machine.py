@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
-from raft_cluster import Cluster, Node, member
+from raft_cluster import TIMING, Cluster, Node, member
 
 from swarmpy.errors import FailedPrecondition, InvariantViolation, NotLeader, Unavailable
 from swarmpy.raft import reads, state
@@ -32,6 +32,12 @@ CHANGES = st.one_of(
     st.tuples(st.sampled_from([ConfChangeKind.REMOVE, ConfChangeKind.UPDATE]), IDS),
 )
 REFUSALS = (FailedPrecondition, NotLeader, Unavailable)
+
+
+def _looks_of(core: RaftCore) -> tuple[object, ...]:
+    """What others may notice of a member."""
+    is_somebody = (core.role, core.term, core.vote, core.leader, core.transferee, core.is_cut_off)
+    return (*is_somebody, len(core.outbox), len(core.promises), len(core.read_states), core.election_timeout)
 
 
 class WatchedCluster(Cluster):
@@ -87,9 +93,11 @@ class RaftMachine(RuleBasedStateMachine):
     def tick(self, raft_id: int, ticks: int) -> None:
         """Time passes for one, and what it has to say goes out."""
         core = self.up(raft_id)
-        for _ in range(ticks if core else 0):
+        quiet, before = (core.quiet_ticks, _looks_of(core)) if core else (0, ())
+        for number in range(1, ticks + 1 if core else 0):
             assert core is not None
             core.tick()
+            assert number > quiet or _looks_of(core) == before, f"tick {number} of {quiet} brought something about"
         self.work(raft_id, 3)
 
     @rule(fates=st.lists(FATES, min_size=1, max_size=20), duties=st.integers(0, 6))
@@ -120,7 +128,10 @@ class RaftMachine(RuleBasedStateMachine):
         node = cluster.nodes[raft_id]
         ready, written = self.writing.pop(raft_id, (None, False))
         if ready is None:
+            cluster._post(node, node.core.take_messages())
+            is_called = node.core.has_duties
             ready = node.core.ready()
+            assert is_called == (ready is not None), f"called: {is_called}, for {ready}"
             if ready is None:
                 return False
             cluster._post(node, ready.messages)
@@ -355,8 +366,16 @@ def answer_at_once(leader: RaftState, reader: int, number: int) -> bool:
         (state, "_PROMISES", frozenset()),
         (reads, "_admit", answer_at_once),
         (Node, "persist", lambda self, ready: None),
+        (RaftCore, "quiet_ticks", TIMING.election),
+        (RaftCore, "has_duties", False),
     ],
-    ids=["promises before it writes", "answers reads without a quorum", "writes nothing"],
+    ids=[
+        "promises before it writes",
+        "answers reads without a quorum",
+        "writes nothing",
+        "takes every tick for a quiet one",
+        "calls nobody for its duties",
+    ],
 )
 def test_bugs_are_found(monkeypatch, where, name, bug) -> None:
     """The machine finds deliberate bugs, so it can find others."""
