@@ -40,6 +40,7 @@ from swarmpy.ports import Clock, Peer, Random
 from swarmpy.store.memory import Store
 from swarmpy.store.transaction import Tx
 from swarmpy.store.watch import Event, Resync, Watch
+from swarmpy.wire.bounded_log import BoundedLog
 from swarmpy.wire.router import MAX_NODES
 
 log = structlog.get_logger(__name__)
@@ -104,6 +105,7 @@ class Dispatcher:
         self._table = EndpointTable()
         self._gate = StopGate()
         self._statuses = StatusBuffer(store, clock)
+        self._bounded = BoundedLog(clock.monotonic)
         self._edits: Buckets[NodeId] = Buckets(EDITS, most=MAX_NODES)
         self._complaints: Buckets[NodeId] = Buckets(COMPLAINTS, most=MAX_NODES)
         self._ended = False
@@ -225,7 +227,7 @@ class Dispatcher:
             previous.wake.set()
         self._sessions[node_id] = session
         self._deadlines[node_id] = self._deadline()
-        log.info("session_opened", node=node_id, address=request.address)
+        self._bounded.tell(log.info, "session_opened", node_id, node=node_id, address=request.address)
         return session
 
     # -- what to tell -------------------------------------------------------------------------------------------------
