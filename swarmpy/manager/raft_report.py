@@ -172,6 +172,7 @@ class RaftReporter:
             "leader": None if status.leader is None else status.leader.node_id,
             "commit": status.commit,
             "applied": status.applied,
+            "first_index": status.first_index,
             "last_index": status.last_index,
             "log": {"entries": status.last_index - status.snapshot_index, "bytes": status.log_bytes},
             "snapshot": {

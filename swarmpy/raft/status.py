@@ -49,6 +49,8 @@ class RaftStatus:
     """It leads and has applied all that was committed before its term."""
     commit: int = 0
     applied: int = 0
+    first_index: int = 0
+    """The first entry that is still here: who lacks an earlier one is sent a snapshot."""
     last_index: int = 0
     snapshot_index: int = 0
     """Of its newest snapshot; 0 when there is none."""
@@ -110,6 +112,7 @@ def status_of(core: RaftCore, *, applied: int, since_snapshot: tuple[int, int] |
         leader_ready=core.is_leader and applied >= core.term_start,
         commit=core.log.committed,
         applied=applied,
+        first_index=core.log.first_index,
         last_index=last,
         snapshot_index=snapshot_index,
         log_bytes=log_bytes,

@@ -34,6 +34,7 @@ LEADS = RaftStatus(
     role=RaftRole.LEADER,
     term=5,
     leader_id=2,
+    first_index=31,
     last_index=100,
     snapshot_index=40,
     log_bytes=1234,
@@ -89,7 +90,8 @@ async def test_follower_asks_the_leader() -> None:
     """A follower tells its own log and the leader's view of the members."""
     follows = attrs.evolve(LEADS, raft_id=1, role=RaftRole.FOLLOWER, last_index=90, progress={})
     told = await reporter(follows, reporter(LEADS, None)).report()
-    assert (told["role"], told["last_index"], told["log"]) == ("follower", 90, {"entries": 50, "bytes": 1234})
+    assert (told["role"], told["log"]) == ("follower", {"entries": 50, "bytes": 1234})
+    assert (told["first_index"], told["last_index"]) == (31, 90)
     assert told["snapshot"]["index"] == 40
     assert told["snapshot"]["age_s"] == pytest.approx(90, abs=1)
     assert [member["match"] for member in told["members"]] == [90, 100, None, 5]

@@ -405,12 +405,15 @@ class TestSnapshots:
             leader = (await group.leader()).status().raft_id
             away = leader % 3 + 1
             await group.kill(away)
+            missed = group.drivers[leader].status().last_index
+            assert group.drivers[leader].status().first_index <= missed
             chunks = []
             group.network.drop = lambda m: (
                 bool(chunks.append(len(m.snapshot.data))) if m.type is MessageType.SNAPSHOT else False
             )
             for n in range(60):
                 await group.write(b"%d" % n + bytes([65]) * 60_000)
+            await group.until(lambda: group.drivers[leader].status().first_index > missed + 1)
             group.start(away)
             await group.until(group.agree)
             assert group.machines[away].restored
