@@ -17,7 +17,7 @@ from swarmpy.api import browsers, forward
 from swarmpy.api.access import require_manager
 from swarmpy.api.audit import AuditEntry, Auditor, NoAudit, shown_query
 from swarmpy.api.backend import ManagerBackend, NodeBackend
-from swarmpy.api.callers import NOBODY, Access, Caller, Door
+from swarmpy.api.callers import ACCESS_OF, NOBODY, Access, Caller, Door
 from swarmpy.api.clients import ClientsApi
 from swarmpy.api.nodes import NodesApi
 from swarmpy.api.request import ApiRequest, ApiResponse, error_response, message_response
@@ -36,6 +36,7 @@ from swarmpy.errors import (
     Unavailable,
     UserError,
 )
+from swarmpy.manager.clients import role_now
 from swarmpy.ports import Clock, Peer
 
 CONFIRM_TIMEOUT_S = 2.0
@@ -76,10 +77,11 @@ class Api:
         if found is None:
             return message_response(404, "page not found")
         route, params = found
-        request = attrs.evolve(request, params=params)
+        request = request.routed(params)
         if not route.is_audited:
             return await self._answer(route, request, read_body)
-        return await self._audited(request, request.caller or NOBODY, lambda: self._answer(route, request, read_body))
+        caller = request.caller or NOBODY
+        return await self._audited(route, request, caller, lambda: self._answer(route, request, read_body))
 
     async def _answer(self, route: Route, request: ApiRequest, read_body: ReadBody | None) -> ApiResponse:
         refused = _refusal(route, request)
@@ -89,8 +91,7 @@ class Api:
             body = await read_body()
             if isinstance(body, ApiResponse):
                 return body
-            if body:
-                request = attrs.evolve(request, body=body)
+            request = request.with_body(body)
         if request.body and (refused := browsers.body_refusal(request.headers)) is not None:
             return refused
         try:
@@ -105,14 +106,39 @@ class Api:
     async def _run(self, route: Route, request: ApiRequest) -> ApiResponse:
         match route.scope:
             case Scope.LOCAL:
+                if not route.is_read and _is_over_tcp(request):
+                    # What others took from this caller must be known before he takes the node from its cluster.
+                    await forward.read_barrier(require_manager(self._node))
+                    self._check_client(request)
                 return await route.handler(request)
             case Scope.READ:
                 await forward.read_barrier(require_manager(self._node))
+                self._check_client(request)
                 return await route.handler(request)
             case Scope.WRITE:
                 manager = require_manager(self._node)
                 keyed = request.keyed(manager.new_id())
-                return await forward.write(manager, keyed, lambda keyed: lead(manager, keyed, route.handler))
+                return await forward.write(manager, keyed, lambda keyed: self._lead(manager, route, keyed))
+
+    async def _lead(self, manager: ManagerBackend, route: Route, request: ApiRequest) -> ApiResponse:
+        async def handler(request: ApiRequest) -> ApiResponse:
+            self._check_client(request)
+            return await route.handler(request)
+
+        return await lead(manager, request, handler)
+
+    def _check_client(self, request: ApiRequest) -> None:
+        """Raises PermissionDenied when the state, which is current now, does not know a caller's certificate as it was.
+
+        The door that let him in went by the state of its manager, who may have been behind.
+        """
+        caller = request.caller
+        if caller is None or not _is_over_tcp(request):
+            return
+        cluster = require_manager(self._node).store.view().cluster()
+        role = role_now(cluster, caller.serial, self._clock.time_ns())
+        if role is None or ACCESS_OF[role] < caller.access:
+            raise PermissionDenied(f"the client certificate {caller.serial} of {caller.name} was revoked")
 
     async def on_forwarded(self, peer: Peer, payload: Any) -> Any:
         """``api.request``: a write that another manager sends to the leader. Only managers may call it.
@@ -125,13 +151,13 @@ class Api:
         if found is None or found[0].scope is not Scope.WRITE:
             return message_response(404, "page not found").to_plain()
         route, params = found
-        request = attrs.evolve(request, params=params)
+        request = request.routed(params)
         peer_access = Access.ADMIN if request.caller is None else request.caller.access
         caller = Caller(
             access=peer_access, door=Door.FORWARDED, address=peer.address, node_id=peer.node_id or "unknown"
         )
-        response = await self._audited(request, caller, lambda: self._lead_forwarded(route, request))
-        return response.to_plain()
+        response = await self._audited(route, request, caller, lambda: self._lead_forwarded(route, request))
+        return attrs.evolve(response, version=self._version_after(route, response)).to_plain()
 
     async def _lead_forwarded(self, route: Route, request: ApiRequest) -> ApiResponse:
         if request.caller is not None and (refused := _refusal(route, request)) is not None:
@@ -140,14 +166,21 @@ class Api:
             manager = self._node.manager
             if manager is None or not manager.is_leader:
                 raise NotLeader
-            return await lead(manager, request, route.handler)
+            return await self._lead(manager, route, request)
         except Unavailable:
             raise
         except SwarmpyError as error:
             return error_response(error)
 
+    def _version_after(self, route: Route, response: ApiResponse) -> int:
+        """The version of the state after a write; 0 when nothing was done, or it is not known."""
+        manager = self._node.manager
+        if response.version or route.scope is not Scope.WRITE or response.status >= 400 or manager is None:
+            return response.version
+        return manager.store.version if manager.is_leader else 0
+
     async def _audited(
-        self, request: ApiRequest, caller: Caller, answer: Callable[[], Awaitable[ApiResponse]]
+        self, route: Route, request: ApiRequest, caller: Caller, answer: Callable[[], Awaitable[ApiResponse]]
     ) -> ApiResponse:
         """The answer, which the audit log is told of, whatever it is."""
         time_ns, began = self._clock.time_ns(), self._clock.monotonic()
@@ -155,7 +188,8 @@ class Api:
         about = {"reference": request.params["id"]} if "id" in request.params else {}
         try:
             response = await answer()
-            status, version, about = response.status, response.version, response.about or about
+            status, about = response.status, response.about or about
+            version = self._version_after(route, response)
             return response
         except Exception as error:
             status = error.http_status if isinstance(error, SwarmpyError) else 500
@@ -175,6 +209,10 @@ class Api:
                     duration_s=self._clock.monotonic() - began,
                 )
             )
+
+
+def _is_over_tcp(request: ApiRequest) -> bool:
+    return request.caller is not None and request.caller.door is Door.TCP
 
 
 def _refusal(route: Route, request: ApiRequest) -> ApiResponse | None:
@@ -203,7 +241,7 @@ async def lead(manager: ManagerBackend, request: ApiRequest, handler: Handler) -
     """
     term = manager.term
     try:
-        return attrs.evolve(await handler(request), version=manager.store.version)
+        return await handler(request)
     except (Unavailable, InvalidArgument):
         raise
     except UserError:

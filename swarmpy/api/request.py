@@ -50,6 +50,14 @@ class ApiRequest:
     params: dict[str, str] = attrs.Factory(dict)
     """What the route's ``{name}`` parts matched."""
 
+    def routed(self, params: dict[str, str]) -> ApiRequest:
+        """The same with what the route's parts matched."""
+        return attrs.evolve(self, params=params) if params else self
+
+    def with_body(self, body: bytes) -> ApiRequest:
+        """The same with this body."""
+        return attrs.evolve(self, body=body) if body else self
+
     @property
     def is_of_admin(self) -> bool:
         """True when the answer may have secrets in it."""

@@ -25,7 +25,7 @@ from swarmpy.api.negotiation import negotiate
 from swarmpy.api.request import ApiResponse, message_response
 from swarmpy.api.sparing import Sparing
 from swarmpy.errors import BadCertificate, PermissionDenied
-from swarmpy.manager.clients import signing_root, trusted_roots
+from swarmpy.manager.clients import role_now, signing_root, trusted_roots
 from swarmpy.model.objects import Cluster
 from swarmpy.ports import Clock
 from swarmpy.security.api_certificates import ClientFacts, ServerPair, issue_server, read_client, server_context
@@ -161,14 +161,14 @@ class TcpServer:
     def _admit(self, facts: ClientFacts, address: str) -> Caller:
         """The holder of a certificate, if it counts now. Raises PermissionDenied."""
         cluster = self._cluster()
-        known = None if cluster is None or cluster.id != facts.cluster_id else cluster.clients.get(facts.serial)
-        if known is None or known.not_after_ns <= self._clock.time_ns():
-            ended = "has run out" if known is not None else "is not one that this cluster knows, or was revoked"
-            self._tell_refused(ended, address=address, name=facts.name, serial=facts.serial)
-            raise PermissionDenied(f"the client certificate {facts.serial} of {facts.name} {ended}")
-        return Caller(
-            access=ACCESS_OF[known.role], door=Door.TCP, address=address, name=known.name, serial=facts.serial
-        )
+        is_ours = cluster is not None and cluster.id == facts.cluster_id
+        role = role_now(cluster, facts.serial, self._clock.time_ns()) if cluster is not None and is_ours else None
+        if role is None:
+            has_ended = facts.not_after_ns <= self._clock.time_ns()
+            why = "has run out" if has_ended else "is not one that this cluster knows, or was revoked"
+            self._tell_refused(why, address=address, name=facts.name, serial=facts.serial)
+            raise PermissionDenied(f"the client certificate {facts.serial} of {facts.name} {why}")
+        return Caller(access=ACCESS_OF[role], door=Door.TCP, address=address, name=facts.name, serial=facts.serial)
 
     def _tell_refused(self, reason: str, **who: str) -> None:
         if count := self._refused.count(self._clock.monotonic()):

@@ -33,6 +33,12 @@ def trusted_roots(cluster: Cluster) -> tuple[bytes, ...]:
     return own if cluster.rotation is None else (*own, cluster.rotation.root.cert_pem)
 
 
+def role_now(cluster: Cluster, serial: str, now_ns: int) -> ApiRole | None:
+    """What the holder of a certificate may do; None when it does not count, or not any more."""
+    client = cluster.clients.get(serial)
+    return None if client is None or client.not_after_ns <= now_ns else client.role
+
+
 async def give_client(
     store: Store, csr_pem: bytes, *, name: str, role: ApiRole, expiry_ns: int, request: RequestId | None = None
 ) -> bytes:

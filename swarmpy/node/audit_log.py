@@ -15,6 +15,7 @@ import contextlib
 import os
 import pwd
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 
 import structlog
@@ -132,8 +133,8 @@ class AuditLog:
         lines = [lost_line(self._clock.time_ns(), lost)] if lost else []
         lines += [as_line(entry, self._user_name) for entry in entries]
         try:
-            for line in lines:
-                self._append(f"{line}\n".encode("ascii"))
+            for data in pieces(lines, self._file_bytes):
+                self._append(data)
         except OSError:
             self._close_file()
             raise
@@ -184,6 +185,20 @@ class AuditLog:
             except KeyError:
                 self._names[uid] = ""
         return self._names[uid]
+
+
+def pieces(lines: list[str], most: int) -> Iterator[bytes]:
+    """The lines as bytes, in as few pieces of no more than ``most`` as there can be: each is one write."""
+    piece: list[str] = []
+    size = 0
+    for line in lines:
+        if piece and size + len(line) + 1 > most:
+            yield "".join(piece).encode("ascii")
+            piece, size = [], 0
+        piece.append(f"{line}\n")
+        size += len(line) + 1
+    if piece:
+        yield "".join(piece).encode("ascii")
 
 
 def numbered(path: Path, number: int) -> Path:

@@ -17,8 +17,9 @@ from swarmpy.api.request import ApiRequest
 from swarmpy.api.router import Scope
 from swarmpy.manager.operations import update_service
 from swarmpy.model.ids import NodeId
+from swarmpy.model.objects import ClientCertificate
 from swarmpy.model.specs import ContainerSpec, LogDriver, Mount, ServiceSpec, TaskSpec
-from swarmpy.model.states import Role
+from swarmpy.model.states import ApiRole, Role
 from swarmpy.ports import Peer
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "api-access.md"
@@ -41,7 +42,9 @@ async def world() -> World:
     """Two managers; m1 leads. A service whose spec is full of secrets, and a task of it."""
     world = World("m1", "m2")
     world.elect("m1")
-    await world.found()
+    await world.found(schema=5)
+    watcher = ClientCertificate(name="watcher", role=ApiRole.VIEWER, issued_at_ns=0, not_after_ns=1 << 62)
+    await world.leader.store.update(lambda tx: tx.update(attrs.evolve(tx.cluster(), clients={VIEWER.serial: watcher})))
     container = ContainerSpec(
         image="busybox",
         env=("PASSWORD=hunter2", "EMPTY=", "BARE"),

@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import attrs
 import pytest
-from api_world import World
+from api_world import BenchManager, BenchNode, World, api_of
 from structlog.testing import capture_logs
 
 from swarmpy.api.connection import Limits
@@ -265,6 +265,30 @@ async def test_the_role_is_the_states(desk: Desk) -> None:
 
         await desk.world.leader.store.update(demote)
         assert (await ask("/swarm/backup"))[0] == 403
+
+
+async def test_a_manager_that_is_behind_lets_nobody_do_anything_who_was_shut_out(desk: Desk) -> None:
+    """It may not have heard of it; the leader has, and what changes this node alone waits until it has."""
+    shown = await desk.admitted()
+    world = desk.world
+    world.nodes["m2"] = BenchNode("m2", BenchManager(world, "m2"))
+    world.apis["m2"] = api_of(world.nodes["m2"])
+    behind, leading = world.manager("m1"), world.manager("m2")
+    leading.store.restore_at_once(await behind.store.snapshot())
+    world.log.stores = [leading.store]
+    world.elect("m2")
+    await revoke_client(leading.store, "alice")
+    assert len(behind.store.view().cluster().clients) == 1
+    status, answer = await desk.ask(shown, "POST", "/services/create", json=SPEC)
+    assert (status, "was revoked" in answer["message"]) == (403, True)
+    assert leading.store.view().services() == ()
+    world.elect(None)
+    assert (await desk.ask(shown, "POST", "/swarm/leave?force=1"))[0] == 503
+    assert world.nodes["m1"].leaves == []
+    # As soon as its state is current it refuses, too: so it is after the barrier.
+    behind.store.restore_at_once(await leading.store.snapshot())
+    for method, path in (("POST", "/swarm/leave?force=1"), ("GET", "/services")):
+        assert (await desk.ask(shown, method, path))[0] == 403
 
 
 async def test_a_node_that_is_no_manager_lets_nobody_in(desk: Desk) -> None:
