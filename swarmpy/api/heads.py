@@ -45,6 +45,12 @@ class HeadMeter:
 
     def feed(self, data: bytes) -> Head:
         """Take in what has come. What follows a head that is complete is not looked at."""
+        if self._state is Head.NONE and data[:1] not in (b"", b"\r", b"\n"):
+            # Nearly always it comes whole, and first.
+            end = data.find(END, 0, self._most_bytes)
+            if end >= 0 and data.count(b"\n", 0, end) <= self._most_lines - 2:
+                self._state = Head.COMPLETE
+                return self._state
         if self._state in (Head.COMPLETE, Head.TOO_LARGE) or not data:
             return self._state
         size = len(data)
