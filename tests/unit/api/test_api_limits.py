@@ -9,8 +9,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from api_world import World, ask
 from raw_client import GET, Raw, connected, exchanged, serving
 
+from swarmpy.api import api
 from swarmpy.api.listener import LOOK_S
 
 HEAD = b"POST /services/create HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -209,3 +211,15 @@ async def test_an_answer_that_nobody_takes_is_given_up(tmp_path: Path) -> None:
                     await asyncio.sleep(0.01)
             assert time.monotonic() - began >= 0.9
             await asking
+
+
+async def test_a_request_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever its steps wait for; what has become of it is open then."""
+    world = World("m1")
+    world.elect("m1")
+    await world.found()
+    world.elect(None)
+    monkeypatch.setattr(api, "REQUEST_TIMEOUT_S", 0.2)
+    for method, path, body in (("GET", "/services", None), ("DELETE", "/services/x", None)):
+        status, answer = await ask(world.apis["m1"], method, path, body)
+        assert (status, "took longer than 0.2 s" in answer["message"]) == (503, True)
