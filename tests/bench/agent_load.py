@@ -23,9 +23,11 @@ from swarmpy.agent.agent import Agent
 from swarmpy.agent.local import MemoryLocalState
 from swarmpy.cli.daemon import _die_with_parent
 from swarmpy.model.assignments import Endpoint, PublishedPort
+from swarmpy.model.ids import NodeId
 from swarmpy.model.states import Availability, Role
 from swarmpy.node.clock import SystemClock
 from swarmpy.node.joining import fetch_identity
+from swarmpy.ports import Channel, Dialer
 from swarmpy.runtime.simulated import SimulatedRuntime
 from swarmpy.security.identity import NodeIdentity
 from swarmpy.security.tls import Credentials
@@ -35,6 +37,7 @@ ADDRESS = "127.0.0.1"
 LOOK_S = 0.002
 """How often it is looked who has a session with whom: an agent tells only of its first one."""
 GIVE_UP_S = 60.0
+HANDSHAKES_AT_ONCE = 32
 
 
 class NoDataPlane:
@@ -51,11 +54,28 @@ class NoDataPlane:
         """Nothing."""
 
 
+class TakingTurns:
+    """A dialler that shares this process's one processor with all others: a few handshakes at a time.
+
+    Agents on machines of their own do theirs at once, and none waits for another one's.
+    """
+
+    def __init__(self, dialer: Dialer, turns: asyncio.Semaphore) -> None:
+        self._dialer = dialer
+        self._turns = turns
+
+    async def dial(self, address: str, *, timeout: float, expect: NodeId | None = None) -> Channel:
+        """When it is its turn."""
+        async with self._turns:
+            return await self._dialer.dial(address, timeout=timeout, expect=expect)
+
+
 class Load:
     """So many agents."""
 
     def __init__(self, count: int, token: str, managers: list[str]) -> None:
         self._network = random.randrange(16, 256)
+        self._turns = asyncio.Semaphore(HANDSHAKES_AT_ONCE)
         self._count = count
         self._token = token
         self._managers = managers
@@ -94,12 +114,13 @@ class Load:
     def _agent(self, identity: NodeIdentity, source: str) -> Agent:
         """``source``: where it connects from, as machines of its own would."""
         credentials = Credentials(identity)
+        dialer = RpcDialer(credentials.client_context, identity.cluster_id, source=source)
         clock, rng = SystemClock(), random.SystemRandom()
         return Agent(
             node_id=identity.node_id,
             address=ADDRESS,
             role=Role.WORKER,
-            dialer=RpcDialer(credentials.client_context, identity.cluster_id, source=source),
+            dialer=TakingTurns(dialer, self._turns),
             runtime=SimulatedRuntime(node_id=identity.node_id, node_address=ADDRESS, hostname="load", random=rng),
             data_plane=NoDataPlane(),
             local=MemoryLocalState(),
