@@ -1,6 +1,6 @@
-"""The page on security says what is so: its tables are the code's, and the tests that it names exist.
+"""The page on security says what is so: its table is the code's, and the tests that it names exist.
 
-``SWARMPY_UPDATE_GOLDEN=1`` writes the generated tables anew; review the difference.
+``SWARMPY_UPDATE_GOLDEN=1`` writes the generated table anew; review the difference.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 
-from swarmpy.api.api import Api
 from swarmpy.api.backend import InitRequest
 from swarmpy.cli.local_cluster import CLUSTER_PORT, reserve_prefix
 from swarmpy.node.clock import SystemClock
@@ -69,24 +68,12 @@ def cluster_port(router: Router) -> str:
     return table(("method", "kind", "who"), *rows)
 
 
-def http_api(api: Api) -> str:
-    routes = [route for of_method in api._router._routes.values() for _, route in of_method]
-    rows = []
-    for route in sorted(routes, key=lambda route: (route.pattern, route.method)):
-        # Who may ask: by the table, where it says so.
-        access = getattr(route, "access", None)
-        who = () if access is None else (str(access.value),)
-        rows.append((route.method, f"`{route.pattern}`", route.scope.value, *who))
-    who = ("who",) if len(rows[0]) == 4 else ()
-    return table(("method", "path", "answered", *who), *rows)
-
-
-async def test_the_tables_are_the_codes(tmp_path: Path) -> None:
-    """Every method of the cluster port and every route of the API is on the page, with who may use it."""
+async def test_the_table_is_the_codes(tmp_path: Path) -> None:
+    """Every method of the cluster port is on the page, with who may use it."""
     async with manager(tmp_path / "node") as node:
         member = node._member
         assert member is not None
-        generated = {"cluster port": cluster_port(member.manager._router), "http api": http_api(node._api)}
+        generated = {"cluster port": cluster_port(member.manager._router)}
     text = page()
     wanted = _BLOCK.sub(lambda match: f"{match[1]}{generated[match['name']]}{match[3]}", text)
     assert set(generated) == {match["name"] for match in _BLOCK.finditer(text)}
