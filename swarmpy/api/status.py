@@ -206,7 +206,7 @@ def _root_problems(cluster: Cluster | None, nodes: tuple[Node, ...], reach: Mapp
         return []
     there = {NodeId(node_id) for node_id, ok in reach.items() if ok is not False}
     waiting = [f"{node.description.hostname or node.id} ({why})" for node, why in awaited(cluster, nodes, there)]
-    return [f"the root CA is being changed; it is waited for {', '.join(waiting) or 'the leader'}"]
+    return [f"the root CA is being changed: waiting for {', '.join(waiting) or 'the leader'}"]
 
 
 def _why_not_ready(node: NodeBackend) -> str:

@@ -28,7 +28,7 @@ Json = dict[str, Any]
 
 TIMEOUT_S = 600.0
 SLOW_S = 5.0
-"""After this long it is said which nodes are waited for, and why."""
+"""When nothing has happened for so long, it is said which nodes are waited for, and why."""
 BACKGROUND = 'The change of the root CA goes on in the background: "swarmpy status" shows what it waits for.'
 
 
@@ -190,14 +190,16 @@ async def wait_for_root(client: ApiClient, view: View, timeout: float) -> Progre
     Raises DeadlineExceeded after ``timeout`` seconds, with the nodes that are waited for.
     """
     loop = asyncio.get_running_loop()
-    started = answered = loop.time()
+    started = answered = stirred = loop.time()
     progress: Progress | None = None
     try:
         while True:
             try:
-                progress = observe(await client.get("/swarm"), await client.nodes())
+                before, progress = progress, observe(await client.get("/swarm"), await client.nodes())
                 answered = loop.time()
-                is_slow = answered - started > SLOW_S
+                if before is None or before.lines() != progress.lines():
+                    stirred = answered
+                is_slow = answered - stirred >= SLOW_S
                 view.update([*progress.lines(), *(progress.waiting_lines() if is_slow else ())])
                 if progress.is_over:
                     return progress

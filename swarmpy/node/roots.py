@@ -7,12 +7,13 @@ who trust only the root before, and a root is given up only when this node's own
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import structlog
 
-from swarmpy.errors import SwarmpyError
+from swarmpy.errors import NotFound, SwarmpyError
 from swarmpy.ports import Random
 from swarmpy.security.roots import digest_of
 from swarmpy.security.tls import Credentials
@@ -91,7 +92,9 @@ class RootKeeper:
                 self._wish = None
         in_force = self._in_force()
         if in_force != self._confirmed:
-            await self._confirm(list(in_force[1]))
+            # A leader of an older version does not know the question: it remembers nothing of the kind.
+            with contextlib.suppress(NotFound):
+                await self._confirm(list(in_force[1]))
             self._confirmed = in_force
 
     async def _follow(self, roots: tuple[bytes, ...], issuer: str) -> None:

@@ -38,9 +38,10 @@ class EntranceLimits:
 
     waiting: int = 512
     """Connections that wait for their handshake to begin."""
-    handshakes: int = 64
-    """Handshakes under way."""
-    handshakes_of_origin: int = 16
+    handshakes: int = 192
+    """Handshakes under way. They cost nothing while they wait for the peer, be it far away or mean."""
+    handshakes_of_origin: int = 96
+    """Some hundred nodes behind one address, far away, must all come back before they are missed."""
     strangers: Rate = STRANGERS
     """Connections of one origin that turn out to be of no member. Some hundred machines behind one address can join."""
     member: Rate = MEMBER

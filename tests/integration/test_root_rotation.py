@@ -336,7 +336,7 @@ def test_a_leader_dies_in_the_middle_and_then_everybody(hosts: Hosts) -> None:
         second = leader_of(rest)
         assert second.api("/swarm")["RootRotationInProgress"]
         (problem,) = [line for line in second.status()["problems"] if "root CA" in line]
-        assert problem.endswith(f"it is waited for {slow.name} (it still shows a certificate of the root CA before)")
+        assert problem.endswith(f"waiting for {slow.name} (it still shows a certificate of the root CA before)")
         joined = hosts.new()
         joined.join(second)
         assert second.token("worker") == old_token

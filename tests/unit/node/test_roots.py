@@ -13,7 +13,7 @@ import attrs
 import pytest
 from handshakes import cluster_of, node, rotated, rotating, signed
 
-from swarmpy.errors import BadCertificate, DeadlineExceeded, PermissionDenied
+from swarmpy.errors import BadCertificate, DeadlineExceeded, NotFound, PermissionDenied
 from swarmpy.manager.joining import Certified
 from swarmpy.model import codec
 from swarmpy.model.ids import ClusterId, NodeId
@@ -194,6 +194,17 @@ async def test_it_is_tried_until_it_succeeds_and_says_why_it_does_not(world: Wor
     await world.until(lambda: world.confirmed)
     await world.until(lambda: not world.keeper.problem)
     assert world.renewals == 1
+
+
+async def test_a_leader_of_an_older_version_is_not_asked_again(world: World) -> None:
+    """It does not know the question; another one will ask for it."""
+    world.refusal = NotFound("no call method 'ca.confirm' on this node")
+    world.tell(BEFORE)
+    await world.until(lambda: world.keeper._confirmed)
+    assert world.keeper.problem == ""
+    world.refusal = None
+    world.tell(BEFORE)
+    await world.until(lambda: world.confirmed)
 
 
 async def test_roots_without_the_one_it_lives_by_are_not_taken(world: World) -> None:
