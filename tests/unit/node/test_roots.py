@@ -262,7 +262,14 @@ class Door:
         await server.start()
         try:
             token = tokens.make_token(digest, random.Random(1))
-            return await fetch_identity([server.address], token, hostname="joiner", availability=Availability.ACTIVE)
+            return await fetch_identity(
+                [server.address],
+                token,
+                hostname="joiner",
+                availability=Availability.ACTIVE,
+                random=random.Random(3),
+                patience_s=0,
+            )
         finally:
             await server.stop()
 
