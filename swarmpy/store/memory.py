@@ -69,6 +69,7 @@ class Store:
         self._overlay = Overlay()
         self._proposer: Proposer | None = None
         self._last_proposer: Proposer | None = None
+        self._term_began = (0, 0.0)
         self._line = 0
         self.written = 0
         """Objects that entries have written, as long as this store lives."""
@@ -103,10 +104,20 @@ class Store:
         that is no longer so. A proposer that comes back may have entries in flight still: whatever it has not given up
         is shown to the transactions of its next term, as it may yet be applied before theirs.
         """
+        if proposer is not None and proposer is not self._proposer:
+            self._term_began = (self._sessions.now_ns or self._clock.time_ns(), self._clock.monotonic())
         if proposer is not None and proposer is not self._last_proposer:
             self._last_proposer = proposer
             self._drop_overlay()
         self._proposer = proposer
+
+    def _term_time_ns(self) -> int:
+        """Now, as answers are remembered by: counted on from the time of the leader before, not from its own clock.
+
+        A leader whose clock is ahead would make all that it knows look old, and would do a repeated request again.
+        """
+        began_ns, began = self._term_began
+        return began_ns + int((self._clock.monotonic() - began) * 1e9)
 
     def _drop_overlay(self) -> None:
         self._line += 1
@@ -152,7 +163,7 @@ class Store:
                 changes = tx.changes()
                 if not changes:
                     return cast("T", codec.unpack(own))
-                done = self._launch(changes, Answered(request=request, answer=own, time_ns=tx.now_ns))
+                done = self._launch(changes, Answered(request=request, answer=own, time_ns=self._term_time_ns()))
             await _wait(done, timeout)
             # The table has the last word: should the entry have come second, nothing of it was done.
             answer = self._sessions.remembered(request) or own

@@ -1,8 +1,9 @@
 """The answers of applied requests, by client session: the part of the state that makes a repeated request harmless.
 
 After Ongaro's thesis, chapter 6.3. Every manager holds the same table, as it changes only with applied entries and its
-time is that of their leaders: the latest they carry, never a local clock. Nothing is written to forget something, so in
-a quiet cluster everything stays.
+time is that of their leaders: the latest they carry, never a local clock. Each leader counts on from there by a clock
+that only goes forward, so leaders whose clocks differ by hours forget nothing early. Nothing is written to forget
+something, so in a quiet cluster everything stays.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class Sessions:
         _, below = self._uses.get(request.session, (0, 1))
         if request.key in self._answers or request.sequence < below:
             return False
-        now_ns = max(answered.time_ns, self._now_ns())
+        now_ns = max(answered.time_ns, self.now_ns)
         self._answers[request.key] = (request.digest, answered.answer)
         self._open.setdefault(request.session, {})[request.sequence] = None
         self._uses[request.session] = (now_ns, max(below, request.answered_below))
@@ -87,7 +88,9 @@ class Sessions:
         self._expire(now_ns)
         return True
 
-    def _now_ns(self) -> int:
+    @property
+    def now_ns(self) -> int:
+        """The time of the table; 0 while it is empty."""
         return next(reversed(self._uses.values()))[0] if self._uses else 0
 
     def copy(self) -> SessionsCopy:

@@ -92,7 +92,11 @@ class Load:
             async with turns:
                 began = time.perf_counter()
                 identity, _ = await fetch_identity(
-                    self._managers[:1], self._token, hostname=f"load-{number}", availability=Availability.ACTIVE
+                    self._managers[:1],
+                    self._token,
+                    hostname=f"load-{number}",
+                    availability=Availability.ACTIVE,
+                    random=random.SystemRandom(),
                 )
                 latencies.append(time.perf_counter() - began)
                 self._identities.append(identity)

@@ -211,7 +211,6 @@ class Handlers:
             cluster_id=ClusterId("c" * 25),
             raft_id=1,
             address=me.address,
-            ca_pem=root.cert_pem,
             storage=storage,
             dialer=NoNetwork(),
             router=self._router,

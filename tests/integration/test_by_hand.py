@@ -118,7 +118,12 @@ def test_a_daemon_outside_of_any_cluster(hosts: Hosts) -> None:
             assert len(ids) == 3
 
     asyncio.run(use_the_api())
-    assert sorted(entry.name for entry in host.data_dir.iterdir()) == ["daemon.log", "lock", "swarmpy.sock"]
+    assert sorted(entry.name for entry in host.data_dir.iterdir()) == [
+        "audit.log",
+        "daemon.log",
+        "lock",
+        "swarmpy.sock",
+    ]
     assert is_quiet(host)
 
 

@@ -53,7 +53,9 @@ async def fortress(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fo
 ANYBODY, MEMBERS, MANAGERS = {None, Role.WORKER, Role.MANAGER}, {Role.WORKER, Role.MANAGER}, {Role.MANAGER}
 OPEN_TO: dict[str, set[Role | None]] = {
     "api.request": MANAGERS,
+    "ca.confirm": MEMBERS,
     "ca.join": ANYBODY,
+    "ca.rejoin": ANYBODY,
     "ca.renew": MEMBERS,
     "ca.root": ANYBODY,
     "cluster.incarnation": MANAGERS,

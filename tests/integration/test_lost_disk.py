@@ -29,7 +29,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of four megabytes, mounted where the second machine has its data."""
     path = tmp_path / "host-2"
     path.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", path]
+    command = ["mount", "-t", "tmpfs", "-o", "size=4m,mode=700", "tmpfs", path]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode:
         reason = f"a small disk cannot be mounted: {done.stderr.strip()}"

@@ -352,7 +352,7 @@ def test_a_leader_dies_in_the_middle_and_then_everybody(hosts: Hosts) -> None:
     late = hosts.new()
     join = ["node", "join", "--listen-addr", late.cluster_address, *late.own, third.cluster_address, "--token"]
     done: Finished = swarmpy("--data-dir", late.data_dir, *join, old_token)
-    refused(done, 1, "the manager's root CA does not match the join token", "of before the root CA was changed")
+    refused(done, 1, "remote CA does not match fingerprint in the join token", "of before the root CA was changed")
     late.join(third)
     until(lambda: third.nodes()[late.name][0] == "ready", "the new token is good")
 

@@ -93,6 +93,11 @@ class StoreMachine(RuleBasedStateMachine):
     def elect(self) -> None:
         """Begin a new term of office with nothing in flight."""
         self.proposer = LateProposer(self.leader, self.follower)
+        self.take_office()
+
+    def take_office(self) -> None:
+        """The leader counts on from the time of the answers that it knows."""
+        self.term_began = (self.answers.now_ns or self.clock.now_ns, self.clock.now_ns)
         self.leader.set_proposer(self.proposer)
 
     def current(self) -> Model:
@@ -123,7 +128,8 @@ class StoreMachine(RuleBasedStateMachine):
                 self.running.append(running)
                 self.pending.append(model)
                 table = self.newest_answers()
-                self.answers_pending.append(table.after(asked, answer, self.clock.now_ns) if asked else table)
+                now_ns = self.term_began[0] + self.clock.now_ns - self.term_began[1]
+                self.answers_pending.append(table.after(asked, answer, now_ns) if asked else table)
                 return
             with pytest.raises(error):
                 await running
@@ -140,7 +146,8 @@ class StoreMachine(RuleBasedStateMachine):
 
         The leader's clock has gone on meanwhile, or it is another leader's, which is behind.
         """
-        self.clock.now_ns = max(0, self.clock.now_ns + minutes * 60_000_000_000)
+        # 61 seconds each: ten of them are never the very time at which a session expires.
+        self.clock.now_ns = max(0, self.clock.now_ns + minutes * 61_000_000_000)
         asked = RequestId(session=session, sequence=sequence, answered_below=max(1, min(acknowledged, sequence)))
         in_flight = [table.known[asked.key] for table in self.answers_pending if asked.key in table.known]
         expired = {s for table in self.answers_pending for s in self.answers.used if s not in table.used}
@@ -181,7 +188,7 @@ class StoreMachine(RuleBasedStateMachine):
     def leave_office_for_a_moment(self) -> None:
         """The leader's work begins anew in the same term of Raft, whatever is in flight."""
         self.leader.set_proposer(None)
-        self.leader.set_proposer(self.proposer)
+        self.take_office()
 
     @staticmethod
     def imitate(model: Model, action: str, obj: StoreObject) -> type[Exception] | None:

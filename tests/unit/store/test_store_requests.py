@@ -246,6 +246,29 @@ async def test_a_session_expires_by_the_time_in_the_log() -> None:
     assert await store.snapshot() == await follower.snapshot()
 
 
+async def test_a_leader_whose_clock_is_ahead_forgets_nothing() -> None:
+    """A write whose answer was lost with the leader before is done once, though the next one is an hour ahead."""
+    ahead = FixedClock()
+    ahead.now_ns += 3600 * 10**9
+    first, second = Store(FixedClock()), Store(ahead)
+    for store, other, name in ((first, second, "a"), (second, first, "b")):
+        proposer = LateProposer(store, other)
+        store.set_proposer(proposer)
+        running = await start(store, making(name), request(1, session=name))
+        proposer.commit()
+        await running
+        store.set_proposer(None)
+    proposer = LateProposer(second, first)
+    second.set_proposer(proposer)
+    assert await second.update(never, request=request(1, session="a")) == "a"
+    ahead.now_ns += SESSION_EXPIRY_NS
+    running = await start(second, making("c"), request(1, session="c"))
+    proposer.commit()
+    await running
+    with pytest.raises(AlreadyExists):
+        await second.update(making("a"), request=request(1, session="a"))
+
+
 async def test_the_oldest_answers_go_first(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """There are never more than the limit, whatever sessions they are of."""
     monkeypatch.setattr(sessions, "MAX_ANSWERS", 3)
