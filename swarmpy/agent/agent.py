@@ -376,7 +376,8 @@ class Agent:
             over = running.exception()
             assert over is not None, "a session ends with a reason"
         finally:
-            if isinstance(over, NotLeader):
+            # Not after a session, in which this node may have heard that this manager is none any more.
+            if isinstance(over, NotLeader) and not self._manager:
                 await self._standby.keep(address, channel)
             else:
                 await channel.close()

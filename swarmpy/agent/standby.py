@@ -12,7 +12,10 @@ MAX_KEPT = 2
 
 
 class Standby:
-    """Keeps the latest few. One that was lost meanwhile is found out by whoever uses it."""
+    """Keeps the latest few. One that was lost meanwhile is found out by whoever uses it.
+
+    None outlives a session: what this node knows of certificates changes in sessions, and is asked when it dials.
+    """
 
     def __init__(self) -> None:
         self._kept: dict[str, Channel] = {}
