@@ -45,7 +45,7 @@ def validate_service_spec(spec: ServiceSpec) -> None:
     _check_update(spec.update, "update", ("pause", "continue", "rollback"))
     _check_update(spec.rollback, "rollback", ("pause", "continue"))
     _check_endpoint(spec.endpoint)
-    size = len(codec.pack(codec.to_plain(spec)))
+    size = len(codec.pack(codec.packable(spec)))
     if size > MAX_SPEC_BYTES:
         raise InvalidArgument(
             f"the spec has {size} bytes, at most {MAX_SPEC_BYTES} are possible: pass large data in a volume or an image"

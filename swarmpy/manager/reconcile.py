@@ -17,7 +17,7 @@ from swarmpy.control.waiting import Waits
 from swarmpy.errors import AlreadyExists, NotFound, VersionConflict
 from swarmpy.manager.events import drain
 from swarmpy.model.ids import NodeId, ServiceId, encode_id
-from swarmpy.model.objects import Kind, Node, Task
+from swarmpy.model.objects import Cluster, Kind, Node, Task
 from swarmpy.ports import Clock, Random
 from swarmpy.store.memory import Store
 from swarmpy.store.watch import Event, Resync, Watch
@@ -66,8 +66,11 @@ class Reconciler:
 
     def _mark(self, events: Sequence[Event | Resync]) -> None:
         for event in events:
-            if isinstance(event, Resync) or event.kind == Kind.CLUSTER:
+            if isinstance(event, Resync):
                 self._mark_all()
+            elif event.kind == Kind.CLUSTER:
+                if _changes_decisions(event):
+                    self._mark_all()
             elif event.kind == Kind.NODE:
                 if _moves_tasks(event):
                     self._dirty.update(nodes.affected_services(self._store.view(), NodeId(event.id)))
@@ -132,6 +135,14 @@ class Reconciler:
                 break
             written += len(part)
         return written
+
+
+def _changes_decisions(event: Event) -> bool:
+    """True for a change of the one setting of the cluster that is looked at where services are decided."""
+    new, old = event.object, event.old
+    if not isinstance(new, Cluster) or not isinstance(old, Cluster):
+        return True
+    return new.spec.task_history_limit != old.spec.task_history_limit
 
 
 def _moves_tasks(event: Event) -> bool:

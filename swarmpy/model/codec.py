@@ -11,6 +11,7 @@ and never converted (``bytes(10**10)`` is ten gigabytes). What is stored was wri
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
 import cattrs
@@ -30,6 +31,7 @@ from swarmpy.model.schema import (
     ROOTS_VERSION,
     SCHEMA_VERSION,
 )
+from swarmpy.model.specs import TaskSpec
 
 __all__ = [
     "BASE_VERSION",
@@ -44,6 +46,7 @@ __all__ = [
     "from_plain",
     "from_stored",
     "reason",
+    "packable",
     "pack",
     "unpack",
     "encode",
@@ -53,14 +56,39 @@ __all__ = [
 
 T = TypeVar("T")
 
-_converter = make_converter(omit_if_default=True, detailed_validation=False)
+
+class _Shared:
+    """Unstructures a part that many objects share one after the other, as the tasks of a service their spec, once.
+
+    It keeps the last one, as one pair: several threads encode.
+    """
+
+    def __init__(self, unstructure: Callable[[Any], Any]) -> None:
+        self._unstructure = unstructure
+        self._last: tuple[Any, Any] = (None, None)
+
+    def __call__(self, part: Any) -> Any:
+        known, plain = self._last
+        if known is not part:
+            plain = self._unstructure(part)
+            self._last = part, plain
+        return plain
 
 
-def _unstructure_factory(cls: type[Any]) -> Any:
-    return make_dict_unstructure_fn(cls, _converter, _cattrs_omit_if_default=True)
+def _new_converter() -> cattrs.Converter:
+    converter = make_converter(omit_if_default=True, detailed_validation=False)
+
+    def factory(cls: type[Any]) -> Any:
+        return make_dict_unstructure_fn(cls, converter, _cattrs_omit_if_default=True)
+
+    converter.register_unstructure_hook_factory(has, factory)
+    return converter
 
 
-_converter.register_unstructure_hook_factory(has, _unstructure_factory)
+_converter = _new_converter()
+_packer = _new_converter()
+"""Of what is packed at once, and never changed or kept."""
+_packer.register_unstructure_hook(TaskSpec, _Shared(_packer.get_unstructure_hook(TaskSpec)))
 _strict = make_converter(detailed_validation=False, forbid_extra_keys=True)
 _told = make_converter(detailed_validation=False)
 
@@ -133,6 +161,11 @@ def from_stored(cls: type[T], data: Any) -> T:
         raise ProtocolViolation(f"malformed {cls.__name__}: {reason(error)}") from error
 
 
+def packable(obj: Any) -> Any:
+    """As :func:`to_plain`, for :func:`pack` only: objects that share parts may have those in common here as well."""
+    return _packer.unstructure(obj)
+
+
 def pack(data: Any) -> bytes:
     """Plain data as msgpack."""
     packed: bytes = msgpack.packb(data, use_bin_type=True)
@@ -153,7 +186,7 @@ def _no_extension(code: int, _data: bytes) -> NoReturn:
 
 def encode(obj: Any, version: int = FIRST_VERSION) -> bytes:
     """``obj`` as bytes to be stored, for readers that know ``version``."""
-    return bytes([version]) + pack(to_plain(obj))
+    return bytes([version]) + pack(packable(obj))
 
 
 def check_version(version: int, what: str) -> None:

@@ -24,18 +24,18 @@ MAX_ANSWERS = 50_000
 """Answers kept, of all sessions together; the oldest go first. 80 writes a second for ten minutes."""
 
 _Key = tuple[str, int]
-# What was asked for, in short, and the answer.
-_Known = tuple[bytes, bytes]
-# When it was last used, and below which of its requests nothing need be remembered.
-_Use = tuple[int, int]
+# Session, sequence, what was asked for in short, and the answer.
+_Known = tuple[str, int, bytes, bytes]
+# Session, when it was last used, and below which of its requests nothing need be remembered.
+_Use = tuple[str, int, int]
 
 
 @attrs.frozen(kw_only=True)
 class SessionsCopy:
     """A table as it was at one moment, to be encoded later."""
 
-    uses: list[tuple[str, _Use]]
-    answers: list[tuple[_Key, _Known]]
+    uses: list[_Use]
+    answers: list[_Known]
 
 
 class Sessions:
@@ -59,29 +59,30 @@ class Sessions:
         known = self._answers.get(request.key)
         if known is None:
             use = self._uses.get(request.session)
-            if use is not None and request.sequence < use[1]:
+            if use is not None and request.sequence < use[2]:
                 raise forgotten(request)
             return None
-        digest, answer = known
+        _, _, digest, answer = known
         check_same(request, digest)
         return answer
 
     def remembered(self, request: RequestId) -> bytes | None:
         """What is remembered under its id."""
         known = self._answers.get(request.key)
-        return None if known is None else known[1]
+        return None if known is None else known[3]
 
     def record(self, answered: Answered) -> bool:
         """Remember the answer of a request that is being applied; False when it was applied before."""
         request = answered.request
-        _, below = self._uses.get(request.session, (0, 1))
+        _, _, below = self._uses.get(request.session, ("", 0, 1))
         if request.key in self._answers or request.sequence < below:
             return False
         now_ns = max(answered.time_ns, self.now_ns)
-        self._answers[request.key] = (request.digest, answered.answer)
+        self._answers[request.key] = (*request.key, request.digest, answered.answer)
         self._open.setdefault(request.session, {})[request.sequence] = None
-        self._uses[request.session] = (now_ns, max(below, request.answered_below))
-        self._uses.move_to_end(request.session)
+        # Taken out and put in again, never moved: see copy.
+        self._uses.pop(request.session, None)
+        self._uses[request.session] = (request.session, now_ns, max(below, request.answered_below))
         if request.answered_below > below:
             for sequence in [n for n in self._open[request.session] if n < request.answered_below]:
                 self._forget(request.session, sequence)
@@ -91,27 +92,29 @@ class Sessions:
     @property
     def now_ns(self) -> int:
         """The time of the table; 0 while it is empty."""
-        return next(reversed(self._uses.values()))[0] if self._uses else 0
+        return next(reversed(self._uses.values()))[1] if self._uses else 0
 
     def copy(self) -> SessionsCopy:
         """The table as it is now."""
-        return SessionsCopy(uses=list(self._uses.items()), answers=list(self._answers.items()))
+        # The values of the plain dict below: in the same order as long as nothing is moved, and fifty times as fast,
+        # which is 10 ms of the loop with as many answers as are kept.
+        return SessionsCopy(uses=list(dict.values(self._uses)), answers=list(dict.values(self._answers)))
 
     def fill(self, *, uses: Iterable[Any] = (), answers: Iterable[Any] = ()) -> None:
         """Put rows of a snapshot back, in their order: the table is then as it was."""
         for session, last_used_ns, answered_below in uses:
-            self._uses[session] = (last_used_ns, answered_below)
+            self._uses[session] = (session, last_used_ns, answered_below)
         for session, sequence, digest, answer in answers:
-            self._answers[session, sequence] = (digest, answer)
+            self._answers[session, sequence] = (session, sequence, digest, answer)
             self._open.setdefault(session, {})[sequence] = None
 
     def _expire(self, now_ns: int) -> None:
         while len(self._answers) > MAX_ANSWERS:
             self._forget(*next(iter(self._answers)))
         # In the order of their last use, as the time of the table never goes back; the last one was used just now.
-        while (first := next(iter(self._uses.items())))[1][0] + SESSION_EXPIRY_NS <= now_ns:
-            for sequence in list(self._open[first[0]]):
-                self._forget(first[0], sequence)
+        while (oldest := next(iter(self._uses.values())))[1] + SESSION_EXPIRY_NS <= now_ns:
+            for sequence in list(self._open[oldest[0]]):
+                self._forget(oldest[0], sequence)
 
     def _forget(self, session: str, sequence: int) -> None:
         del self._answers[session, sequence]

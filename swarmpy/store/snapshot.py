@@ -4,8 +4,8 @@ A snapshot is the schema version (one byte) and then frames, each a length (4 by
 ``{"version", "counts"}``, then slices ``{"kind", "objects"}`` in the order of creation. The schema version is the least
 that its reader must know (:mod:`swarmpy.store.schema`). Where requests are remembered, the header also has
 ``{"sessions", "answers"}`` (how many), and slices ``{"sessions"}`` and ``{"answers"}`` follow in the order of their
-use. Encoding gives way to the loop between slices, because a manager that is silent for longer than an election timeout
-loses its office.
+use. Encoding pauses between slices, because a manager that is silent for longer than an election timeout loses its
+office, and one that keeps a core busy for seconds is made to wait by the kernel when somebody else wants it too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import io
 import struct
 from collections.abc import AsyncIterator, Coroutine, Generator, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 from swarmpy.errors import LogCorrupted, ProtocolViolation
 from swarmpy.model import codec
@@ -28,10 +28,11 @@ from swarmpy.store.tables import Layer
 from swarmpy.store.view import View
 
 SLICE_OBJECTS = 64
-"""Objects encoded without a pause: half a millisecond."""
+"""Objects encoded without a pause: some 0.4 ms."""
+PAUSE_S = 0.001
+"""After each slice: a snapshot has time, and takes less than half of a core's."""
 FREEZE_BYTES = 4 << 20
 """From this size on what was decoded is taken out of later collections: the first one would take very long."""
-T = TypeVar("T")
 _LENGTH = struct.Struct(">I")
 # Services come before the tasks that share their parts.
 _ORDER = (Kind.CLUSTER, Kind.NODE, Kind.SERVICE, Kind.TASK)
@@ -62,19 +63,27 @@ async def _parts(objects: dict[Kind, list[Any]], sessions: SessionsCopy, version
     yield bytes([version_needed(objects[Kind.CLUSTER], remembers_requests=bool(sessions.answers))]) + _frame(header)
     for kind in _ORDER:
         for objs in _slices(objects[kind]):
-            yield _frame({"kind": kind.value, "objects": [codec.to_plain(obj) for obj in objs]})
-            await asyncio.sleep(0)
+            yield _frame({"kind": kind.value, "objects": [codec.packable(obj) for obj in objs]})
+            await _pause_after(objs)
     for uses in _slices(sessions.uses):
-        yield _frame({"sessions": [(session, *use) for session, use in uses]})
-        await asyncio.sleep(0)
+        yield _frame({"sessions": uses})
+        await _pause_after(uses)
     for answers in _slices(sessions.answers):
-        yield _frame({"answers": [(*key, *known) for key, known in answers]})
-        await asyncio.sleep(0)
+        yield _frame({"answers": answers})
+        await _pause_after(answers)
 
 
-def _slices(items: list[T]) -> Iterator[list[T]]:
+async def _pause_after(part: list[Any]) -> None:
+    if len(part) == SLICE_OBJECTS:
+        await asyncio.sleep(PAUSE_S)
+
+
+def _slices(items: list[Any]) -> Iterator[list[Any]]:
+    """Lets go of each item with its slice: to let go of all at the end would be another step that holds the loop."""
     for start in range(0, len(items), SLICE_OBJECTS):
-        yield items[start : start + SLICE_OBJECTS]
+        part = items[start : start + SLICE_OBJECTS]
+        items[start : start + SLICE_OBJECTS] = [None] * len(part)
+        yield part
 
 
 Restored = tuple[Layer, Sessions, int]

@@ -8,8 +8,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import attrs
+import pytest
 from manager_world import InstantProposer, MovedClock, make_store
 
+from swarmpy.control import orchestrator
 from swarmpy.manager.reconcile import Reconciler
 from swarmpy.model.ids import ServiceId
 from swarmpy.model.objects import Service, Task, TaskStatus
@@ -112,6 +114,39 @@ async def test_a_clock_that_is_set_does_not_hold_a_restart_back() -> None:
         await asyncio.sleep(0)
         world.clock.seconds += 0.3
         await until(lambda: [t.id for t in world.tasks()] == [replacement.id])
+
+
+@pytest.mark.parametrize(
+    ("change", "is_decided"),
+    [
+        (lambda spec: attrs.evolve(spec, raft=attrs.evolve(spec.raft, snapshot_interval=77)), False),
+        (lambda spec: attrs.evolve(spec, task_history_limit=1), True),
+    ],
+    ids=["Raft's", "the history's"],
+)
+async def test_which_settings_have_all_services_decided_anew(monkeypatch, change, is_decided) -> None:
+    """Those that a decision looks at, and no others: there may be thousands of services."""
+    decided = []
+    decide = orchestrator.decide_service
+    monkeypatch.setattr(orchestrator, "decide_service", lambda *all_: decided.append(all_[1]) or decide(*all_))
+    async with reconciling("a") as world:
+        await world.create(1)
+        await until(lambda: [t.status.state for t in world.tasks()] == [TaskState.ASSIGNED])
+        await asyncio.sleep(0.1)  # time for the last decision about that
+        decided.clear()
+        cluster = world.store.view().cluster()
+        await world.store.update(lambda tx: tx.update(attrs.evolve(cluster, spec=change(cluster.spec))))
+        node = world.store.view().node("a")
+        assert node is not None
+        if is_decided:
+            await until(lambda: decided == ["s1"])
+        else:
+            await asyncio.sleep(0.1)  # the time that nothing is decided in
+            assert decided == []
+            # It goes on to listen: a node that goes has its service decided.
+            away = attrs.evolve(node, status=attrs.evolve(node.status, state=NodeState.DOWN))
+            await world.store.update(lambda tx: tx.update(away))
+            await until(lambda: "s1" in decided)
 
 
 async def test_a_quiet_cluster_writes_nothing() -> None:

@@ -191,7 +191,21 @@ def test_what_is_written_is_what_is_read(obj: StoreObject) -> None:
     for change in (changes.create(obj), changes.update(obj), changes.delete(obj)):
         entry = changes.ChangeList(changes=(change,))
         assert codec.decode(changes.ChangeList, codec.encode(entry)) == entry
+        assert codec.packable(entry) == codec.to_plain(entry)
         assert change.object == (None if change.action is changes.Action.DELETE else obj)
+
+
+@given(st.lists(TASK_SPECS, min_size=2, max_size=3), st.lists(st.integers(0, 2), max_size=8))
+def test_parts_that_are_shared_are_their_own(specs: list[TaskSpec], order: list[int]) -> None:
+    """Whatever was packed before, and in whichever order: each task has its own spec."""
+    tasks = [attrs.evolve(GOLDEN_TASK, spec=specs[number % len(specs)]) for number in order]
+    assert [codec.packable(task) for task in tasks] == [codec.to_plain(task) for task in tasks]
+
+
+def test_plain_data_is_its_reader_s_to_change() -> None:
+    """What one gets of an object another one does not see changed."""
+    codec.to_plain(GOLDEN_TASK)["spec"]["container"]["image"] = "other"
+    assert codec.to_plain(GOLDEN_TASK)["spec"]["container"]["image"] == "nginx"
 
 
 def test_messages_between_manager_and_agent() -> None:

@@ -303,10 +303,11 @@ class StoreMachine(RuleBasedStateMachine):
             self.leader.snapshot()
         )
         table = self.leader._sessions.copy()
-        assert {key: codec.unpack(answer) for key, (_, answer) in table.answers} == self.answers.known
-        assert dict(table.uses) == {
+        assert {(row[0], row[1]): codec.unpack(row[3]) for row in table.answers} == self.answers.known
+        assert {session: (at, below) for session, at, below in table.uses} == {
             session: (at, self.answers.below[session]) for session, at in self.answers.used.items()
         }
+        assert [at for _, at, _ in table.uses] == sorted(at for _, at, _ in table.uses)
         check_indexes(self.leader.view())
         check_indexes(self.follower.view())
 

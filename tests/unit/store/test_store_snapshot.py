@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 
 import pytest
+from loop import SimLoop, run
 from store_world import FixedClock, InstantProposer, LateProposer, content, node, service, task
 
 from swarmpy.errors import DataDirMismatch, LogCorrupted
@@ -13,6 +16,7 @@ from swarmpy.model.ids import NodeId
 from swarmpy.model.objects import Task
 from swarmpy.model.requests import RequestId
 from swarmpy.store.memory import Store
+from swarmpy.store.snapshot import PAUSE_S, SLICE_OBJECTS
 from swarmpy.store.transaction import Tx
 
 GOLDEN_HEX = (
@@ -82,6 +86,35 @@ async def test_restoring_gives_way_to_the_loop(store: Store) -> None:
         await asyncio.sleep(0)
     assert turns > 3
     assert content(copy) == content(store)
+
+
+def test_taking_one_leaves_the_core_to_others() -> None:
+    """It pauses after each slice, so a kernel that shares a core out does not make this manager wait for its turn."""
+
+    async def main(loop: SimLoop) -> float:
+        store = Store(FixedClock())
+        store.set_proposer(InstantProposer(store))
+        await store.update(fill)
+        began = loop.now
+        await store.snapshot()
+        return loop.now - began
+
+    assert run(1, main) == pytest.approx(500 // SLICE_OBJECTS * PAUSE_S)
+
+
+async def test_what_is_gone_is_let_go_of_slice_by_slice(store: Store) -> None:
+    """Nothing is left to be freed in one step at the end: what was encoded and is no more is freed on the way."""
+    tasks = [weakref.ref(task) for task in store.view().tasks()]
+    parts = store.parts()
+    await store.update(lambda tx: [tx.delete(task) for task in tx.tasks()] and None)
+    gc.collect()
+    assert all(task() is not None for task in tasks)
+    for _ in range(1 + 1 + 1 + 4):  # the header, a node, a service, and slices of tasks
+        await anext(parts)
+    gone = [task() is None for task in tasks]
+    assert gone == sorted(gone, reverse=True)
+    assert 2 * SLICE_OBJECTS <= gone.count(True) <= 4 * SLICE_OBJECTS
+    assert [part async for part in parts]
 
 
 async def test_old_snapshots_are_read_for_ever() -> None:
