@@ -39,9 +39,10 @@ DEFAULT_PERIOD_S = 1.0
 class Session:
     """One session over ``channel``.
 
-    ``problems`` are told in heartbeats; ``admit`` gets the incarnation of the manager's cluster before anything else is
-    taken of it, and raises to end the session; ``on_message`` gets each message after its assignments and endpoints are
-    taken; ``stale`` is set when ``request`` no longer describes the node, which ends the session.
+    ``problems`` are told in heartbeats, which wait for nothing; ``admit`` gets the incarnation of the manager's cluster
+    before anything else is taken of it, and raises to end the session; ``on_message`` gets each message after its
+    assignments and endpoints are taken; ``stale`` is set when ``request`` no longer describes the node, which ends the
+    session.
     """
 
     def __init__(
@@ -79,22 +80,25 @@ class Session:
         stream = self._channel.stream("dispatcher.session", codec.to_plain(self._request))
         # Every stream can be closed, though the type of an iterator does not say so.
         async with contextlib.aclosing(cast("AsyncGenerator[Any, None]", stream)) as messages:
-            await self._open(messages)
-            opened()
+            first = await self._open(messages)
             over: BaseException | None = None
             try:
                 async with asyncio.TaskGroup() as group:
-                    group.create_task(self._receive(messages), name="session-receive")
+                    # The manager counts from now on, and to be admitted it may have to wait for this node's disk.
                     group.create_task(self._heartbeats(), name="session-heartbeats")
-                    group.create_task(self._reporter.run(self._send), name="session-reports")
                     group.create_task(self._watch_connection(), name="session-connection")
+                    await self._admit(first.incarnation)
+                    self._take(first)
+                    opened()
+                    group.create_task(self._receive(messages), name="session-receive")
+                    group.create_task(self._reporter.run(self._send), name="session-reports")
                     group.create_task(self._watch_description(), name="session-description")
             except* SwarmpyError as errors:
                 over = errors.exceptions[0]
             assert over is not None, "a session ends with a reason"
             raise over
 
-    async def _open(self, messages: AsyncGenerator[Any, None]) -> None:
+    async def _open(self, messages: AsyncGenerator[Any, None]) -> SessionMessage:
         self._routing.begin_session()
         try:
             async with asyncio.timeout(OPEN_TIMEOUT_S):
@@ -105,10 +109,9 @@ class Session:
             raise Unavailable("the manager ended the session before it began") from None
         if not first.session_id:
             raise ProtocolViolation("the manager's first message has no session id")
-        await self._admit(first.incarnation)
         self._id = first.session_id
         self._set_period(first.heartbeat_period_ns)
-        self._take(first)
+        return first
 
     async def _receive(self, messages: AsyncGenerator[Any, None]) -> None:
         async for item in messages:

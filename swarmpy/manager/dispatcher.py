@@ -19,6 +19,7 @@ from swarmpy.manager.assignments import STOP_WAIT_S, StopGate, difference, is_ro
 from swarmpy.manager.certificates import role_wanted
 from swarmpy.manager.events import drain
 from swarmpy.manager.incarnations import superseded
+from swarmpy.manager.silence import Silence
 from swarmpy.manager.statuses import StatusBuffer, is_edit
 from swarmpy.manager.trust import Orders, seen
 from swarmpy.model import codec
@@ -45,13 +46,6 @@ from swarmpy.wire.router import MAX_NODES
 
 log = structlog.get_logger(__name__)
 
-GRACE_PERIODS = 3
-"""Missed heartbeats after which a node is down (Docker Swarm's factor)."""
-NEW_LEADER_EXTRA_S = 1.0
-"""Added to the grace after a change of leader: agents must find the new one first."""
-RECOVERY_GRACE_S = 60.0
-"""The grace of a node that was not heard of since the cluster was begun anew: the managers it knew may be lost, and
-each that does not even refuse costs it seconds. Its tasks must not be moved meanwhile."""
 EDITS = Rate(burst=1000, per_s=10.0)
 """How often one node may say something else of a task that has come no further: each is a write."""
 COMPLAINTS = Rate(burst=10, per_s=0.5)
@@ -101,7 +95,7 @@ class Dispatcher:
         self._managers = managers
         self._orders = orders
         self._sessions: dict[NodeId, Session] = {}
-        self._deadlines: dict[NodeId, float] = {}
+        self._silence = Silence(store, clock)
         self._table = EndpointTable()
         self._gate = StopGate()
         self._statuses = StatusBuffer(store, clock)
@@ -109,10 +103,6 @@ class Dispatcher:
         self._edits: Buckets[NodeId] = Buckets(EDITS, most=MAX_NODES)
         self._complaints: Buckets[NodeId] = Buckets(COMPLAINTS, most=MAX_NODES)
         self._ended = False
-
-    @property
-    def _period_s(self) -> float:
-        return self._store.view().cluster().spec.dispatcher.heartbeat_period_ns / 1e9
 
     async def run(self) -> None:
         """Serve until cancelled; then every session ends and agents look for the new leader."""
@@ -166,7 +156,7 @@ class Dispatcher:
         """``dispatcher.heartbeat``: a :class:`Heartbeat` for a :class:`HeartbeatReply`."""
         beat = codec.from_plain(Heartbeat, payload)
         session = self._session_of(peer, beat.session_id)
-        self._deadlines[session.node_id] = self._deadline()
+        self._silence.heard(session.node_id)
         session.endpoints_applied = max(session.endpoints_applied, beat.endpoints_version)
         self._release()
         await self._record_problems(session.node_id, beat.problems)
@@ -226,7 +216,7 @@ class Dispatcher:
             previous.closed = True
             previous.wake.set()
         self._sessions[node_id] = session
-        self._deadlines[node_id] = self._deadline()
+        self._silence.heard(node_id)
         self._bounded.tell(log.info, "session_opened", node_id, node=node_id, address=request.address)
         return session
 
@@ -275,12 +265,7 @@ class Dispatcher:
         now = self._clock.monotonic()
         view = self._store.view()
         self._table.replace(ingress_table(view))
-        grace = GRACE_PERIODS * self._period_s + NEW_LEADER_EXTRA_S
-        unheard_grace = max(grace, RECOVERY_GRACE_S) if view.cluster().incarnation else grace
-        for node in view.nodes():
-            if node.status.state is not NodeState.DOWN:
-                is_unheard = node.status.state is NodeState.UNKNOWN
-                self._deadlines[node.id] = now + (unheard_grace if is_unheard else grace)
+        self._silence.expect_all()
         for task in view.tasks():
             if task.desired_state > TaskState.RUNNING:
                 self._gate.hold(task, version=self._table.version, now=now)
@@ -332,18 +317,14 @@ class Dispatcher:
 
     # -- liveness -----------------------------------------------------------------------------------------------------
 
-    def _deadline(self) -> float:
-        return self._clock.monotonic() + GRACE_PERIODS * self._period_s
-
     def _jittered_period_ns(self) -> int:
-        return int(self._period_s * self._random.uniform(1 - JITTER, 1 + JITTER) * 1e9)
+        return int(self._silence.period_s * self._random.uniform(1 - JITTER, 1 + JITTER) * 1e9)
 
     async def _check(self) -> None:
         while True:
-            await asyncio.sleep(self._pause())
-            now = self._clock.monotonic()
+            await self._silence.sleep(self._pause())
             self._release()
-            silent = [node_id for node_id, deadline in self._deadlines.items() if deadline <= now]
+            silent = self._silence.too_long()
             if not silent:
                 continue
             try:
@@ -353,7 +334,7 @@ class Dispatcher:
                 continue
             for node_id in silent:
                 log.warning("node_down", node=node_id)
-                self._deadlines.pop(node_id, None)
+                self._silence.forget(node_id)
                 if (session := self._sessions.get(node_id)) is not None:
                     session.closed = True
                     session.wake.set()
@@ -362,10 +343,9 @@ class Dispatcher:
         """Seconds in which no node can become silent for too long, and no task held until its time is over."""
         if self._gate.is_holding:
             return CHECK_S
-        now = self._clock.monotonic()
-        earliest = min(self._deadlines.values(), default=now + STOP_WAIT_S) - now
+        earliest = self._silence.next_in(otherwise=STOP_WAIT_S)
         # Whoever comes meanwhile has whole grace periods, and what is held meanwhile STOP_WAIT_S.
-        return max(CHECK_S, min(earliest, self._period_s, STOP_WAIT_S / 2))
+        return max(CHECK_S, min(earliest, self._silence.period_s, STOP_WAIT_S / 2))
 
     async def _record_problems(self, node_id: NodeId, problems: tuple[str, ...]) -> None:
         message = claims.problems_line(problems)

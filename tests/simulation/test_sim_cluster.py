@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from random import Random
 
+import attrs
 import pytest
 from cluster import Cluster
 from film import Film
+from knobs import Knobs
 from loop import SimLoop, run, seeds
 from universe import play
 
@@ -49,9 +52,9 @@ def test_a_leader_that_cannot_hand_over_leads_on() -> None:
     run(0, main)
 
 
-async def with_service(loop: SimLoop, replicas: int = 6) -> Cluster:
-    """A settled cluster of six machines with one published service."""
-    cluster = Cluster(loop)
+async def with_service(loop: SimLoop, replicas: int = 6, knobs: Knobs | None = None) -> Cluster:
+    """A settled cluster, of six machines without knobs, with one published service."""
+    cluster = Cluster(loop, knobs=knobs)
     await cluster.start()
     leader = await cluster.wait_leader()
     spec = ServiceSpec(
@@ -124,5 +127,52 @@ def test_a_daemon_that_comes_back_takes_its_tasks_over(seed: int) -> None:
             machine.host.restart()
             await cluster.settle(15)
             assert running(cluster) == before
+
+    run(seed, main)
+
+
+def quiet(managers: int) -> Knobs:
+    """So many managers on machines of their own, with clocks in order."""
+    return attrs.evolve(Knobs.draw(Random(0)), managers=managers, together=False, drift=0.0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("whom", ["managers", "machines"])
+@pytest.mark.parametrize("managers", [1, 3])
+def test_managers_that_stood_still_blame_nobody_for_it(seed: int, whom: str, managers: int) -> None:
+    """All managers, or all machines, are stopped for a while, as by a hypervisor: nobody was silent but they."""
+
+    async def main(loop: SimLoop) -> None:
+        cluster = await with_service(loop, knobs=quiet(managers))
+        before = running(cluster)
+        stopped = cluster.managers if whom == "managers" else list(cluster.machines.values())
+        for machine in stopped:
+            machine.host.pause()
+        await asyncio.sleep(loop.random.uniform(1, 20))
+        for machine in stopped:
+            machine.host.resume()
+        await cluster.settle(15)
+        assert running(cluster) == before
+
+    run(seed, main)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_machine_that_is_lost_in_a_standstill_is_missed_all_the_same(seed: int) -> None:
+    """The leader waits for it as long as for one that looks for it now and then, and no longer."""
+
+    async def main(loop: SimLoop) -> None:
+        cluster = await with_service(loop, knobs=quiet(1))
+        [manager], [lost, *others] = cluster.managers, cluster.agents
+        manager.host.pause()
+        lost.loses_power = 1.0
+        lost.host.crash()
+        await asyncio.sleep(loop.random.uniform(1, 20))
+        manager.host.resume()
+        await cluster.wait_for(
+            lambda: sum(len(machine.runtime.running_tasks()) for machine in others) == 6, timeout=11.0
+        )
+        lost.host.restart()
+        await cluster.settle(15)
 
     run(seed, main)

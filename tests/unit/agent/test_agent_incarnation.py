@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import attrs
@@ -98,6 +99,30 @@ async def test_a_disk_that_fails_does_not_let_it_go_back() -> None:
         manager.end_session()
         await eventually(lambda: manager.asked > 2)
         assert agent.manager == ""
+
+
+async def test_a_slow_disk_does_not_make_the_node_silent() -> None:
+    """A leader that waits for this node to write its incarnation down hears from it; no task is taken before that."""
+
+    class SlowState(MemoryLocalState):
+        def __init__(self) -> None:
+            super().__init__()
+            self.written = asyncio.Event()
+
+        async def save(self, changes: Changes) -> None:
+            if changes.incarnation is not None:
+                await self.written.wait()
+            await super().save(changes)
+
+    manager = of(Manager("m:1"), 3, assignments=whole(make_task("a")))
+    host = Host(manager)
+    host.local = local = SlowState()
+    async with host.run() as agent:
+        await eventually(lambda: len(manager.beats) > 2)
+        assert (agent.manager, agent.statuses) == ("", {})
+        local.written.set()
+        await eventually(lambda: agent.manager == "m:1" and agent.statuses)
+        assert manager.asked == 1
 
 
 async def test_it_is_kept_on_disk(tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from manager_world import FakeAgent, MovedClock, make_store
 from swarmpy.control.recovery import LOST, UNHEARD, begun_anew, next_incarnation
 from swarmpy.errors import Superseded
 from swarmpy.manager import incarnations
-from swarmpy.manager.dispatcher import RECOVERY_GRACE_S, Dispatcher
+from swarmpy.manager.dispatcher import Dispatcher
 from swarmpy.manager.incarnations import METHOD, Incarnations, check_incarnation
+from swarmpy.manager.silence import RECOVERY_GRACE_S
 from swarmpy.model.ids import NodeId
 from swarmpy.model.objects import ManagerStatus, Node, NodeDescription
 from swarmpy.model.specs import NodeSpec
