@@ -45,6 +45,11 @@ class Bucket:
         self._tokens = self._level(now) - amount
         return max(0.0, -self._tokens / self._rate.per_s)
 
+    def drain(self, now: float, amount: float) -> None:
+        """Take ``amount``, or what is there of it."""
+        level = self._level(now)
+        self._tokens = level - min(amount, max(0.0, level))
+
     def give_back(self, amount: float = 1.0) -> None:
         """What was taken was for a good cause."""
         self._tokens = min(self._rate.burst, self._tokens + amount)

@@ -15,8 +15,11 @@ import attrs
 
 from swarmpy.model.rates import Buckets, Rate
 
-STRANGERS = Rate(burst=1024, per_s=64)
+STRANGERS = Rate(burst=256, per_s=100)
 MEMBER = Rate(burst=64, per_s=4)
+PENALTY = 16
+"""What a connection of a member that has had its own costs its origin: it knows better than a stranger does, and to
+check its certificate costs more."""
 MAX_ORIGINS = 4096
 """Origins and nodes whose rate is remembered."""
 
@@ -129,17 +132,22 @@ class Entrance(Generic[G]):
 
     def arrive(self, guest: G, now: float) -> G | None:
         """``guest`` has connected. Returns who is to be turned away, ``guest`` itself perhaps."""
-        if not self._strangers.of(guest.origin, now).take(now):
+        if self._strangers.of(guest.origin, now).wait_s(now) > 0:
             return guest
         return self._waiting.enter(guest)
 
-    def next(self) -> tuple[G | None, G | None]:
-        """Whose handshake begins now, and whose is to be broken off for it; None: nobody's.
+    def next(self, now: float) -> tuple[G | None, G | None]:
+        """Whose handshake begins now, and who is to be turned away; None: nobody.
 
-        One that gets nowhere is broken off only for an origin that has far fewer of them under way.
+        A handshake that gets nowhere is broken off only for an origin that has far fewer of them under way.
         """
         guest = self._waiting.next(self._may_begin)
-        return guest, None if guest is None else self._busy.enter(guest)
+        if guest is None:
+            return None, None
+        if not self._strangers.of(guest.origin, now).take(now):
+            # Those from there that came before it have used up what there was.
+            return None, guest
+        return guest, self._busy.enter(guest)
 
     def _may_begin(self, origin: str) -> bool:
         return self._busy.of(origin) < self._limits.handshakes_of_origin and self._busy.has_place_for(origin)
@@ -147,8 +155,13 @@ class Entrance(Generic[G]):
     def passed(self, guest: G, node_id: str | None, now: float) -> None:
         """The handshake of ``guest`` is over: it is the member ``node_id``, or nobody."""
         self._busy.leave(guest)
-        if node_id is not None and self._members.of(node_id, now).take(now):
-            self._strangers.of(guest.origin, now).give_back()
+        if node_id is None:
+            return
+        strangers = self._strangers.of(guest.origin, now)
+        if self._members.of(node_id, now).take(now):
+            strangers.give_back()
+        else:
+            strangers.drain(now, PENALTY - 1)
 
     def clear(self) -> list[G]:
         """Nobody is let in any more. Returns who waited."""

@@ -61,6 +61,18 @@ def test_what_is_given_back_is_there_again() -> None:
     assert not bucket.take(0.0)
 
 
+def test_what_is_drained_is_never_owed() -> None:
+    """A penalty takes what is there, and time begins to fill it again at once."""
+    bucket = Bucket(RATE, 0.0)
+    bucket.drain(0.0, 3)
+    assert bucket.take(0.0, 2)
+    bucket.drain(0.0, 100)
+    assert bucket.wait_s(0.0) == pytest.approx(0.5)
+    bucket.owe(0.0, 2)
+    bucket.drain(0.0, 100)
+    assert bucket.wait_s(0.0) == pytest.approx(1.5)
+
+
 def test_a_table_is_bounded() -> None:
     """The key that was used longest ago is forgotten, whoever else comes."""
     table: Buckets[str] = Buckets(RATE, most=3)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hmac
 import random
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 from swarmpy.errors import InvalidArgument
 from swarmpy.model.states import Role
+from swarmpy.security import tokens
 from swarmpy.security.tokens import make_token, make_tokens, parse_token, role_of_token
 
 DIGEST = "0123456789" * 5
@@ -61,3 +64,19 @@ def test_token_gives_its_role() -> None:
 def test_any_other_text_gives_no_role(text: str) -> None:
     """What is not a token of the cluster gives nothing, and never an error."""
     assert role_of_token(text, TOKENS) is None
+
+
+@pytest.mark.parametrize(
+    "text", [TOKENS.worker, TOKENS.manager, "", "x", TOKENS.worker[:-1], TOKENS.manager[:-1] + "é", "\udcff"]
+)
+def test_whatever_is_presented_is_compared_with_both(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Always with both tokens, and in constant time: how long it takes tells nothing of how much is right."""
+    compared: list[bytes] = []
+
+    def compare(given: bytes, right: bytes) -> bool:
+        compared.append(right)
+        return hmac.compare_digest(given, right)
+
+    monkeypatch.setattr(tokens, "hmac", SimpleNamespace(compare_digest=compare))
+    role_of_token(text, TOKENS)
+    assert compared == [TOKENS.manager.encode(), TOKENS.worker.encode()]

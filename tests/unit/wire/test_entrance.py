@@ -28,7 +28,7 @@ def begin_all(entrance: Entrance[Guest]) -> tuple[list[Guest], list[Guest]]:
     """Those whose handshake begins, until nobody's can, and those that are broken off for it."""
     begun, broken = [], []
     while True:
-        guest, out = entrance.next()
+        guest, out = entrance.next(0.0)
         broken += [out] if out is not None else []
         if guest is None:
             return begun, broken
@@ -47,7 +47,7 @@ def test_a_flood_from_one_origin_delays_nobody_else() -> None:
         assert entrance.arrive(Guest("bad"), 0.0) is None
     good = Guest("good")
     assert entrance.arrive(good, 0.0) is flood[2]
-    assert entrance.next() == (good, None)
+    assert entrance.next(0.0) == (good, None)
 
 
 def test_handshakes_that_get_nowhere_give_way() -> None:
@@ -70,6 +70,18 @@ def test_handshakes_that_get_nowhere_give_way() -> None:
     assert begin_all(entrance) == ([late], [])
 
 
+def test_those_who_wait_are_turned_away_when_others_have_used_up_what_there_was() -> None:
+    """However many of an origin are let in to wait: no more handshakes begin than it may have."""
+    limits = attrs.evolve(LIMITS, strangers=Rate(burst=3, per_s=1), handshakes=100, handshakes_of_origin=100)
+    entrance: Entrance[Guest] = Entrance(limits)
+    guests = [Guest("o") for _ in range(8)]
+    assert [entrance.arrive(guest, 0.0) for guest in guests] == [None] * 8
+    assert [entrance.next(0.0) for _ in guests] == [(g, None) for g in guests[:3]] + [(None, g) for g in guests[3:]]
+    assert entrance.next(0.0) == (None, None)
+    late = Guest("o")
+    assert entrance.arrive(late, 0.5) is late
+
+
 def test_turns_go_round() -> None:
     """Origins that wait are let in one after the other, whoever has the most that wait."""
     entrance: Entrance[Guest] = Entrance(attrs.evolve(LIMITS, handshakes=100, handshakes_of_origin=100))
@@ -88,12 +100,13 @@ def test_who_comes_too_often_without_a_certificate_is_turned_away() -> None:
         guest = Guest("o")
         if entrance.arrive(guest, now) is guest:
             return False
-        assert entrance.next() == (guest, None)
+        assert entrance.next(now) == (guest, None)
         entrance.passed(guest, node_id, now)
         return True
 
     assert [comes(0.0, None) for _ in range(6)] == [True] * 4 + [False] * 2
-    assert [comes(10.0, "n1") for _ in range(8)] == [True] * 6 + [False] * 2
+    # Its own two, and one more, which costs all that its origin has.
+    assert [comes(10.0, "n1") for _ in range(8)] == [True] * 3 + [False] * 5
     assert [comes(20.0, f"n{i}") for i in range(2, 100)] == [True] * 98
 
 
