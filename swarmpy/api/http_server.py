@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import attrs
@@ -79,9 +79,17 @@ class _Budget:
 class HttpServer:
     """One listening socket whose requests are answered by ``answer``."""
 
-    def __init__(self, answer: Answer, version: str, identify: Identify, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        answer: Answer,
+        version: str,
+        identify: Identify,
+        limits: Limits | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """``headers`` are on every answer, beside those that say what this server is."""
         self._answer = answer
-        self._headers = server_headers(version)
+        self._headers = {**server_headers(version), **(headers or {})}
         self._identify = identify
         self._limits = limits or Limits()
         self._by_http: dict[Any, Connection] = {}

@@ -134,6 +134,8 @@ def read_client(der: bytes) -> ClientFacts:
     if any(len(values) != 1 for values in parts.values()):
         raise BadCertificate("the certificate is not one of the API's clients")
     (name,), (unit,), (cluster_id,) = parts.values()
+    if unit in CLIENT_UNITS.values() and not _NAME.fullmatch(name):
+        raise BadCertificate("the certificate has a name that no client of the API has")
     for role, of_role in CLIENT_UNITS.items():
         if unit == of_role:
             return ClientFacts(

@@ -19,7 +19,7 @@ from swarmpy.errors import BadCertificate, InvalidArgument
 from swarmpy.model.ids import NodeId
 from swarmpy.model.objects import RootCA
 from swarmpy.model.states import ApiRole, Role
-from swarmpy.security import tls
+from swarmpy.security import api_certificates, tls
 from swarmpy.security.api_certificates import (
     MAX_EXPIRY_NS,
     ClientFacts,
@@ -151,6 +151,14 @@ def test_lives_that_are_none(expiry_ns: int) -> None:
     _, csr_pem = new_key_and_csr()
     with pytest.raises(InvalidArgument, match="one minute at least and ten years"):
         issue_client(ROOT, csr_pem, name="a", role=ApiRole.ADMIN, cluster_id="c1", expiry_ns=expiry_ns, now_ns=NOW_NS)
+
+
+def test_a_name_that_would_upset_a_log_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has the CA's key can sign any; it is not passed on."""
+    monkeypatch.setattr(api_certificates, "check_client_name", lambda _: None)
+    cert_pem, _ = client(name="a\n2026-01-01 level=info event=all_is_well")
+    with pytest.raises(BadCertificate, match="a name that no client of the API has"):
+        read_client(ssl.PEM_cert_to_DER_cert(cert_pem.decode()))
 
 
 @given(st.binary(max_size=300))
