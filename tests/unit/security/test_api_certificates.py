@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import ssl
 import time
 from collections.abc import Callable
@@ -114,6 +115,7 @@ def test_a_clients_certificate_says_who_and_what(role: ApiRole, unit: str) -> No
         role=role,
         cluster_id="c1",
         serial=f"{certificate.serial_number:x}",
+        fingerprint=hashlib.sha256(ssl.PEM_cert_to_DER_cert(cert_pem.decode())).hexdigest(),
         not_after_ns=(NOW_NS + HOUR_NS) // 1_000_000_000 * 1_000_000_000,
     )
 
