@@ -41,9 +41,9 @@ LARGE_BYTES = 64 * 1024
 Answer = Callable[["HttpRequest"], Awaitable[ApiResponse]]
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)
 class HttpRequest:
-    """A request as it came, and whose it is."""
+    """A request as it came, and whose it is. Not to be changed; frozen it would cost more."""
 
     http: web.BaseRequest
     caller: Caller
