@@ -99,8 +99,13 @@ class StatusServer:
         self._api = api
         self._host = host
         self._port = port
-        limits = limits or STATUS_LIMITS
-        self._http = HttpServer(self._answer, api.node.version, lambda _: Visitor(admit=lambda: NOBODY), limits)
+        self._http = HttpServer(
+            self._answer,
+            api.node.version,
+            lambda _: Visitor(admit=lambda: NOBODY),
+            limits or STATUS_LIMITS,
+            browsers.NOT_FOR_PAGES,
+        )
 
     @property
     def port(self) -> int:

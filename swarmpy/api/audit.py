@@ -6,7 +6,9 @@ Making an entry is all that happens on the loop; writing it down is the affair o
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import json
+import json.encoder
 import re
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -23,9 +25,9 @@ _SECRET = re.compile(r"SWM(?:TKN|KEY)-[0-9A-Za-z-]*")
 """Somebody may have put a token where a name belongs."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)
 class AuditEntry:
-    """One request that changes something, or that asked for a secret."""
+    """One request that changes something, or that asked for a secret. Not to be changed; frozen it would cost more."""
 
     time_ns: int
     """When it came."""
@@ -71,34 +73,43 @@ def shown_query(query: dict[str, str]) -> dict[str, str]:
 
 def as_line(entry: AuditEntry, user_name: Callable[[int], str]) -> str:
     """The entry as one line of JSON, without its end. ``user_name`` finds a user's name and may block."""
-    moment = dt.datetime.fromtimestamp(entry.time_ns / 1e9, dt.UTC)
-    out: dict[str, Any] = {
-        "time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        "who": _who(entry.caller, user_name),
-        "from": entry.caller.address,
-        "method": _shown(entry.method),
-        "path": _shown(entry.path),
-    }
+    parts = [
+        f'"time": "{_time(entry.time_ns)}"',
+        f'"who": {_who(entry.caller, user_name)}',
+        f'"from": {_quoted(entry.caller.address)}',
+    ]
     if entry.on_behalf_of is not None:
-        out["for"] = {**_who(entry.on_behalf_of, lambda _: ""), "from": _shown(entry.on_behalf_of.address)}
+        parts.append(f'"for": {_who(entry.on_behalf_of, _no_name, with_address=True)}')
+    parts += (f'"method": {_quoted(entry.method)}', f'"path": {_quoted(entry.path)}')
     if entry.query:
-        out["query"] = {name: _shown(value) for name, value in entry.query.items()}
+        parts.append(f'"query": {_shown_map(entry.query)}')
     if entry.about:
-        out["object"] = {name: _shown(value) for name, value in entry.about.items()}
-    out["status"] = entry.status
+        parts.append(f'"object": {_shown_map(entry.about)}')
+    parts.append(f'"status": {entry.status}')
     if entry.version:
-        out["version"] = entry.version
-    out["ms"] = round(entry.duration_s * 1000, 1)
-    return json.dumps(out)
+        parts.append(f'"version": {entry.version}')
+    parts.append(f'"ms": {entry.duration_s * 1000:.1f}')
+    return f"{{{', '.join(parts)}}}"
 
 
 def lost_line(time_ns: int, count: int) -> str:
     """The line that stands for entries that could not be kept."""
-    moment = dt.datetime.fromtimestamp(time_ns / 1e9, dt.UTC)
-    return json.dumps({"time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"), "lost": count})
+    return f'{{"time": "{_time(time_ns)}", "lost": {count}}}'
 
 
-def _who(caller: Caller, user_name: Callable[[int], str]) -> dict[str, Any]:
+def _time(time_ns: int) -> str:
+    seconds, rest = divmod(time_ns, 1_000_000_000)
+    return f"{_second(seconds)}.{rest // 1_000_000:03}Z"
+
+
+@functools.lru_cache(maxsize=8)
+def _second(seconds: int) -> str:
+    return dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
+@functools.lru_cache(maxsize=1024)
+def _who(caller: Caller, user_name: Callable[[int], str], *, with_address: bool = False) -> str:
+    """A connection asks many times: what is said of it is made once."""
     out: dict[str, Any] = {"door": str(caller.door)}
     match caller.door:
         case Door.SOCKET:
@@ -111,8 +122,24 @@ def _who(caller: Caller, user_name: Callable[[int], str]) -> dict[str, Any]:
             out.update(node=caller.node_id)
         case Door.STATUS:
             pass
-    return out
+    if with_address:
+        out["from"] = _shown(caller.address)
+    return json.dumps(out)
+
+
+def _no_name(_uid: int) -> str:
+    return ""
+
+
+def _shown_map(texts: dict[str, str]) -> str:
+    return json.dumps({name: _shown(text) for name, text in texts.items()})
+
+
+def _quoted(text: str) -> str:
+    return json.encoder.encode_basestring_ascii(_shown(text))
 
 
 def _shown(text: str) -> str:
+    if len(text) <= MAX_TEXT_CHARS and "SWM" not in text:
+        return text
     return _SECRET.sub("(hidden)", text[: 2 * MAX_TEXT_CHARS])[:MAX_TEXT_CHARS]

@@ -19,6 +19,10 @@ _OWN_SITE = frozenset({"", "none", "same-origin"})
 _BY_PAGE = "the API is not for web pages: {header} is not allowed; a proxy in front of it must remove that header"
 
 
+NOT_FOR_PAGES = {"X-Content-Type-Options": "nosniff", "Cross-Origin-Resource-Policy": "same-origin"}
+"""Has a browser keep an answer from a page that names it as its script or picture."""
+
+
 def refusal(headers: Mapping[str, str]) -> ApiResponse | None:
     """The answer to a request that a web page made; header names are in lower case."""
     if "origin" in headers:

@@ -14,8 +14,9 @@ from swarmpy.api.request import ApiRequest, ApiResponse, json_response
 from swarmpy.api.router import Route, Scope
 from swarmpy.api.timestamps import rfc3339_nano
 from swarmpy.errors import InvalidArgument
-from swarmpy.manager.clients import give_client, revoke_client, trusted_roots
+from swarmpy.manager.clients import give_client, revoke_client
 from swarmpy.model.states import ApiRole
+from swarmpy.security import roots
 from swarmpy.security.api_certificates import read_client
 
 DEFAULT_EXPIRY_NS = 90 * 24 * 3600 * 1_000_000_000
@@ -68,8 +69,8 @@ class ClientsApi:
             request=request.request_id,
         )
         serial = read_client(ssl.PEM_cert_to_DER_cert(cert_pem.decode())).serial
-        roots = b"".join(trusted_roots(manager.store.view().cluster())).decode()
-        answer = {"ID": serial, "Certificate": cert_pem.decode(), "CA": roots}
+        trusted = roots.joined(roots.trusted_pem(manager.store.view().cluster())).decode()
+        answer = {"ID": serial, "Certificate": cert_pem.decode(), "CA": trusted}
         return json_response(answer, 201, about={"id": serial, "name": name})
 
     async def remove(self, request: ApiRequest) -> ApiResponse:

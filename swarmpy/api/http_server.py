@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import attrs
@@ -41,9 +41,9 @@ LARGE_BYTES = 64 * 1024
 Answer = Callable[["HttpRequest"], Awaitable[ApiResponse]]
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)
 class HttpRequest:
-    """A request as it came, and whose it is."""
+    """A request as it came, and whose it is. Not to be changed; frozen it would cost more."""
 
     http: web.BaseRequest
     caller: Caller
@@ -79,9 +79,17 @@ class _Budget:
 class HttpServer:
     """One listening socket whose requests are answered by ``answer``."""
 
-    def __init__(self, answer: Answer, version: str, identify: Identify, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        answer: Answer,
+        version: str,
+        identify: Identify,
+        limits: Limits | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """``headers`` are on every answer, beside those that say what this server is."""
         self._answer = answer
-        self._headers = server_headers(version)
+        self._headers = {**server_headers(version), **(headers or {})}
         self._identify = identify
         self._limits = limits or Limits()
         self._by_http: dict[Any, Connection] = {}

@@ -25,9 +25,10 @@ from swarmpy.api.negotiation import negotiate
 from swarmpy.api.request import ApiResponse, message_response
 from swarmpy.api.sparing import Sparing
 from swarmpy.errors import BadCertificate, PermissionDenied
-from swarmpy.manager.clients import role_now, signing_root, trusted_roots
+from swarmpy.manager.clients import is_known, role_now
 from swarmpy.model.objects import Cluster
 from swarmpy.ports import Clock
+from swarmpy.security import roots
 from swarmpy.security.api_certificates import ClientFacts, ServerPair, issue_server, read_client, server_context
 
 log = structlog.get_logger(__name__)
@@ -44,7 +45,7 @@ class _InForce:
     pair: ServerPair
     issued_at_ns: int
     cluster_id: str
-    roots: tuple[bytes, ...]
+    roots: tuple[tuple[bytes, ...], tuple[bytes, ...]]
     names: tuple[str, ...]
 
     def is_right(self, cluster: Cluster, names: tuple[str, ...], now_ns: int) -> bool:
@@ -53,7 +54,7 @@ class _InForce:
         return (
             self.issued_at_ns <= now_ns < half
             and (self.cluster_id, self.names) == (cluster.id, names)
-            and self.roots == trusted_roots(cluster)
+            and self.roots == _roots(cluster)
         )
 
 
@@ -119,22 +120,23 @@ class TcpServer:
         return self._in_force.context
 
     def _renewed(self, cluster: Cluster, names: tuple[str, ...], now_ns: int) -> _InForce:
+        trusted, chain = _roots(cluster)
         pair = issue_server(
-            signing_root(cluster),
+            roots.signing_root(cluster),
+            chain=chain,
             names=names,
             node_id=self._api.node.node_id,
             cluster_id=cluster.id,
             expiry_ns=cluster.spec.node_cert_expiry_ns,
             now_ns=now_ns,
         )
-        roots = trusted_roots(cluster)
         log.info("api_certificate_made", names=", ".join(names))
         return _InForce(
-            context=server_context(pair, roots),
+            context=server_context(pair, trusted),
             pair=pair,
             issued_at_ns=now_ns,
             cluster_id=cluster.id,
-            roots=roots,
+            roots=(trusted, chain),
             names=names,
         )
 
@@ -162,7 +164,9 @@ class TcpServer:
         """The holder of a certificate, if it counts now. Raises PermissionDenied."""
         cluster = self._cluster()
         is_ours = cluster is not None and cluster.id == facts.cluster_id
-        role = role_now(cluster, facts.serial, self._clock.time_ns()) if cluster is not None and is_ours else None
+        role = None
+        if cluster is not None and is_ours and is_known(cluster, facts.serial, facts.fingerprint):
+            role = role_now(cluster, facts.serial, self._clock.time_ns())
         if role is None:
             has_ended = facts.not_after_ns <= self._clock.time_ns()
             why = "has run out" if has_ended else "is not one that this cluster knows, or was revoked"
@@ -181,6 +185,11 @@ class TcpServer:
         if isinstance(path, ApiResponse):
             return path
         return await self._api.handle(request.plain(path), request.read_body)
+
+
+def _roots(cluster: Cluster) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+    """Whose clients are let through the handshake, and what clients are shown who know only an earlier root."""
+    return roots.trusted_pem(cluster), roots.chain(cluster)
 
 
 def _refuse(reason: str) -> Caller:

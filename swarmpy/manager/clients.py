@@ -6,14 +6,16 @@ revoked, and one that somebody signs with the CA's key behind the cluster's back
 
 from __future__ import annotations
 
+import hmac
 import ssl
 
 import attrs
 
 from swarmpy.errors import FailedPrecondition, InvalidArgument, NotFound
-from swarmpy.model.objects import ClientCertificate, Cluster, RootCA
+from swarmpy.model.objects import ClientCertificate, Cluster
 from swarmpy.model.requests import RequestId
 from swarmpy.model.states import ApiRole
+from swarmpy.security import roots
 from swarmpy.security.api_certificates import issue_client
 from swarmpy.store.memory import Store
 from swarmpy.store.transaction import Tx
@@ -22,21 +24,16 @@ MAX_CLIENTS = 1000
 """They are part of every copy of the cluster's object, so there cannot be any number of them."""
 
 
-def signing_root(cluster: Cluster) -> RootCA:
-    """The root CA that signs now."""
-    return cluster.root_ca if cluster.rotation is None else cluster.rotation.root
-
-
-def trusted_roots(cluster: Cluster) -> tuple[bytes, ...]:
-    """The certificates (PEM) of the root CAs whose signatures count now."""
-    own = (cluster.root_ca.cert_pem,)
-    return own if cluster.rotation is None else (*own, cluster.rotation.root.cert_pem)
-
-
 def role_now(cluster: Cluster, serial: str, now_ns: int) -> ApiRole | None:
-    """What the holder of a certificate may do; None when it does not count, or not any more."""
+    """What the holder of the certificate of that number may do; None when there is none that counts."""
     client = cluster.clients.get(serial)
     return None if client is None or client.not_after_ns <= now_ns else client.role
+
+
+def is_known(cluster: Cluster, serial: str, fingerprint: str) -> bool:
+    """True for the very certificate that was given: anybody with the CA's key could make another of its number."""
+    client = cluster.clients.get(serial)
+    return client is not None and hmac.compare_digest(client.fingerprint.encode(), fingerprint.encode())
 
 
 async def give_client(
@@ -54,7 +51,7 @@ async def give_client(
         if len(clients) >= MAX_CLIENTS:
             raise FailedPrecondition(f"there are {MAX_CLIENTS} client certificates: revoke some of them first")
         issued = issue_client(
-            signing_root(cluster),
+            roots.signing_root(cluster),
             csr_pem,
             name=name,
             role=role,
@@ -63,7 +60,11 @@ async def give_client(
             now_ns=tx.now_ns,
         )
         clients[issued.serial] = ClientCertificate(
-            name=name, role=role, issued_at_ns=tx.now_ns, not_after_ns=issued.not_after_ns
+            name=name,
+            role=role,
+            issued_at_ns=tx.now_ns,
+            not_after_ns=issued.not_after_ns,
+            fingerprint=issued.fingerprint,
         )
         tx.update(attrs.evolve(cluster, clients=clients))
         return issued.der

@@ -284,6 +284,9 @@ class ClientCertificate:
     role: ApiRole
     issued_at_ns: int
     not_after_ns: int
+    fingerprint: str = ""
+    """SHA-256 of the whole of it, in hexadecimal: whoever has the CA's key can sign another of the same number. "" of
+    one that was given before fingerprints were recorded; it counts no more."""
 
 
 @attrs.frozen(kw_only=True)
@@ -310,7 +313,7 @@ class Cluster:
     former_roots: tuple[FormerRoot, ...] = ()
     clients: dict[str, ClientCertificate] = attrs.Factory(dict)
     """Who may use the API over TCP, by the serial number of his certificate (hexadecimal, lower case). A certificate
-    that is not in here counts for nothing, whoever signed it."""
+    that is not this very one counts for nothing, whoever signed it."""
 
 
 StoreObject = Cluster | Node | Service | Task

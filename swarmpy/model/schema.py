@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 """The newest that can be read."""
 FIRST_VERSION = 1
 REQUESTS_VERSION = 2
@@ -14,7 +14,7 @@ CERTIFICATES_VERSION = 4
 ROOTS_VERSION = 5
 """Of an entry or a snapshot that knows what each node shows and trusts, and how often the root CA was changed: who
 ignores it would end a change of the root too early, or take a certificate that was never issued."""
-CLIENTS_VERSION = 5
+CLIENTS_VERSION = 6
 """Of an entry or a snapshot that knows who may use the API over TCP: who ignores it would shut them out."""
 BASE_VERSION = REQUESTS_VERSION
 """What every manager reads that does not tell what it reads: it may be written without asking."""

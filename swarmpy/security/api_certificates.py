@@ -22,8 +22,17 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from swarmpy.errors import BadCertificate, InvalidArgument
 from swarmpy.model.objects import RootCA
 from swarmpy.model.states import ApiRole
-from swarmpy.security.ca import SKEW, as_time, key_usage, load_private_key, private_key_pem, public_key_of
+from swarmpy.security.ca import (
+    SKEW,
+    as_time,
+    authority_key_id,
+    key_usage,
+    load_private_key,
+    private_key_pem,
+    public_key_of,
+)
 from swarmpy.security.certificates import ROLE_UNITS, load_certificate
+from swarmpy.security.roots import fingerprint, joined
 from swarmpy.security.tls import load_pair, trust
 
 CLIENT_UNITS: dict[ApiRole, str] = {ApiRole.ADMIN: "swarm-admin", ApiRole.VIEWER: "swarm-viewer"}
@@ -44,6 +53,7 @@ class Issued:
 
     der: bytes
     serial: str
+    fingerprint: str
     not_after_ns: int
 
 
@@ -55,6 +65,8 @@ class ClientFacts:
     role: ApiRole
     cluster_id: str
     serial: str
+    fingerprint: str
+    """SHA-256 of the whole certificate, in hexadecimal."""
     not_after_ns: int
 
 
@@ -98,21 +110,32 @@ class ServerPair:
     """What a manager shows at its API port."""
 
     cert_pem: bytes
+    """With what stands behind it in the file: certificates for those who trust only an earlier root."""
     key_pem: bytes = attrs.field(repr=False)
     not_after_ns: int
 
 
 def issue_server(
-    root: RootCA, *, names: Iterable[str], node_id: str, cluster_id: str, expiry_ns: int, now_ns: int
+    root: RootCA,
+    *,
+    names: Iterable[str],
+    node_id: str,
+    cluster_id: str,
+    expiry_ns: int,
+    now_ns: int,
+    chain: Iterable[bytes] = (),
 ) -> ServerPair:
-    """A new key, and its certificate for a server that is found at ``names``: addresses and DNS names."""
+    """A new key, and its certificate for a server that is found at ``names``: addresses and DNS names.
+
+    ``chain`` (PEM) is shown beside it, for those who trust only an earlier root.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     builder = _builder(root, key.public_key(), name=node_id, unit=SERVER_UNIT, cluster_id=cluster_id, now_ns=now_ns)
     builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=True)
     builder = builder.add_extension(x509.SubjectAlternativeName([_general_name(n) for n in names]), critical=False)
     issued = _signed(builder, root, as_time(now_ns) + dt.timedelta(microseconds=expiry_ns // 1000))
     return ServerPair(
-        cert_pem=ssl.DER_cert_to_PEM_cert(issued.der).encode(),
+        cert_pem=joined((ssl.DER_cert_to_PEM_cert(issued.der).encode(), *chain)),
         key_pem=private_key_pem(key),
         not_after_ns=issued.not_after_ns,
     )
@@ -134,6 +157,8 @@ def read_client(der: bytes) -> ClientFacts:
     if any(len(values) != 1 for values in parts.values()):
         raise BadCertificate("the certificate is not one of the API's clients")
     (name,), (unit,), (cluster_id,) = parts.values()
+    if unit in CLIENT_UNITS.values() and not _NAME.fullmatch(name):
+        raise BadCertificate("the certificate has a name that no client of the API has")
     for role, of_role in CLIENT_UNITS.items():
         if unit == of_role:
             return ClientFacts(
@@ -141,6 +166,7 @@ def read_client(der: bytes) -> ClientFacts:
                 role=role,
                 cluster_id=cluster_id,
                 serial=f"{serial:x}",
+                fingerprint=fingerprint(certificate),
                 not_after_ns=int(not_after.timestamp()) * 1_000_000_000,
             )
     what = "a node's" if unit in ROLE_UNITS.values() else f"of the unit {unit[:40]!r}"
@@ -180,7 +206,6 @@ def _builder(
         ]
     )
     ca_certificate = load_certificate(root.cert_pem)
-    authority = load_private_key(root.key_pem).public_key()
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -191,7 +216,7 @@ def _builder(
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(key_usage(ca=False), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority), critical=False)
+        .add_extension(authority_key_id(ca_certificate), critical=False)
     )
 
 
@@ -201,6 +226,7 @@ def _signed(builder: x509.CertificateBuilder, root: RootCA, not_after: dt.dateti
     return Issued(
         der=certificate.public_bytes(serialization.Encoding.DER),
         serial=f"{certificate.serial_number:x}",
+        fingerprint=fingerprint(certificate),
         not_after_ns=int(until.timestamp()) * 1_000_000_000,
     )
 

@@ -42,7 +42,7 @@ async def world() -> World:
     """Two managers; m1 leads. A service whose spec is full of secrets, and a task of it."""
     world = World("m1", "m2")
     world.elect("m1")
-    await world.found(schema=5)
+    await world.found(schema=6)
     watcher = ClientCertificate(name="watcher", role=ApiRole.VIEWER, issued_at_ns=0, not_after_ns=1 << 62)
     await world.leader.store.update(lambda tx: tx.update(attrs.evolve(tx.cluster(), clients={VIEWER.serial: watcher})))
     container = ContainerSpec(

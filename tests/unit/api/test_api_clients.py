@@ -27,7 +27,7 @@ async def world() -> World:
     """Two managers that read of clients; m1 leads."""
     world = World("m1", "m2")
     world.elect("m1")
-    await world.found(schema=5)
+    await world.found(schema=6)
     return world
 
 
@@ -93,7 +93,7 @@ async def test_not_before_all_managers_read_of_it() -> None:
     world = World("m1", "m2")
     world.elect("m1")
     await world.found()
-    with pytest.raises(FailedPrecondition, match="needs schema version 5"):
+    with pytest.raises(FailedPrecondition, match="needs schema version 6"):
         await given(world)
     assert known(world) == {}
 

@@ -12,7 +12,7 @@ import pytest
 from api_world import World, ask
 from raw_client import GET, Raw, connected, exchanged, serving
 
-from swarmpy.api import api
+from swarmpy.api import api, forward
 from swarmpy.api.listener import LOOK_S
 
 HEAD = b"POST /services/create HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -214,12 +214,23 @@ async def test_an_answer_that_nobody_takes_is_given_up(tmp_path: Path) -> None:
 
 
 async def test_a_request_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever its steps wait for; what has become of it is open then."""
+    """Whatever its steps wait for; what has become of one that changes this node is open then."""
     world = World("m1")
     world.elect("m1")
     await world.found()
     world.elect(None)
-    monkeypatch.setattr(api, "REQUEST_TIMEOUT_S", 0.2)
-    for method, path, body in (("GET", "/services", None), ("DELETE", "/services/x", None)):
-        status, answer = await ask(world.apis["m1"], method, path, body)
-        assert (status, "took longer than 0.2 s" in answer["message"]) == (503, True)
+    monkeypatch.setattr(forward, "WRITE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(forward.write, "__defaults__", (0.2,))
+    monkeypatch.setattr(forward.read_barrier, "__defaults__", (0.2,))
+    for method, path in (("GET", "/services"), ("DELETE", "/services/x")):
+        async with asyncio.timeout(5):
+            assert (await ask(world.apis["m1"], method, path))[0] == 503
+    never = asyncio.Event()
+
+    async def leave(*, force: bool) -> None:
+        await never.wait()
+
+    world.nodes["m1"].leave = leave  # type: ignore[method-assign]
+    monkeypatch.setattr(api, "LOCAL_WRITE_TIMEOUT_S", 0.2)
+    status, answer = await ask(world.apis["m1"], "POST", "/swarm/leave", force="1")
+    assert (status, "took longer than 0.2 s" in answer["message"]) == (503, True)

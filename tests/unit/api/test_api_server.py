@@ -174,6 +174,7 @@ async def test_only_status_pages_are_served_and_only_read(status_url: str) -> No
             async with client.get(path, headers={"Origin": "http://evil.example"}) as answer:
                 assert answer.status == 200
                 assert "Access-Control-Allow-Origin" not in answer.headers
+                assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
             async with client.head(path) as answer:
                 assert (answer.status, await answer.read()) == (200, b"")
             async with client.post(path) as answer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import ssl
 import time
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from swarmpy.errors import BadCertificate, InvalidArgument
 from swarmpy.model.ids import NodeId
 from swarmpy.model.objects import RootCA
 from swarmpy.model.states import ApiRole, Role
-from swarmpy.security import tls
+from swarmpy.security import api_certificates, tls
 from swarmpy.security.api_certificates import (
     MAX_EXPIRY_NS,
     ClientFacts,
@@ -114,6 +115,7 @@ def test_a_clients_certificate_says_who_and_what(role: ApiRole, unit: str) -> No
         role=role,
         cluster_id="c1",
         serial=f"{certificate.serial_number:x}",
+        fingerprint=hashlib.sha256(ssl.PEM_cert_to_DER_cert(cert_pem.decode())).hexdigest(),
         not_after_ns=(NOW_NS + HOUR_NS) // 1_000_000_000 * 1_000_000_000,
     )
 
@@ -151,6 +153,14 @@ def test_lives_that_are_none(expiry_ns: int) -> None:
     _, csr_pem = new_key_and_csr()
     with pytest.raises(InvalidArgument, match="one minute at least and ten years"):
         issue_client(ROOT, csr_pem, name="a", role=ApiRole.ADMIN, cluster_id="c1", expiry_ns=expiry_ns, now_ns=NOW_NS)
+
+
+def test_a_name_that_would_upset_a_log_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has the CA's key can sign any; it is not passed on."""
+    monkeypatch.setattr(api_certificates, "check_client_name", lambda _: None)
+    cert_pem, _ = client(name="a\n2026-01-01 level=info event=all_is_well")
+    with pytest.raises(BadCertificate, match="a name that no client of the API has"):
+        read_client(ssl.PEM_cert_to_DER_cert(cert_pem.decode()))
 
 
 @given(st.binary(max_size=300))

@@ -59,7 +59,7 @@ ANSWERED = Answered(request=RequestId(session="s", sequence=1), answer=b"\xc0", 
         (ChangeList(changes=(changes.update(attrs.evolve(cluster(3), former_roots=(FORMER,))),)), 4),
         (ChangeList(changes=(changes.update(attrs.evolve(cluster(5), rotation=ROTATION)),)), 5),
         (ChangeList(changes=(changes.create(attrs.evolve(node("n"), certificate=CERTIFICATE)),)), 4),
-        (ChangeList(changes=(changes.update(attrs.evolve(cluster(3), clients={"1f": CLIENT})),)), 5),
+        (ChangeList(changes=(changes.update(attrs.evolve(cluster(3), clients={"1f": CLIENT})),)), 6),
         (ChangeList(changes=(changes.update(cluster(5)), changes.create(node("n"))), answered=ANSWERED), 5),
     ],
 )
@@ -149,7 +149,7 @@ async def test_a_snapshot_of_a_newer_leader_stops_a_manager() -> None:
         )
     )
     async with asyncio.timeout(20):
-        with pytest.raises(DataDirMismatch, match=r"the snapshot has schema version 6, .* upgrade it"):
+        with pytest.raises(DataDirMismatch, match=r"the snapshot has schema version 7, .* upgrade it"):
             await running
     assert store.version == 0
 
