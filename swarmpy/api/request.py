@@ -61,7 +61,7 @@ class ApiRequest:
     def _copy(
         self, *, headers: dict[str, str] | None = None, body: bytes | None = None, params: dict[str, str] | None = None
     ) -> ApiRequest:
-        # attrs.evolve finds out anew each time which fields there are: three times as slow, and every request is copied.
+        # attrs.evolve finds out anew each time which fields there are: three times as slow, and each request is copied.
         return ApiRequest(
             method=self.method,
             path=self.path,

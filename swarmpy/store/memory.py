@@ -117,7 +117,7 @@ class Store:
         A leader whose clock is ahead would make all that it knows look old, and would do a repeated request again.
         """
         began_ns, began = self._term_began
-        return began_ns + int((self._clock.monotonic() - began) * 1e9)
+        return began_ns + round((self._clock.monotonic() - began) * 1e9)
 
     def _drop_overlay(self) -> None:
         self._line += 1
