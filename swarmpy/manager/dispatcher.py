@@ -368,7 +368,7 @@ def _touches_routing(event: Event | Resync) -> bool:
     if isinstance(event, Resync):
         return True
     match event.kind:
-        case Kind.CLUSTER:
+        case Kind.CLUSTER | Kind.SECRET | Kind.CONFIG:
             return False
         case Kind.NODE:
             return _node_state(event.object) != _node_state(event.old)

@@ -6,7 +6,7 @@ import enum
 
 import attrs
 
-from swarmpy.model.objects import Cluster, Kind, Node, Service, StoreObject, Task, kind_of
+from swarmpy.model.objects import Cluster, Config, Kind, Node, Secret, Service, StoreObject, Task, kind_of
 from swarmpy.model.requests import Answered
 
 
@@ -32,11 +32,13 @@ class Change:
     node: Node | None = None
     service: Service | None = None
     task: Task | None = None
+    secret: Secret | None = None
+    config: Config | None = None
 
     @property
     def object(self) -> StoreObject | None:
         """The object as it is after the change; None for a deletion."""
-        return self.cluster or self.node or self.service or self.task
+        return self.cluster or self.node or self.service or self.task or self.secret or self.config
 
 
 @attrs.frozen(kw_only=True)
@@ -74,3 +76,7 @@ def _with(action: Action, obj: StoreObject) -> Change:
             return Change(action=action, kind=kind, id=obj.id, service=obj)
         case Task():
             return Change(action=action, kind=kind, id=obj.id, task=obj)
+        case Secret():
+            return Change(action=action, kind=kind, id=obj.id, secret=obj)
+        case Config():
+            return Change(action=action, kind=kind, id=obj.id, config=obj)

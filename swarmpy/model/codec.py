@@ -30,6 +30,7 @@ from swarmpy.model.schema import (
     REQUESTS_VERSION,
     ROOTS_VERSION,
     SCHEMA_VERSION,
+    SECRETS_VERSION,
 )
 from swarmpy.model.specs import TaskSpec
 
@@ -42,6 +43,7 @@ __all__ = [
     "REQUESTS_VERSION",
     "ROOTS_VERSION",
     "SCHEMA_VERSION",
+    "SECRETS_VERSION",
     "to_plain",
     "from_plain",
     "from_stored",

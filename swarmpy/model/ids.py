@@ -8,6 +8,8 @@ ClusterId = NewType("ClusterId", str)
 NodeId = NewType("NodeId", str)
 ServiceId = NewType("ServiceId", str)
 TaskId = NewType("TaskId", str)
+SecretId = NewType("SecretId", str)
+ConfigId = NewType("ConfigId", str)
 
 ID_BYTES = 16
 ID_LENGTH = 25

@@ -10,13 +10,15 @@ import enum
 
 import attrs
 
-from swarmpy.model.ids import ClusterId, NodeId, ServiceId, TaskId
+from swarmpy.model.ids import ClusterId, ConfigId, NodeId, SecretId, ServiceId, TaskId
 from swarmpy.model.schema import BASE_VERSION
 from swarmpy.model.specs import (
     ClusterSpec,
+    ConfigSpec,
     NodeSpec,
     PortConfig,
     Resources,
+    SecretSpec,
     ServiceSpec,
     TaskSpec,
 )
@@ -30,6 +32,8 @@ class Kind(enum.StrEnum):
     NODE = "node"
     SERVICE = "service"
     TASK = "task"
+    SECRET = "secret"  # noqa: S105  # the name of a table
+    CONFIG = "config"
 
 
 @attrs.frozen(kw_only=True)
@@ -234,6 +238,33 @@ class Task:
         return f"{self.service_name}.{self.slot or self.node_id}.{self.id}"
 
 
+# -- secrets and configs --------------------------------------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class Secret:
+    """One version of a secret. Its data never changes: a new version is a secret of its own, of the same name."""
+
+    id: SecretId
+    meta: Meta = Meta()
+    spec: SecretSpec
+    number: int = 1
+    """Which version of its name it is."""
+    is_superseded: bool = False
+    """There is a later version. It stays as long as a service, or a task that is not over, refers to it."""
+
+
+@attrs.frozen(kw_only=True)
+class Config:
+    """One version of a config, as :class:`Secret`."""
+
+    id: ConfigId
+    meta: Meta = Meta()
+    spec: ConfigSpec
+    number: int = 1
+    is_superseded: bool = False
+
+
 # -- the cluster ----------------------------------------------------------------------------------------------------
 
 
@@ -316,13 +347,15 @@ class Cluster:
     that is not this very one counts for nothing, whoever signed it."""
 
 
-StoreObject = Cluster | Node | Service | Task
+StoreObject = Cluster | Node | Service | Task | Secret | Config
 
-KIND_CLASSES: dict[Kind, type[Cluster | Node | Service | Task]] = {
+KIND_CLASSES: dict[Kind, type[StoreObject]] = {
     Kind.CLUSTER: Cluster,
     Kind.NODE: Node,
     Kind.SERVICE: Service,
     Kind.TASK: Task,
+    Kind.SECRET: Secret,
+    Kind.CONFIG: Config,
 }
 
 
@@ -337,3 +370,7 @@ def kind_of(obj: StoreObject) -> Kind:
             return Kind.SERVICE
         case Task():
             return Kind.TASK
+        case Secret():
+            return Kind.SECRET
+        case Config():
+            return Kind.CONFIG

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 """The newest that can be read."""
 FIRST_VERSION = 1
 REQUESTS_VERSION = 2
@@ -16,5 +16,7 @@ ROOTS_VERSION = 5
 ignores it would end a change of the root too early, or take a certificate that was never issued."""
 CLIENTS_VERSION = 6
 """Of an entry or a snapshot that knows who may use the API over TCP: who ignores it would shut them out."""
+SECRETS_VERSION = 7
+"""Of an entry or a snapshot with secrets, configs, or specs that refer to some: who ignores them would lose them."""
 BASE_VERSION = REQUESTS_VERSION
 """What every manager reads that does not tell what it reads: it may be written without asking."""

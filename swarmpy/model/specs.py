@@ -13,6 +13,7 @@ import math
 import attrs
 
 from swarmpy.errors import InvalidArgument
+from swarmpy.model.ids import ConfigId, SecretId
 from swarmpy.model.states import Availability, Role, ServiceMode
 
 
@@ -75,6 +76,34 @@ class Ulimit:
 
 
 @attrs.frozen(kw_only=True)
+class FileTarget:
+    """The file that a task sees: a relative ``name`` of a secret is under ``/run/secrets``, of a config under ``/``."""
+
+    name: str
+    uid: str = "0"
+    gid: str = "0"
+    mode: int = 0o444
+
+
+@attrs.frozen(kw_only=True)
+class SecretReference:
+    """A secret that a task gets as a file: one version of it, by its id."""
+
+    secret_id: SecretId
+    secret_name: str
+    file: FileTarget
+
+
+@attrs.frozen(kw_only=True)
+class ConfigReference:
+    """A config that a task gets as a file: one version of it, by its id."""
+
+    config_id: ConfigId
+    config_name: str
+    file: FileTarget
+
+
+@attrs.frozen(kw_only=True)
 class ContainerSpec:
     """What to run. ``command`` is Docker's entrypoint, ``args`` its command."""
 
@@ -104,6 +133,10 @@ class ContainerSpec:
     capability_drop: tuple[str, ...] = ()
     sysctls: dict[str, str] = attrs.Factory(dict)
     ulimits: tuple[Ulimit, ...] = ()
+    secrets: tuple[SecretReference, ...] = ()
+    configs: tuple[ConfigReference, ...] = ()
+    pull_secret_id: SecretId | None = None
+    """The secret with the registry's credentials; None: the image is pulled without."""
 
 
 @attrs.frozen(kw_only=True)
@@ -222,6 +255,29 @@ class NodeSpec:
     labels: dict[str, str] = attrs.Factory(dict)
     role: Role = Role.WORKER
     availability: Availability = Availability.ACTIVE
+
+
+@attrs.frozen(kw_only=True)
+class SecretSpec:
+    """A secret, as its user wants it. ``data`` is never shown again."""
+
+    name: str = ""
+    """"" of the credentials for a registry, which belong to a service."""
+    labels: dict[str, str] = attrs.Factory(dict)
+    data: bytes = attrs.field(default=b"", repr=False)
+    templating: str = ""
+    """``golang``: the data is a template; ""."""
+
+
+@attrs.frozen(kw_only=True)
+class ConfigSpec:
+    """A config, as its user wants it. Its data may be shown."""
+
+    name: str
+    labels: dict[str, str] = attrs.Factory(dict)
+    data: bytes = attrs.field(default=b"", repr=False)
+    templating: str = ""
+    """``golang``: the data is a template; ""."""
 
 
 MIN_RAFT_TIMEOUT_NS = 10_000_000

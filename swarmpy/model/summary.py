@@ -13,7 +13,7 @@ import attrs
 
 from swarmpy.model.changes import Action, Change
 from swarmpy.model.grammar import printable
-from swarmpy.model.objects import Cluster, Kind, Node, Service, StoreObject, Task
+from swarmpy.model.objects import Cluster, Config, Kind, Node, Secret, Service, StoreObject, Task
 
 _NOT_TOLD = frozenset({"id", "meta", "spec_version"})
 """Set by the store, whatever a writer puts there."""
@@ -73,7 +73,7 @@ def changed_fields(before: Any, after: Any) -> Iterator[str]:
 def name_of(obj: StoreObject) -> str:
     """What people call it."""
     match obj:
-        case Cluster() | Service():
+        case Cluster() | Service() | Secret() | Config():
             return obj.spec.name
         case Node():
             return obj.description.hostname or obj.spec.name

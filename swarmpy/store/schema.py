@@ -11,8 +11,9 @@ from collections.abc import Iterable
 
 from swarmpy.errors import FailedPrecondition
 from swarmpy.model import codec
-from swarmpy.model.changes import ChangeList
-from swarmpy.model.objects import Cluster, Node
+from swarmpy.model.changes import Change, ChangeList
+from swarmpy.model.objects import Cluster, Kind, Node, Service, Task
+from swarmpy.model.specs import TaskSpec
 
 
 def version_needed(clusters: Iterable[Cluster], *, remembers_requests: bool) -> int:
@@ -35,7 +36,29 @@ def version_of(entry: ChangeList) -> int:
     """The least schema version that a reader of ``entry`` must know."""
     clusters = [change.cluster for change in entry.changes if change.cluster is not None]
     version = version_needed(clusters, remembers_requests=entry.answered is not None)
-    return max([version, *(_version_of_node(change.node) for change in entry.changes if change.node is not None)])
+    for change in entry.changes:
+        if change.node is not None:
+            version = max(version, _version_of_node(change.node))
+        elif _has_secrets(change):
+            version = max(version, codec.SECRETS_VERSION)
+    return version
+
+
+def _has_secrets(change: Change) -> bool:
+    if change.kind in (Kind.SECRET, Kind.CONFIG):
+        return True
+    match change.object:
+        case Service() as service:
+            specs = (service.spec, service.previous_spec)
+            return any(spec is not None and _refers(spec.task) for spec in specs)
+        case Task() as task:
+            return _refers(task.spec)
+    return False
+
+
+def _refers(spec: TaskSpec) -> bool:
+    container = spec.container
+    return bool(container.secrets or container.configs or container.pull_secret_id)
 
 
 def _version_of_node(node: Node) -> int:

@@ -36,6 +36,8 @@ FREEZE_BYTES = 4 << 20
 _LENGTH = struct.Struct(">I")
 # Services come before the tasks that share their parts.
 _ORDER = (Kind.CLUSTER, Kind.NODE, Kind.SERVICE, Kind.TASK)
+# Told of only where there are some: a reader of an older schema knows nothing of them.
+_LATER = (Kind.SECRET, Kind.CONFIG)
 
 
 def encode_snapshot(layer: Layer, sessions: Sessions, version: int) -> Coroutine[Any, Any, bytes]:
@@ -52,17 +54,20 @@ async def _joined(parts: AsyncIterator[bytes]) -> bytes:
 
 def snapshot_parts(layer: Layer, sessions: Sessions, version: int) -> AsyncIterator[bytes]:
     """The same piece by piece, for those who need not have all of it at once."""
-    objects = {kind: list(layer.by_kind[kind].objects.values()) for kind in _ORDER}
+    objects = {kind: list(layer.by_kind[kind].objects.values()) for kind in _kinds(layer)}
     return _parts(objects, sessions.copy(), version)
 
 
 async def _parts(objects: dict[Kind, list[Any]], sessions: SessionsCopy, version: int) -> AsyncIterator[bytes]:
-    header: dict[str, Any] = {"version": version, "counts": {kind.value: len(objects[kind]) for kind in _ORDER}}
+    header: dict[str, Any] = {"version": version, "counts": {kind.value: len(objects[kind]) for kind in objects}}
     if sessions.answers:
         header |= {"sessions": len(sessions.uses), "answers": len(sessions.answers)}
-    yield bytes([version_needed(objects[Kind.CLUSTER], remembers_requests=bool(sessions.answers))]) + _frame(header)
-    for kind in _ORDER:
-        for objs in _slices(objects[kind]):
+    needed = version_needed(objects[Kind.CLUSTER], remembers_requests=bool(sessions.answers))
+    if any(kind in objects for kind in _LATER):
+        needed = max(needed, codec.SECRETS_VERSION)
+    yield bytes([needed]) + _frame(header)
+    for kind, of_kind in objects.items():
+        for objs in _slices(of_kind):
             yield _frame({"kind": kind.value, "objects": [codec.packable(obj) for obj in objs]})
             await _pause_after(objs)
     for uses in _slices(sessions.uses):
@@ -71,6 +76,10 @@ async def _parts(objects: dict[Kind, list[Any]], sessions: SessionsCopy, version
     for answers in _slices(sessions.answers):
         yield _frame({"answers": answers})
         await _pause_after(answers)
+
+
+def _kinds(layer: Layer) -> tuple[Kind, ...]:
+    return (*_ORDER, *(kind for kind in _LATER if layer.by_kind[kind].objects))
 
 
 async def _pause_after(part: list[Any]) -> None:
@@ -142,7 +151,7 @@ def _decode(data: bytes) -> Generator[None, None, Restored]:
 
 
 def _check_counts(header: Any, layer: Layer, sessions: Sessions) -> None:
-    counts = {kind.value: len(layer.by_kind[kind].objects) for kind in _ORDER}
+    counts = {kind.value: len(layer.by_kind[kind].objects) for kind in _kinds(layer)}
     remembered = sessions.count()
     if counts != header["counts"] or remembered != (header.get("sessions", 0), header.get("answers", 0)):
         raise LogCorrupted(

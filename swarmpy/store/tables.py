@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 import attrs
 
-from swarmpy.model.objects import Cluster, Kind, Node, Service, Task
+from swarmpy.model.objects import Cluster, Config, Kind, Node, Secret, Service, Task
 from swarmpy.model.states import TaskState
 
 T = TypeVar("T")
@@ -47,6 +47,9 @@ def _held_ports(service: Service) -> tuple[Hashable, ...]:
 # A service that is being removed has given up its name: another may have it while the last tasks stop.
 SERVICE_NAME: Index[Service] = Index("name", lambda s: None if s.pending_delete else s.spec.name)
 SERVICE_PORT: Index[Service] = Index("port", _held_ports, many=True)
+# The latest version has the name; credentials for a registry have none.
+SECRET_NAME: Index[Secret] = Index("name", lambda s: None if s.is_superseded else s.spec.name or None)
+CONFIG_NAME: Index[Config] = Index("name", lambda c: None if c.is_superseded else c.spec.name)
 TASK_SERVICE: Index[Task] = Index("service", lambda task: task.service_id)
 TASK_NODE: Index[Task] = Index("node", lambda task: task.node_id)
 # Few at a time, however many tasks there are.
@@ -118,18 +121,22 @@ def _each(key: Hashable, many: bool) -> tuple[Hashable, ...]:
 class Layer:
     """One table of each kind."""
 
-    __slots__ = ("by_kind", "clusters", "nodes", "services", "tasks")
+    __slots__ = ("by_kind", "clusters", "configs", "nodes", "secrets", "services", "tasks")
 
     def __init__(self) -> None:
         self.clusters: Table[Cluster] = Table()
         self.nodes: Table[Node] = Table()
         self.services: Table[Service] = Table(SERVICE_NAME, SERVICE_PORT)
         self.tasks: Table[Task] = Table(TASK_SERVICE, TASK_NODE, TASK_WAITING)
+        self.secrets: Table[Secret] = Table(SECRET_NAME)
+        self.configs: Table[Config] = Table(CONFIG_NAME)
         self.by_kind: dict[Kind, Table[Any]] = {
             Kind.CLUSTER: self.clusters,
             Kind.NODE: self.nodes,
             Kind.SERVICE: self.services,
             Kind.TASK: self.tasks,
+            Kind.SECRET: self.secrets,
+            Kind.CONFIG: self.configs,
         }
 
 

@@ -15,7 +15,7 @@ from swarmpy.model.changes import Action, Change
 from swarmpy.model.changes import create as create_change
 from swarmpy.model.changes import delete as delete_change
 from swarmpy.model.changes import update as update_change
-from swarmpy.model.objects import Cluster, Kind, Meta, Service, StoreObject, kind_of
+from swarmpy.model.objects import Cluster, Config, Kind, Meta, Secret, Service, StoreObject, kind_of
 from swarmpy.store.tables import Layer
 from swarmpy.store.view import View
 
@@ -35,7 +35,7 @@ class Tx(View):
         return self._now_ns
 
     def create(self, obj: StoreObject) -> None:
-        """Add an object. Raises AlreadyExists when its id or (of a service) name is taken, or for a second cluster."""
+        """Add an object. Raises AlreadyExists when its id or name is taken, or for a second cluster."""
         kind = kind_of(obj)
         if self.get(kind, obj.id) is not None:
             raise AlreadyExists(f"{kind} {obj.id} exists already")
@@ -47,7 +47,7 @@ class Tx(View):
         """Replace the object of the same id.
 
         Raises NotFound when there is none, VersionConflict when it is not of ``expected_version``, AlreadyExists when
-        the new name of a service is taken.
+        its new name is taken.
         """
         kind = kind_of(obj)
         current = self._current(kind, obj.id)
@@ -89,9 +89,11 @@ class Tx(View):
     def _check_unique(self, obj: StoreObject) -> None:
         match obj:
             case Service() if not obj.pending_delete:
-                holder = self.service_by_name(obj.spec.name)
-                if holder is not None and holder.id != obj.id:
-                    raise AlreadyExists(f"service {obj.spec.name} exists already: choose another name")
+                _check_name(obj, obj.spec.name, self.service_by_name(obj.spec.name))
+            case Secret() if obj.spec.name and not obj.is_superseded:
+                _check_name(obj, obj.spec.name, self.secret_by_name(obj.spec.name))
+            case Config() if not obj.is_superseded:
+                _check_name(obj, obj.spec.name, self.config_by_name(obj.spec.name))
             case Cluster():
                 for cluster in self._clusters.all():
                     if cluster.id != obj.id:
@@ -110,3 +112,8 @@ class Tx(View):
             case _:
                 self._changes[key] = change
         self._own.by_kind[change.kind].put(change.id, change.object)
+
+
+def _check_name(obj: StoreObject, name: str, holder: StoreObject | None) -> None:
+    if holder is not None and holder.id != obj.id:
+        raise AlreadyExists(f"{kind_of(obj)} {name} exists already: choose another name")

@@ -6,8 +6,18 @@ from functools import cached_property
 from operator import attrgetter
 
 from swarmpy.errors import NotFound
-from swarmpy.model.objects import Cluster, Kind, Node, Service, StoreObject, Task
-from swarmpy.store.tables import SERVICE_NAME, SERVICE_PORT, TASK_NODE, TASK_SERVICE, TASK_WAITING, Layer, Stack
+from swarmpy.model.objects import Cluster, Config, Kind, Node, Secret, Service, StoreObject, Task
+from swarmpy.store.tables import (
+    CONFIG_NAME,
+    SECRET_NAME,
+    SERVICE_NAME,
+    SERVICE_PORT,
+    TASK_NODE,
+    TASK_SERVICE,
+    TASK_WAITING,
+    Layer,
+    Stack,
+)
 
 _BY_ID = attrgetter("id")
 
@@ -40,6 +50,14 @@ class View:
     @cached_property
     def _tasks(self) -> Stack[Task]:
         return Stack([layer.tasks for layer in self._layers])
+
+    @cached_property
+    def _secrets(self) -> Stack[Secret]:
+        return Stack([layer.secrets for layer in self._layers])
+
+    @cached_property
+    def _configs(self) -> Stack[Config]:
+        return Stack([layer.configs for layer in self._layers])
 
     @property
     def version(self) -> int:
@@ -108,6 +126,34 @@ class View:
         """The ids of all nodes that tasks were given to, members or not."""
         return tuple(sorted(str(key) for key in self._tasks.keys(TASK_NODE)))
 
+    def secret(self, secret_id: str) -> Secret | None:
+        """The secret of that id, of whichever version."""
+        return self._secrets.get(secret_id)
+
+    def secrets(self) -> tuple[Secret, ...]:
+        """All versions of all secrets."""
+        return self._secrets.all()
+
+    def secret_by_name(self, name: str) -> Secret | None:
+        """The latest version of the secret of that name."""
+        for secret in self._secrets.group(SECRET_NAME, name):
+            return secret
+        return None
+
+    def config(self, config_id: str) -> Config | None:
+        """The config of that id, of whichever version."""
+        return self._configs.get(config_id)
+
+    def configs(self) -> tuple[Config, ...]:
+        """All versions of all configs."""
+        return self._configs.all()
+
+    def config_by_name(self, name: str) -> Config | None:
+        """The latest version of the config of that name."""
+        for config in self._configs.group(CONFIG_NAME, name):
+            return config
+        return None
+
     def get(self, kind: Kind, object_id: str) -> StoreObject | None:
         """The object of that kind and id."""
         match kind:
@@ -119,3 +165,7 @@ class View:
                 return self._services.get(object_id)
             case Kind.TASK:
                 return self._tasks.get(object_id)
+            case Kind.SECRET:
+                return self._secrets.get(object_id)
+            case Kind.CONFIG:
+                return self._configs.get(object_id)

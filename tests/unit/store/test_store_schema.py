@@ -149,7 +149,7 @@ async def test_a_snapshot_of_a_newer_leader_stops_a_manager() -> None:
         )
     )
     async with asyncio.timeout(20):
-        with pytest.raises(DataDirMismatch, match=r"the snapshot has schema version 7, .* upgrade it"):
+        with pytest.raises(DataDirMismatch, match=r"the snapshot has schema version 8, .* upgrade it"):
             await running
     assert store.version == 0
 
