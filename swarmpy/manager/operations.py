@@ -140,6 +140,9 @@ async def update_service(
             changed = _rolled_back(tx, service)
         else:
             changed = _updated(tx, service, spec or service.spec, credentials or Credentials())
+            if credentials is not None and credentials.secret is not None and changed.spec == service.spec:
+                # Whoever sends credentials cannot see whether they are new. The spec before stays that of a rollback.
+                return
         tx.update(attrs.evolve(changed, ports=allocate_ports(tx, changed)))
 
     await store.update(update, request=request)
