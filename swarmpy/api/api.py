@@ -19,6 +19,7 @@ from swarmpy.api.audit import AuditEntry, Auditor, NoAudit, shown_query
 from swarmpy.api.backend import ManagerBackend, NodeBackend
 from swarmpy.api.callers import ACCESS_OF, NOBODY, Access, Caller, Door
 from swarmpy.api.clients import ClientsApi
+from swarmpy.api.data import ConfigsApi, SecretsApi
 from swarmpy.api.nodes import NodesApi
 from swarmpy.api.request import ApiRequest, ApiResponse, error_response, message_response
 from swarmpy.api.router import ApiRouter, Handler, Route, Scope
@@ -56,7 +57,7 @@ class Api:
         self._node = node
         self._clock = clock
         self._audit = audit or NoAudit()
-        parts = (ServicesApi, TasksApi, NodesApi, SwarmApi, ClientsApi, StatusApi, SystemApi)
+        parts = (ServicesApi, TasksApi, SecretsApi, ConfigsApi, NodesApi, SwarmApi, ClientsApi, StatusApi, SystemApi)
         self._router = ApiRouter(route for part in parts for route in part(node).routes())
 
     @property

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from swarmpy.api.json_fields import Fields
+from swarmpy.api.json_fields import Fields, given
+from swarmpy.api.reference_json import configs_from_json, configs_to_json, secrets_from_json, secrets_to_json
 from swarmpy.errors import InvalidArgument
 from swarmpy.model.specs import ContainerSpec, Healthcheck, Mount, Ulimit
 
-_NOT_SUPPORTED = ("Secrets", "Configs", "Privileges", "OomScoreAdj")
+_NOT_SUPPORTED = ("Privileges", "OomScoreAdj")
 
 
 def container_spec_from_json(fields: Fields) -> ContainerSpec:
@@ -45,6 +46,8 @@ def container_spec_from_json(fields: Fields) -> ContainerSpec:
         capability_drop=fields.strings("CapabilityDrop"),
         sysctls=fields.string_map("Sysctls"),
         ulimits=tuple(_ulimit_from_json(ulimit) for ulimit in fields.nested_list("Ulimits")),
+        secrets=secrets_from_json(fields),
+        configs=configs_from_json(fields),
     )
 
 
@@ -72,6 +75,8 @@ def container_spec_to_json(spec: ContainerSpec) -> dict[str, Any]:
         CapabilityAdd=spec.capability_add,
         CapabilityDrop=spec.capability_drop,
         Ulimits=[{"Name": u.name, "Hard": u.hard, "Soft": u.soft} for u in spec.ulimits],
+        Secrets=secrets_to_json(spec.secrets),
+        Configs=configs_to_json(spec.configs),
     )
     if spec.init is not None:
         out["Init"] = spec.init
@@ -81,11 +86,6 @@ def container_spec_to_json(spec: ContainerSpec) -> dict[str, Any]:
         out["Healthcheck"] = _healthcheck_to_json(spec.healthcheck)
     out["Isolation"] = "default"
     return out
-
-
-def given(**values: Any) -> dict[str, Any]:
-    """The values that are not empty (Go's ``omitempty``); tuples become lists."""
-    return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items() if v}
 
 
 def _healthcheck_from_json(fields: Fields) -> Healthcheck:

@@ -27,6 +27,11 @@ def parse_json(body: bytes) -> Any:
         raise InvalidArgument(f"invalid JSON in request body: {error}") from error
 
 
+def given(**values: Any) -> dict[str, Any]:
+    """The values that are not empty (Go's ``omitempty``); tuples become lists."""
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items() if v}
+
+
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON number")
 

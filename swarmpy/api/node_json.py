@@ -6,8 +6,7 @@ from typing import Any
 
 import attrs
 
-from swarmpy.api.container_json import given
-from swarmpy.api.json_fields import Fields
+from swarmpy.api.json_fields import Fields, given
 from swarmpy.api.task_spec_json import resources_to_json
 from swarmpy.api.timestamps import meta_to_json
 from swarmpy.errors import InvalidArgument

@@ -23,7 +23,9 @@ ERROR_HEADER = "Swarmpy-Error"
 """The kind of an error (``SwarmpyError.code``), which a status alone does not tell; Docker's clients ignore it."""
 KEY_HEADER = "Idempotency-Key"
 """Makes a write one that is done once only, as in the IETF's draft-ietf-httpapi-idempotency-key-header."""
-HEADERS = frozenset({KEY_HEADER.lower(), "content-type", "origin", "sec-fetch-site"})
+REGISTRY_AUTH_HEADER = "X-Registry-Auth"
+"""Credentials for the registry of a service's image, as Docker's clients send them."""
+HEADERS = frozenset({KEY_HEADER.lower(), REGISTRY_AUTH_HEADER.lower(), "content-type", "origin", "sec-fetch-site"})
 """The headers that handlers and checks may look at, in lower case."""
 JSON = "application/json"
 TEXT = "text/plain; charset=utf-8"
@@ -103,7 +105,10 @@ class ApiRequest:
             return None
         if not _KEY.fullmatch(key):
             raise InvalidArgument(f"{KEY_HEADER}: give 1 to 255 visible ASCII characters, such as a UUID")
-        asked = pack([self.method, self.path, sorted(self.query.items()), self.body])
+        parts = [self.method, self.path, sorted(self.query.items()), self.body]
+        if REGISTRY_AUTH_HEADER.lower() in self.headers:
+            parts.append(self.headers[REGISTRY_AUTH_HEADER.lower()])
+        asked = pack(parts)
         digest = hashlib.blake2b(asked, digest_size=_DIGEST_BYTES).digest()
         return RequestId(session=key, sequence=1, digest=digest)
 

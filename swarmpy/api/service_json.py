@@ -10,8 +10,7 @@ from typing import Any
 
 import attrs
 
-from swarmpy.api.container_json import given
-from swarmpy.api.json_fields import Fields
+from swarmpy.api.json_fields import Fields, given
 from swarmpy.api.task_spec_json import networks_from_json, task_spec_from_json, task_spec_to_json
 from swarmpy.api.timestamps import meta_to_json, rfc3339_nano
 from swarmpy.errors import InvalidArgument

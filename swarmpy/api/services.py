@@ -10,6 +10,7 @@ from swarmpy.api.callers import Access
 from swarmpy.api.filters import Filters, parse_filters
 from swarmpy.api.json_fields import parse_json
 from swarmpy.api.listing import JsonCache, json_array, to_bytes
+from swarmpy.api.registry_auth import registry_auth
 from swarmpy.api.request import ApiRequest, ApiResponse, json_response
 from swarmpy.api.router import Route, Scope
 from swarmpy.api.service_json import service_spec_from_json, service_to_json
@@ -17,6 +18,7 @@ from swarmpy.api.task_spec_json import concealed
 from swarmpy.control.explain import count_replicas
 from swarmpy.errors import InvalidArgument
 from swarmpy.manager import operations
+from swarmpy.manager.credentials import Credentials, credentials_of
 from swarmpy.model.objects import Service
 from swarmpy.store.view import View
 
@@ -73,19 +75,42 @@ class ServicesApi:
         """``POST /services/create``."""
         manager = require_manager(self._node)
         spec = service_spec_from_json(parse_json(request.body))
-        service = await operations.create_service(manager.store, spec, manager.new_id, request=request.request_id)
+        service = await operations.create_service(
+            manager.store,
+            spec,
+            manager.new_id,
+            registry_auth=registry_auth(request) or b"",
+            request=request.request_id,
+        )
         return json_response({"ID": service.id}, 201, about={"id": service.id, "name": service.spec.name})
 
     async def update(self, request: ApiRequest) -> ApiResponse:
-        """``POST /services/{id}/update?version=``; with ``rollback=previous`` the body does not count."""
+        """``POST /services/{id}/update?version=``; with ``rollback=previous`` the body does not count.
+
+        Credentials for the registry stay those of the spec, or with ``registryAuthFrom=previous-spec`` become those of
+        the one before, unless the request has its own.
+        """
         rollback = request.query.get("rollback", "")
         if rollback not in ("", "previous"):
             raise InvalidArgument(f"unrecognized rollback option {rollback} (use previous)")
         version = request.version("service")
         spec = None if rollback else service_spec_from_json(parse_json(request.body))
-        store = require_manager(self._node).store
+        auth, auth_from = registry_auth(request), request.query.get("registryAuthFrom", "")
+        if auth_from not in ("", "spec", "previous-spec"):
+            raise InvalidArgument("unsupported registryAuthFrom value: use spec or previous-spec")
+        manager = require_manager(self._node)
+        if auth is None:
+            credentials = Credentials(of_previous_spec=auth_from == "previous-spec")
+        else:
+            credentials = credentials_of(auth, manager.new_id)
         await operations.update_service(
-            store, request.params["id"], version, spec, rollback=bool(rollback), request=request.request_id
+            manager.store,
+            request.params["id"],
+            version,
+            spec,
+            rollback=bool(rollback),
+            credentials=credentials,
+            request=request.request_id,
         )
         return json_response({"Warnings": None})
 

@@ -10,8 +10,7 @@ import attrs
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from swarmpy.api.container_json import given
-from swarmpy.api.json_fields import INT64_MAX, Fields
+from swarmpy.api.json_fields import INT64_MAX, Fields, given
 from swarmpy.api.timestamps import meta_to_json
 from swarmpy.manager.rotation import RootRequest
 from swarmpy.model.objects import Cluster, Node

@@ -1,6 +1,6 @@
 """``/_ping``, ``/version``, ``/info``, and the parts of Docker's API that this node has nothing of.
 
-Lists of what swarmpy does not manage (networks, secrets, images, ...) are empty, which is the truth; asking for one of
+Lists of what swarmpy does not manage (networks, images, ...) are empty, which is the truth; asking for one of
 them is 404, asking to make one is 501. A node never answers for its engine: the engine has its own socket.
 """
 
@@ -21,7 +21,7 @@ from swarmpy.model.states import Role, TaskState
 _NO_CACHE = {"Cache-Control": "no-cache, no-store, must-revalidate", "Pragma": "no-cache"}
 _GO_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 _NANO = 1_000_000_000
-_COLLECTIONS = ("network", "secret", "config", "volume", "container", "image")
+_COLLECTIONS = ("network", "volume", "container", "image")
 
 
 class SystemApi:
@@ -43,8 +43,6 @@ class SystemApi:
             _local("GET", "/volumes", _no_volumes),
             _local("GET", "/distribution/{name...}/json", _no_distribution),
         ]
-        for word in ("secrets", "configs"):
-            routes += [Route("GET", f"/{word}", Scope.READ, Access.VIEWER, _empty_list)]
         for word in _COLLECTIONS:
             routes += [
                 _local("POST", f"/{word}s/create", _not_supported),

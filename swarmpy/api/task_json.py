@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from swarmpy.api.container_json import given
+from swarmpy.api.json_fields import given
 from swarmpy.api.task_spec_json import task_spec_to_json
 from swarmpy.api.timestamps import meta_to_json, rfc3339_nano
 from swarmpy.model.objects import PortStatus, Task, TaskStatus

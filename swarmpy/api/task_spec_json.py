@@ -6,8 +6,8 @@ from typing import Any
 
 import attrs
 
-from swarmpy.api.container_json import container_spec_from_json, container_spec_to_json, given
-from swarmpy.api.json_fields import Fields
+from swarmpy.api.container_json import container_spec_from_json, container_spec_to_json
+from swarmpy.api.json_fields import Fields, given
 from swarmpy.errors import InvalidArgument
 from swarmpy.model import defaults
 from swarmpy.model.specs import (

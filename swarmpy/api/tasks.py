@@ -15,6 +15,7 @@ from swarmpy.api.request import ApiRequest, ApiResponse, json_response
 from swarmpy.api.router import Route, Scope
 from swarmpy.api.task_json import task_to_json
 from swarmpy.api.task_spec_json import concealed
+from swarmpy.control.outdated import is_outdated
 from swarmpy.errors import NotFound
 from swarmpy.manager import operations
 from swarmpy.model.objects import Task
@@ -98,7 +99,7 @@ def _matches(view: View, task: Task, filters: Filters) -> bool:
 
 def _is_up_to_date(view: View, task: Task) -> bool:
     service = view.service(task.service_id)
-    return service is not None and task.spec_version == service.spec_version
+    return service is not None and not is_outdated(view, service, task)
 
 
 def _for(task: Task, *, is_of_admin: bool) -> Task:

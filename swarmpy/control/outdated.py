@@ -6,6 +6,7 @@ import attrs
 
 from swarmpy.control.constraints import Constraint
 from swarmpy.model.objects import Node, Service, Task
+from swarmpy.model.specs import TaskSpec
 from swarmpy.model.states import TaskState
 from swarmpy.store.view import View
 
@@ -14,13 +15,16 @@ def is_outdated(view: View, service: Service, task: Task) -> bool:
     """True when the task has to be replaced to become what the service asks for.
 
     A newer version of the same wishes (after a rollback) does not outdate a task, nor does a change of placement that
-    its node still satisfies.
+    its node still satisfies, nor do other credentials for the registry one that has its image (as swarmkit's
+    ``IsTaskDirty``).
     """
     if task.spec_version == service.spec_version:
         return False
     if task.status.state >= TaskState.PENDING and task.ports != service.ports:
         return True
     wanted = service.spec.task
+    if TaskState.READY <= task.status.state <= TaskState.RUNNING:
+        wanted = _with_credentials_of(task, wanted)
     if task.spec is wanted or task.spec == wanted:
         return False
     if task.spec.placement == wanted.placement or task.node_id is None:
@@ -29,6 +33,13 @@ def is_outdated(view: View, service: Service, task: Task) -> bool:
     if node is None or attrs.evolve(wanted, placement=task.spec.placement) != task.spec:
         return True
     return not meets_constraints(service, node)
+
+
+def _with_credentials_of(task: Task, wanted: TaskSpec) -> TaskSpec:
+    pull_secret_id = task.spec.container.pull_secret_id
+    if wanted.container.pull_secret_id == pull_secret_id:
+        return wanted
+    return attrs.evolve(wanted, container=attrs.evolve(wanted.container, pull_secret_id=pull_secret_id))
 
 
 def meets_constraints(service: Service, node: Node) -> bool:

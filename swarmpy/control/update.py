@@ -11,6 +11,7 @@ import attrs
 from swarmpy.control.draft import Draft, SlotKey, is_active, is_ended
 from swarmpy.control.ports import is_allocated
 from swarmpy.control.restart import ENDED_BY_ITSELF, next_start_ns
+from swarmpy.control.versions import missing_of
 from swarmpy.model.defaults import update_config
 from swarmpy.model.objects import Task, UpdateStatus
 from swarmpy.model.specs import UpdateConfig
@@ -147,7 +148,11 @@ def _fail(draft: Draft, task: Task, config: UpdateConfig, *, is_rollback: bool) 
     service = draft.service
     if is_rollback:
         _set_status(draft, UpdateState.ROLLBACK_PAUSED, f"rollback paused {reason}")
-    elif config.failure_action == "rollback" and service.previous_spec is not None:
+    elif (
+        config.failure_action == "rollback"
+        and service.previous_spec is not None
+        and not missing_of(draft.view, service.previous_spec.task)
+    ):
         # One step back only: a rollback is never rolled back.
         draft.service = attrs.evolve(service, spec=service.previous_spec, previous_spec=None)
         _set_status(draft, UpdateState.ROLLBACK_STARTED, f"update rolled back {reason}")

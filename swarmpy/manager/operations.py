@@ -16,8 +16,10 @@ import attrs
 
 from swarmpy.control.allocator import allocate_ports
 from swarmpy.control.validate import validate_node_spec, validate_service_spec, validate_service_update
+from swarmpy.control.versions import check_referred, has_to_follow, missing_of, referring
 from swarmpy.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, VersionConflict
 from swarmpy.manager import certificates
+from swarmpy.manager.credentials import Credentials, credentials_of, with_credentials
 from swarmpy.manager.rotation import RootRequest, with_root
 from swarmpy.model.ids import ServiceId
 from swarmpy.model.objects import JoinTokens, Node, Service, Task, UpdateStatus
@@ -82,10 +84,16 @@ def _find(word: str, reference: str, objects: Iterable[T], names_of: Callable[[T
 
 
 async def create_service(
-    store: Store, spec: ServiceSpec, new_id: Callable[[], str], *, request: RequestId | None = None
+    store: Store,
+    spec: ServiceSpec,
+    new_id: Callable[[], str],
+    *,
+    registry_auth: bytes = b"",
+    request: RequestId | None = None,
 ) -> Service:
     """Create a service; one without a name gets one. Returns it as it is stored.
 
+    ``registry_auth``: credentials for the registry of its image, as ``api.registry_auth`` reads them; b"" for none.
     Asked for again, it is the service that was created then, by its id; whether it exists still does not matter.
     Raises InvalidArgument, AlreadyExists (name or published port).
     """
@@ -93,11 +101,13 @@ async def create_service(
     if not spec.name:
         spec = attrs.evolve(spec, name=f"service-{new_service_id[:8]}")
     validate_service_spec(spec)
+    credentials = credentials_of(registry_auth, new_id)
 
     def create(tx: Tx) -> str:
         if tx.service_by_name(spec.name) is not None:
             raise AlreadyExists(f"name conflicts with an existing object: service {spec.name} already exists")
-        service = Service(id=new_service_id, spec=spec)
+        check_referred(tx, spec)
+        service = Service(id=new_service_id, spec=with_credentials(tx, spec, credentials, None))
         ports = allocate_ports(tx, service)
         tx.create(attrs.evolve(service, ports=ports) if ports else service)
         return service.id
@@ -113,6 +123,7 @@ async def update_service(
     spec: ServiceSpec | None,
     *,
     rollback: bool = False,
+    credentials: Credentials | None = None,
     request: RequestId | None = None,
 ) -> None:
     """Replace a service's spec, or with ``rollback`` swap it with the one before (``spec`` is ignored then).
@@ -125,24 +136,37 @@ async def update_service(
         service = find_service(tx, reference)
         if service.meta.version != version:
             raise VersionConflict
-        changed = _rolled_back(service, tx.now_ns) if rollback else _updated(service, spec or service.spec)
+        if rollback:
+            changed = _rolled_back(tx, service)
+        else:
+            changed = _updated(tx, service, spec or service.spec, credentials or Credentials())
         tx.update(attrs.evolve(changed, ports=allocate_ports(tx, changed)))
 
     await store.update(update, request=request)
 
 
-def _updated(service: Service, spec: ServiceSpec) -> Service:
+def _updated(tx: Tx, service: Service, spec: ServiceSpec, credentials: Credentials) -> Service:
     if not spec.name:
         spec = attrs.evolve(spec, name=service.spec.name)
+    # Who has read the spec before a new version of a secret was made writes an update of it, and no way back.
+    spec = referring(spec, has_to_follow(tx, service))
     validate_service_update(service.spec, spec)
+    check_referred(tx, spec, service)
+    spec = with_credentials(tx, spec, credentials, service)
     return attrs.evolve(service, spec=spec, previous_spec=service.spec, update_status=None)
 
 
-def _rolled_back(service: Service, now_ns: int) -> Service:
+def _rolled_back(tx: Tx, service: Service) -> Service:
     if service.previous_spec is None:
         raise FailedPrecondition(f"service {service.spec.name} does not have a previous spec")
+    missing = missing_of(tx, service.previous_spec.task)
+    if missing:
+        raise FailedPrecondition(
+            f"service {service.spec.name} cannot be rolled back: its previous spec refers to what was removed: "
+            f"{', '.join(missing)}"
+        )
     status = UpdateStatus(
-        state=UpdateState.ROLLBACK_STARTED, started_at_ns=now_ns, message="manually requested rollback"
+        state=UpdateState.ROLLBACK_STARTED, started_at_ns=tx.now_ns, message="manually requested rollback"
     )
     return attrs.evolve(service, spec=service.previous_spec, previous_spec=service.spec, update_status=status)
 

@@ -16,6 +16,7 @@ from swarmpy.control.decision import Decision
 from swarmpy.control.waiting import Waits
 from swarmpy.errors import AlreadyExists, NotFound, VersionConflict
 from swarmpy.manager.events import drain
+from swarmpy.manager.following import Following
 from swarmpy.model.ids import NodeId, ServiceId, encode_id
 from swarmpy.model.objects import Cluster, Kind, Node, Task
 from swarmpy.ports import Clock, Random
@@ -42,10 +43,11 @@ class Reconciler:
         self._dirty: set[ServiceId] = set()
         self._waits: dict[ServiceId, Waits] = {}
         self._wake_at: dict[ServiceId, float] = {}
+        self._following = Following(store)
 
     async def run(self) -> None:
         """Decide until cancelled."""
-        with self._store.watch({Kind.TASK, Kind.SERVICE, Kind.NODE, Kind.CLUSTER}) as watch:
+        with self._store.watch() as watch:
             self._mark_all()
             while True:
                 await self._settle(watch)
@@ -63,12 +65,15 @@ class Reconciler:
 
     def _mark_all(self) -> None:
         self._dirty.update(ServiceId(service_id) for service_id in self._store.view().service_ids())
+        self._following.mark_all()
 
     def _mark(self, events: Sequence[Event | Resync]) -> None:
         for event in events:
             if isinstance(event, Resync):
                 self._mark_all()
-            elif event.kind == Kind.CLUSTER:
+                continue
+            self._following.mark(event)
+            if event.kind == Kind.CLUSTER:
                 if _changes_decisions(event):
                     self._mark_all()
             elif event.kind == Kind.NODE:
@@ -87,6 +92,7 @@ class Reconciler:
         """Decide until nothing is left to do."""
         for round_number in range(1, MAX_ROUNDS + 1):
             written = 0
+            written += await self._following.settle()
             dirty, self._dirty = sorted(self._dirty), set()
             written += await self._apply(nodes.decide(self._store.view(), self._clock.time_ns()))
             for service_id in dirty:

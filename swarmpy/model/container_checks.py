@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from swarmpy.errors import InvalidArgument
 from swarmpy.model import grammar
 from swarmpy.model.grammar import Check, bare, shown
+from swarmpy.model.reference_checks import check_references
 from swarmpy.model.specs import ContainerSpec, Healthcheck, LogDriver, Mount, NetworkAttachment, Ulimit
 from swarmpy.model.template import map_templated, masked
 
@@ -64,6 +65,7 @@ def _check_texts(container: ContainerSpec) -> None:
     for limit in container.ulimits:
         _check_ulimit(limit)
     _check_health(container.healthcheck)
+    check_references(container)
 
 
 def _check_image(image: str) -> None:

@@ -249,9 +249,10 @@ class Secret:
     meta: Meta = Meta()
     spec: SecretSpec
     number: int = 1
-    """Which version of its name it is."""
-    is_superseded: bool = False
-    """There is a later version. It stays as long as a service, or a task that is not over, refers to it."""
+    """Which version of its name it is. All but the latest stay as long as a service, or a task that is not over, refers
+    to them."""
+    made_at: int = 0
+    """The index of the entry that made it. A service whose tasks were last changed before follows to it."""
 
 
 @attrs.frozen(kw_only=True)
@@ -262,7 +263,7 @@ class Config:
     meta: Meta = Meta()
     spec: ConfigSpec
     number: int = 1
-    is_superseded: bool = False
+    made_at: int = 0
 
 
 # -- the cluster ----------------------------------------------------------------------------------------------------

@@ -262,7 +262,8 @@ class SecretSpec:
     """A secret, as its user wants it. ``data`` is never shown again."""
 
     name: str = ""
-    """"" of the credentials for a registry, which belong to a service."""
+    """"" of the credentials for a registry, which belong to a service: their data is the JSON object of Docker's
+    ``AuthConfig``."""
     labels: dict[str, str] = attrs.Factory(dict)
     data: bytes = attrs.field(default=b"", repr=False)
     templating: str = ""

@@ -13,7 +13,7 @@ from swarmpy.errors import FailedPrecondition
 from swarmpy.model import codec
 from swarmpy.model.changes import Change, ChangeList
 from swarmpy.model.objects import Cluster, Kind, Node, Service, Task
-from swarmpy.model.specs import TaskSpec
+from swarmpy.model.references import kept_by_service, references
 
 
 def version_needed(clusters: Iterable[Cluster], *, remembers_requests: bool) -> int:
@@ -49,16 +49,10 @@ def _has_secrets(change: Change) -> bool:
         return True
     match change.object:
         case Service() as service:
-            specs = (service.spec, service.previous_spec)
-            return any(spec is not None and _refers(spec.task) for spec in specs)
+            return bool(kept_by_service(service))
         case Task() as task:
-            return _refers(task.spec)
+            return bool(references(task.spec))
     return False
-
-
-def _refers(spec: TaskSpec) -> bool:
-    container = spec.container
-    return bool(container.secrets or container.configs or container.pull_secret_id)
 
 
 def _version_of_node(node: Node) -> int:

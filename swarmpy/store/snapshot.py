@@ -20,7 +20,7 @@ from typing import Any
 
 from swarmpy.errors import LogCorrupted, ProtocolViolation
 from swarmpy.model import codec
-from swarmpy.model.objects import KIND_CLASSES, Kind, StoreObject
+from swarmpy.model.objects import KIND_CLASSES, Config, Kind, Secret, StoreObject
 from swarmpy.store.schema import version_needed
 from swarmpy.store.sessions import Sessions, SessionsCopy
 from swarmpy.store.stamp import share
@@ -29,6 +29,8 @@ from swarmpy.store.view import View
 
 SLICE_OBJECTS = 64
 """Objects encoded without a pause: some 0.4 ms."""
+SLICE_BYTES = 256 * 1024
+"""Of the data of secrets and configs in a slice, as long as one alone does not have more: some 0.1 ms."""
 PAUSE_S = 0.001
 """After each slice: a snapshot has time, and takes less than half of a core's."""
 FREEZE_BYTES = 4 << 20
@@ -38,6 +40,7 @@ _LENGTH = struct.Struct(">I")
 _ORDER = (Kind.CLUSTER, Kind.NODE, Kind.SERVICE, Kind.TASK)
 # Told of only where there are some: a reader of an older schema knows nothing of them.
 _LATER = (Kind.SECRET, Kind.CONFIG)
+_WITH_DATA = (Secret, Config)
 
 
 def encode_snapshot(layer: Layer, sessions: Sessions, version: int) -> Coroutine[Any, Any, bytes]:
@@ -83,16 +86,28 @@ def _kinds(layer: Layer) -> tuple[Kind, ...]:
 
 
 async def _pause_after(part: list[Any]) -> None:
-    if len(part) == SLICE_OBJECTS:
+    if len(part) == SLICE_OBJECTS or (part and _data_bytes(part[-1])):
         await asyncio.sleep(PAUSE_S)
 
 
 def _slices(items: list[Any]) -> Iterator[list[Any]]:
     """Lets go of each item with its slice: to let go of all at the end would be another step that holds the loop."""
-    for start in range(0, len(items), SLICE_OBJECTS):
+    start = 0
+    while start < len(items):
         part = items[start : start + SLICE_OBJECTS]
-        items[start : start + SLICE_OBJECTS] = [None] * len(part)
+        taken = 0
+        for count, item in enumerate(part):
+            taken += _data_bytes(item)
+            if count and taken > SLICE_BYTES:
+                del part[count:]
+                break
+        items[start : start + len(part)] = [None] * len(part)
+        start += len(part)
         yield part
+
+
+def _data_bytes(item: Any) -> int:
+    return len(item.spec.data) if isinstance(item, _WITH_DATA) else 0
 
 
 Restored = tuple[Layer, Sessions, int]

@@ -13,7 +13,7 @@ import attrs
 
 from swarmpy.errors import InvariantViolation
 from swarmpy.model.changes import Action, Change
-from swarmpy.model.objects import Service, StoreObject, Task
+from swarmpy.model.objects import Config, Secret, Service, StoreObject, Task
 from swarmpy.model.specs import PortConfig, ServiceSpec, TaskSpec
 from swarmpy.store.view import View
 
@@ -35,6 +35,8 @@ def stamp(change: Change, view: View, index: int) -> StoreObject | None:
     obj = share(obj, previous, view)
     if isinstance(obj, Service):
         return attrs.evolve(obj, meta=meta, spec_version=_spec_version(obj, previous, index))
+    if isinstance(obj, Secret | Config):
+        return attrs.evolve(obj, meta=meta, made_at=index if previous is None else obj.made_at)
     return attrs.evolve(obj, meta=meta)
 
 

@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 import attrs
 
 from swarmpy.model.objects import Cluster, Config, Kind, Node, Secret, Service, Task
+from swarmpy.model.references import kept_by_service, kept_by_task
 from swarmpy.model.states import TaskState
 
 T = TypeVar("T")
@@ -47,9 +48,12 @@ def _held_ports(service: Service) -> tuple[Hashable, ...]:
 # A service that is being removed has given up its name: another may have it while the last tasks stop.
 SERVICE_NAME: Index[Service] = Index("name", lambda s: None if s.pending_delete else s.spec.name)
 SERVICE_PORT: Index[Service] = Index("port", _held_ports, many=True)
-# The latest version has the name; credentials for a registry have none.
-SECRET_NAME: Index[Secret] = Index("name", lambda s: None if s.is_superseded else s.spec.name or None)
-CONFIG_NAME: Index[Config] = Index("name", lambda c: None if c.is_superseded else c.spec.name)
+# What a service or a task that is not over needs: secrets, configs and credentials, whose ids are of one kind.
+SERVICE_REFERENCE: Index[Service] = Index("reference", kept_by_service, many=True)
+TASK_REFERENCE: Index[Task] = Index("reference", kept_by_task, many=True)
+# All versions have the name; credentials for a registry have none.
+SECRET_NAME: Index[Secret] = Index("name", lambda secret: secret.spec.name or None)
+CONFIG_NAME: Index[Config] = Index("name", lambda config: config.spec.name)
 TASK_SERVICE: Index[Task] = Index("service", lambda task: task.service_id)
 TASK_NODE: Index[Task] = Index("node", lambda task: task.node_id)
 # Few at a time, however many tasks there are.
@@ -126,8 +130,8 @@ class Layer:
     def __init__(self) -> None:
         self.clusters: Table[Cluster] = Table()
         self.nodes: Table[Node] = Table()
-        self.services: Table[Service] = Table(SERVICE_NAME, SERVICE_PORT)
-        self.tasks: Table[Task] = Table(TASK_SERVICE, TASK_NODE, TASK_WAITING)
+        self.services: Table[Service] = Table(SERVICE_NAME, SERVICE_PORT, SERVICE_REFERENCE)
+        self.tasks: Table[Task] = Table(TASK_SERVICE, TASK_NODE, TASK_WAITING, TASK_REFERENCE)
         self.secrets: Table[Secret] = Table(SECRET_NAME)
         self.configs: Table[Config] = Table(CONFIG_NAME)
         self.by_kind: dict[Kind, Table[Any]] = {

@@ -6,7 +6,7 @@ one is the index of the entry, which is known only when the transaction is propo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import attrs
 
@@ -90,10 +90,10 @@ class Tx(View):
         match obj:
             case Service() if not obj.pending_delete:
                 _check_name(obj, obj.spec.name, self.service_by_name(obj.spec.name))
-            case Secret() if obj.spec.name and not obj.is_superseded:
-                _check_name(obj, obj.spec.name, self.secret_by_name(obj.spec.name))
-            case Config() if not obj.is_superseded:
-                _check_name(obj, obj.spec.name, self.config_by_name(obj.spec.name))
+            case Secret() if obj.spec.name:
+                _check_number(obj, self.secret_versions(obj.spec.name))
+            case Config():
+                _check_number(obj, self.config_versions(obj.spec.name))
             case Cluster():
                 for cluster in self._clusters.all():
                     if cluster.id != obj.id:
@@ -112,6 +112,14 @@ class Tx(View):
             case _:
                 self._changes[key] = change
         self._own.by_kind[change.kind].put(change.id, change.object)
+
+
+def _check_number(obj: Secret | Config, versions: Sequence[Secret | Config]) -> None:
+    """A new version comes after all that are there."""
+    is_new = all(version.id != obj.id for version in versions)
+    for version in versions:
+        if version.id != obj.id and (version.number == obj.number or (is_new and version.number > obj.number)):
+            raise AlreadyExists(f"{kind_of(obj)} {obj.spec.name} exists already: choose another name")
 
 
 def _check_name(obj: StoreObject, name: str, holder: StoreObject | None) -> None:

@@ -12,7 +12,9 @@ from swarmpy.store.tables import (
     SECRET_NAME,
     SERVICE_NAME,
     SERVICE_PORT,
+    SERVICE_REFERENCE,
     TASK_NODE,
+    TASK_REFERENCE,
     TASK_SERVICE,
     TASK_WAITING,
     Layer,
@@ -20,6 +22,7 @@ from swarmpy.store.tables import (
 )
 
 _BY_ID = attrgetter("id")
+_BY_NUMBER = attrgetter("number")
 
 
 class View:
@@ -126,6 +129,14 @@ class View:
         """The ids of all nodes that tasks were given to, members or not."""
         return tuple(sorted(str(key) for key in self._tasks.keys(TASK_NODE)))
 
+    def services_referring(self, object_id: str) -> tuple[Service, ...]:
+        """The services whose spec, or the one before, has that secret or config or those credentials, by id."""
+        return tuple(sorted(self._services.group(SERVICE_REFERENCE, object_id), key=_BY_ID))
+
+    def tasks_referring(self, object_id: str) -> tuple[Task, ...]:
+        """The tasks that are not over and have that secret or config or those credentials, by id."""
+        return tuple(sorted(self._tasks.group(TASK_REFERENCE, object_id), key=_BY_ID))
+
     def secret(self, secret_id: str) -> Secret | None:
         """The secret of that id, of whichever version."""
         return self._secrets.get(secret_id)
@@ -134,11 +145,13 @@ class View:
         """All versions of all secrets."""
         return self._secrets.all()
 
+    def secret_versions(self, name: str) -> tuple[Secret, ...]:
+        """The versions that are left of the secret of that name, the latest at the end."""
+        return tuple(sorted(self._secrets.group(SECRET_NAME, name), key=_BY_NUMBER))
+
     def secret_by_name(self, name: str) -> Secret | None:
         """The latest version of the secret of that name."""
-        for secret in self._secrets.group(SECRET_NAME, name):
-            return secret
-        return None
+        return max(self._secrets.group(SECRET_NAME, name), key=_BY_NUMBER, default=None)
 
     def config(self, config_id: str) -> Config | None:
         """The config of that id, of whichever version."""
@@ -148,11 +161,13 @@ class View:
         """All versions of all configs."""
         return self._configs.all()
 
+    def config_versions(self, name: str) -> tuple[Config, ...]:
+        """The versions that are left of the config of that name, the latest at the end."""
+        return tuple(sorted(self._configs.group(CONFIG_NAME, name), key=_BY_NUMBER))
+
     def config_by_name(self, name: str) -> Config | None:
         """The latest version of the config of that name."""
-        for config in self._configs.group(CONFIG_NAME, name):
-            return config
-        return None
+        return max(self._configs.group(CONFIG_NAME, name), key=_BY_NUMBER, default=None)
 
     def get(self, kind: Kind, object_id: str) -> StoreObject | None:
         """The object of that kind and id."""

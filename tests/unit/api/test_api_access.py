@@ -196,7 +196,7 @@ async def test_what_is_refused_is_told_as_well(world: World) -> None:
     assert told == [
         ("watcher", "/services/secretive", 403, {}, {"reference": "secretive"}),
         ("", "/services/create", 400, {}, {}),
-        ("", "/services/nosuch/update", 404, {"version": "1"}, {"reference": "nosuch"}),
+        ("", "/services/nosuch/update", 400, {"version": "1"}, {"reference": "nosuch"}),
         ("", "/services/x", 403, {}, {"reference": "x"}),
     ]
 

@@ -23,8 +23,10 @@ from swarmpy.errors import InvalidArgument
 from swarmpy.model.ids import NodeId, ServiceId, TaskId
 from swarmpy.model.objects import ContainerStatus, Meta, PortStatus, Service, Task, TaskStatus, UpdateStatus
 from swarmpy.model.specs import (
+    ConfigReference,
     ContainerSpec,
     EndpointSpec,
+    FileTarget,
     Healthcheck,
     LogDriver,
     Mount,
@@ -35,6 +37,7 @@ from swarmpy.model.specs import (
     ResourceRequirements,
     Resources,
     RestartPolicy,
+    SecretReference,
     ServiceSpec,
     TaskSpec,
     Ulimit,
@@ -80,6 +83,8 @@ COUNT = st.integers(0, 2**63 - 1)
 MAYBE_COUNT = st.none() | COUNT
 AMOUNTS = st.builds(Resources, nano_cpus=COUNT, memory_bytes=COUNT, pids=COUNT)
 
+NUMBERS = st.integers(0, 2**32).map(str)
+FILES = st.builds(FileTarget, name=TEXT, uid=NUMBERS, gid=NUMBERS, mode=st.integers(0, 2**32 - 1))
 CONTAINERS = st.builds(
     ContainerSpec,
     image=TEXT,
@@ -124,6 +129,8 @@ CONTAINERS = st.builds(
     capability_drop=TEXTS,
     sysctls=LABELS,
     ulimits=st.lists(st.builds(Ulimit, name=TEXT, soft=COUNT, hard=COUNT), max_size=2).map(tuple),
+    secrets=st.lists(st.builds(SecretReference, secret_id=TEXT, secret_name=TEXT, file=FILES), max_size=2).map(tuple),
+    configs=st.lists(st.builds(ConfigReference, config_id=TEXT, config_name=TEXT, file=FILES), max_size=2).map(tuple),
 )
 TASKS = st.builds(
     TaskSpec,
@@ -275,8 +282,6 @@ def test_a_wrong_value_is_named_by_its_path(data: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        ("TaskTemplate.ContainerSpec.Secrets", [{"SecretName": "s"}]),
-        ("TaskTemplate.ContainerSpec.Configs", [{"ConfigName": "c"}]),
         ("TaskTemplate.ContainerSpec.Privileges", {"CredentialSpec": {"File": "x"}}),
         ("TaskTemplate.ContainerSpec.OomScoreAdj", -5),
         ("TaskTemplate.Resources.Reservations.GenericResources", [{"NamedResourceSpec": {"Kind": "GPU"}}]),

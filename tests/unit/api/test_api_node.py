@@ -180,7 +180,6 @@ async def test_a_member_that_is_shut_out_joins_again() -> None:
         ("GET", "/containers/web/json", 404),
         ("GET", "/images/a/b/json", 404),
         ("POST", "/networks/create", 501),
-        ("POST", "/secrets/create", 501),
         ("GET", "/events", 501),
         ("GET", "/distribution/docker.io/x/json", 501),
         ("GET", "/nonsense", 404),

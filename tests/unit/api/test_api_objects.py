@@ -158,7 +158,8 @@ async def test_tasks_are_filtered(world: World, api: Api) -> None:
     """By service, node, name, desired state, label and whether they are up to date."""
     web = await world.service("web", labels={"com.docker.stack.namespace": "st"})
     db = await world.service("db")
-    old = await world.task(web, 1, desired_state=TaskState.SHUTDOWN, spec_version=0)
+    before = attrs.evolve(web.spec.task, force_update=7)
+    old = await world.task(web, 1, desired_state=TaskState.SHUTDOWN, spec=before, spec_version=0)
     new = await world.task(web, 1)
     other = await world.task(db, 2, node_id=NodeId("m1"))
 

@@ -7,7 +7,7 @@ from control_world import SECOND, World, spec
 
 from swarmpy.control.outdated import is_outdated
 from swarmpy.model import changes
-from swarmpy.model.ids import ServiceId
+from swarmpy.model.ids import SecretId, ServiceId
 from swarmpy.model.objects import Service, Task
 from swarmpy.model.specs import Placement, PortConfig, RestartPolicy, UpdateConfig
 from swarmpy.model.states import TaskState, UpdateState
@@ -366,3 +366,23 @@ def test_an_update_goes_on_with_a_leader_whose_clock_is_an_hour_behind() -> None
     status = world.service(web).update_status
     assert status is not None
     assert status.state is UpdateState.COMPLETED
+
+
+def test_other_credentials_replace_only_what_has_no_image_yet() -> None:
+    """A task that runs goes on; one that may still have to pull its image gets the new ones."""
+    world = World()
+    world.add_node("n")
+    web = world.add_service(spec(replicas=1))
+    world.run()
+    (task,) = world.running(web)
+    wanted = world.service(web).spec
+    container = attrs.evolve(wanted.task.container, pull_secret_id=SecretId("new"))
+    world.update_service(web, attrs.evolve(wanted, task=attrs.evolve(wanted.task, container=container)))
+    service: Service = world.service(web)
+    assert service.spec_version != task.spec_version
+    assert not is_outdated(world.view, service, task)
+    preparing = attrs.evolve(task, status=attrs.evolve(task.status, state=TaskState.PREPARING))
+    assert is_outdated(world.view, service, preparing)
+    world.advance(10)
+    assert [t.id for t in world.running(web)] == [task.id]
+    assert world.service(web).update_status is None

@@ -7,9 +7,19 @@ import asyncio
 import attrs
 
 from swarmpy.errors import NotLeader, OutcomeUnknown
-from swarmpy.model.ids import NodeId, ServiceId, TaskId
-from swarmpy.model.objects import Node, Service, Task
-from swarmpy.model.specs import ContainerSpec, ServiceSpec, TaskSpec
+from swarmpy.model import codec
+from swarmpy.model.ids import ClusterId, ConfigId, NodeId, SecretId, ServiceId, TaskId
+from swarmpy.model.objects import Cluster, Config, JoinTokens, Node, RootCA, Secret, Service, Task
+from swarmpy.model.specs import (
+    ConfigReference,
+    ConfigSpec,
+    ContainerSpec,
+    FileTarget,
+    SecretReference,
+    SecretSpec,
+    ServiceSpec,
+    TaskSpec,
+)
 from swarmpy.store.memory import Store
 
 
@@ -108,7 +118,39 @@ def task(name: str, owner: str, slot: int = 1, image: str = "nginx", **fields: o
     return Task(id=TaskId(name), service_id=ServiceId(owner), slot=slot, spec=spec, **fields)  # type: ignore[arg-type]
 
 
+def cluster(schema: int = codec.SCHEMA_VERSION) -> Cluster:
+    """A cluster whose managers read everything."""
+    root_ca = RootCA(cert_pem=b"", key_pem=b"", cert_digest="")
+    tokens = JoinTokens(worker="w", manager="m")
+    return Cluster(id=ClusterId("c"), root_ca=root_ca, join_tokens=tokens, schema=schema)
+
+
+def secret(object_id: str, name: str, number: int = 1, data: bytes = b"data", **spec: object) -> Secret:
+    """A version of the secret ``name``."""
+    return Secret(id=SecretId(object_id), number=number, spec=SecretSpec(name=name, data=data, **spec))  # type: ignore[arg-type]
+
+
+def config(object_id: str, name: str, number: int = 1, data: bytes = b"data", **spec: object) -> Config:
+    """A version of the config ``name``."""
+    return Config(id=ConfigId(object_id), number=number, spec=ConfigSpec(name=name, data=data, **spec))  # type: ignore[arg-type]
+
+
+def with_references(spec: TaskSpec, *, secrets: tuple[str, ...] = (), configs: tuple[str, ...] = ()) -> TaskSpec:
+    """``spec`` with files of these ids."""
+    container = attrs.evolve(
+        spec.container,
+        secrets=tuple(
+            SecretReference(secret_id=SecretId(i), secret_name=f"name-{i}", file=FileTarget(name=i)) for i in secrets
+        ),
+        configs=tuple(
+            ConfigReference(config_id=ConfigId(i), config_name=f"name-{i}", file=FileTarget(name=i)) for i in configs
+        ),
+    )
+    return attrs.evolve(spec, container=container)
+
+
 def content(store: Store) -> dict[str, object]:
     """All committed objects by id."""
     view = store.view()
-    return {obj.id: obj for objects in (view.nodes(), view.services(), view.tasks()) for obj in objects}
+    found = (view.nodes(), view.services(), view.tasks(), view.secrets(), view.configs())
+    return {obj.id: obj for objects in found for obj in objects}

@@ -10,14 +10,15 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from store_world import FixedClock, LateProposer, content, service, task
+from store_world import FixedClock, LateProposer, cluster, config, content, secret, service, task, with_references
 
 from swarmpy.errors import AlreadyExists, FailedPrecondition, NotFound, OutcomeUnknown
 from swarmpy.model import codec
 from swarmpy.model.ids import NodeId
-from swarmpy.model.objects import Service, StoreObject, Task, TaskStatus
+from swarmpy.model.objects import Config, Secret, Service, StoreObject, Task, TaskStatus
+from swarmpy.model.references import references
 from swarmpy.model.requests import RequestId
-from swarmpy.model.specs import PortConfig
+from swarmpy.model.specs import PortConfig, ServiceSpec
 from swarmpy.model.states import TaskState
 from swarmpy.store.memory import Store
 from swarmpy.store.sessions import SESSION_EXPIRY_NS
@@ -28,8 +29,13 @@ SERVICES = st.sampled_from(["s1", "s2"])
 NAMES = st.sampled_from(["web", "db"])
 TASKS = st.sampled_from([f"t{i}" for i in range(6)])
 NODES = st.sampled_from([None, NodeId("n1"), NodeId("n2")])
-STATES = st.sampled_from([TaskState.NEW, TaskState.PENDING, TaskState.ASSIGNED, TaskState.RUNNING])
+STATES = st.sampled_from(
+    [TaskState.NEW, TaskState.PENDING, TaskState.ASSIGNED, TaskState.RUNNING, TaskState.COMPLETE, TaskState.FAILED]
+)
 PORTS = (("tcp", 0), ("tcp", 80), ("tcp", 81), ("udp", 80))
+SECRETS = st.sampled_from(["x1", "x2", "x3"])
+CONFIGS = st.sampled_from(["c1", "c2", "c3"])
+REFERENCES = st.lists(SECRETS, max_size=2, unique=True), st.lists(CONFIGS, max_size=2, unique=True)
 MINUTES = st.sampled_from([0, 0, 1, 4, 11, -3])
 SESSIONS = st.sampled_from(["x", "y", "z"])
 
@@ -64,10 +70,17 @@ class Answers:
 
 def plain(model: Model) -> dict[str, Any]:
     """Objects without what the store sets."""
-    return {
-        key: attrs.evolve(obj, meta=type(obj.meta)(), **({"spec_version": 0} if isinstance(obj, Service) else {}))
-        for key, obj in model.items()
-    }
+    return {key: _plain(obj) for key, obj in model.items()}
+
+
+def _plain(obj: StoreObject) -> StoreObject:
+    match obj:
+        case Service():
+            return attrs.evolve(obj, meta=type(obj.meta)(), spec_version=0)
+        case Secret() | Config():
+            return attrs.evolve(obj, meta=type(obj.meta)(), made_at=0)
+        case _:
+            return attrs.evolve(obj, meta=type(obj.meta)())
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -89,6 +102,14 @@ class StoreMachine(RuleBasedStateMachine):
         self.committed: Model = {}
         self.pending: list[Model] = []
         self.elect()
+
+        async def found() -> None:
+            founding = asyncio.create_task(self.leader.update(lambda tx: tx.create(cluster())))
+            await asyncio.sleep(0)
+            self.proposer.commit()
+            await founding
+
+        self.loop.run_until_complete(found())
 
     def elect(self) -> None:
         """Begin a new term of office with nothing in flight."""
@@ -116,7 +137,8 @@ class StoreMachine(RuleBasedStateMachine):
         def fn(tx: Tx) -> str:
             for action, obj in writes:
                 getattr(tx, action)(obj)
-            assert plain({o.id: o for o in (*tx.services(), *tx.tasks())}) == plain(model)
+            seen = (*tx.services(), *tx.tasks(), *tx.secrets(), *tx.configs())
+            assert plain({o.id: o for o in seen}) == plain(model)
             check_indexes(tx)
             return answer
 
@@ -199,6 +221,12 @@ class StoreMachine(RuleBasedStateMachine):
             for other in model.values():
                 if _clash(other, obj):
                     return AlreadyExists
+        if isinstance(obj, Secret | Config) and action != "delete":
+            before = model.get(obj.id)
+            is_new = not isinstance(before, Secret | Config) or before.spec.name != obj.spec.name
+            for other in model.values():
+                if _same_version(other, obj, is_new=is_new):
+                    return AlreadyExists
         if action == "delete":
             del model[obj.id]
         else:
@@ -212,26 +240,54 @@ class StoreMachine(RuleBasedStateMachine):
         image=NAMES,
         ports=st.lists(st.sampled_from(PORTS), max_size=3),
         leaving=st.booleans(),
+        refers=st.tuples(*REFERENCES),
+        referred=st.none() | st.tuples(*REFERENCES),
     )
     def write_service(
-        self, action: str, key: str, name: str, image: str, ports: list[tuple[str, int]], leaving: bool
+        self,
+        action: str,
+        key: str,
+        name: str,
+        image: str,
+        ports: list[tuple[str, int]],
+        leaving: bool,
+        refers: tuple[list[str], list[str]],
+        referred: tuple[list[str], list[str]] | None,
     ) -> None:
-        """One write of a service."""
+        """One write of a service, which may refer to secrets and configs, or have done so before."""
         held = tuple(PortConfig(protocol=protocol, target_port=80, published_port=port) for protocol, port in ports)
         obj = attrs.evolve(service(name, image, object_id=key), ports=held, pending_delete=leaving)
-        self.step((action, obj))
+        spec, before = _referring(obj, refers), None if referred is None else _referring(obj, referred)
+        self.step((action, attrs.evolve(obj, spec=spec, previous_spec=before)))
+
+    @rule(
+        action=st.sampled_from(["create", "update", "delete"]),
+        key=SECRETS,
+        name=st.sampled_from(["", "web", "db"]),
+        number=st.integers(1, 3),
+    )
+    def write_secret(self, action: str, key: str, name: str, number: int) -> None:
+        """One write of a version of a secret, or of credentials, which have no name."""
+        self.step((action, secret(key, name, number)))
+
+    @rule(action=st.sampled_from(["create", "update", "delete"]), key=CONFIGS, name=NAMES, number=st.integers(1, 3))
+    def write_config(self, action: str, key: str, name: str, number: int) -> None:
+        """One write of a version of a config."""
+        self.step((action, config(key, name, number)))
 
     @rule(
         writes=st.lists(
-            st.tuples(st.sampled_from(["create", "update", "delete"]), TASKS, SERVICES, STATES, NODES), max_size=4
+            st.tuples(st.sampled_from(["create", "update", "delete"]), TASKS, SERVICES, STATES, NODES, *REFERENCES),
+            max_size=4,
         )
     )
-    def write_tasks(self, writes: list[tuple[str, str, str, TaskState, NodeId | None]]) -> None:
+    def write_tasks(self, writes: list[tuple[str, str, str, TaskState, NodeId | None, list[str], list[str]]]) -> None:
         """Several writes of tasks in one transaction."""
         model = self.current()
         objects = []
-        for action, key, owner, state, node_id in writes:
+        for action, key, owner, state, node_id, secrets, configs in writes:
             obj = task(key, owner, status=TaskStatus(state=state), node_id=node_id)
+            obj = attrs.evolve(obj, spec=with_references(obj.spec, secrets=tuple(secrets), configs=tuple(configs)))
             if self.imitate(model, action, obj) is None:
                 objects.append((action, obj))
         if any(model.get(obj.id) is not self.current().get(obj.id) for _, obj in objects):
@@ -336,8 +392,23 @@ def _clash(other: StoreObject, service: Service) -> bool:
     return other.spec.name == service.spec.name
 
 
+def _same_version(other: StoreObject, obj: Secret | Config, *, is_new: bool) -> bool:
+    """Two versions of one name that cannot be beside each other; one that is new to it has the highest number."""
+    if type(other) is not type(obj) or other.id == obj.id or not obj.spec.name:
+        return False
+    assert isinstance(other, Secret | Config)
+    return other.spec.name == obj.spec.name and (other.number == obj.number or (is_new and other.number > obj.number))
+
+
+def _referring(obj: Service, refers: tuple[list[str], list[str]]) -> ServiceSpec:
+    secrets, configs = refers
+    task_spec = with_references(obj.spec.task, secrets=tuple(secrets), configs=tuple(configs))
+    return attrs.evolve(obj.spec, task=task_spec)
+
+
 def check_indexes(view: View) -> None:
     """Every index gives what a search through all objects gives."""
+    check_references(view)
     tasks: tuple[Task, ...] = view.tasks()
     for owner in ("s1", "s2"):
         assert set(by_id(view.tasks_of_service(owner))) == set(by_id([t for t in tasks if t.service_id == owner]))
@@ -357,6 +428,26 @@ def check_indexes(view: View) -> None:
             if not s.pending_delete and any((p.protocol, p.published_port) == port for p in s.ports)
         ]
         assert by_id(view.services_on_port(*port)) == sorted(holders)
+
+
+def check_references(view: View) -> None:
+    """Names lead to versions, and versions to who refers to them."""
+    for name in ("web", "db"):
+        secrets = sorted((s for s in view.secrets() if s.spec.name == name), key=lambda s: s.number)
+        configs = sorted((c for c in view.configs() if c.spec.name == name), key=lambda c: c.number)
+        assert list(view.secret_versions(name)) == secrets
+        assert list(view.config_versions(name)) == configs
+        assert view.secret_by_name(name) is (secrets[-1] if secrets else None)
+        assert view.config_by_name(name) is (configs[-1] if configs else None)
+    for object_id in ("x1", "x2", "x3", "c1", "c2", "c3"):
+        services = [
+            s.id
+            for s in view.services()
+            if any(spec and object_id in references(spec.task) for spec in (s.spec, s.previous_spec))
+        ]
+        assert by_id(view.services_referring(object_id)) == sorted(services)
+        users = [t.id for t in view.tasks() if not t.status.state.is_terminal and object_id in references(t.spec)]
+        assert by_id(view.tasks_referring(object_id)) == sorted(users)
 
 
 def by_id(tasks: Any) -> list[str]:

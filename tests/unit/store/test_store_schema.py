@@ -12,15 +12,14 @@ from pathlib import Path
 
 import attrs
 import pytest
-from store_world import node
+from store_world import cluster, config, node, secret, service, task, with_references
 
 from swarmpy.errors import DataDirMismatch, FailedPrecondition, ProtocolViolation
 from swarmpy.model import changes, codec, objects
 from swarmpy.model.changes import ChangeList
-from swarmpy.model.ids import ClusterId
-from swarmpy.model.objects import Certificate, ClientCertificate, Cluster, FormerRoot, JoinTokens, RootCA, RootRotation
+from swarmpy.model.objects import Certificate, ClientCertificate, FormerRoot, RootRotation
 from swarmpy.model.requests import Answered, RequestId
-from swarmpy.model.specs import RaftConfig
+from swarmpy.model.specs import RaftConfig, ServiceSpec
 from swarmpy.model.states import ApiRole, Role
 from swarmpy.node.clock import SystemClock
 from swarmpy.raft.driver import RaftDriver
@@ -34,17 +33,11 @@ FIELDS = Path(__file__).with_name("stored_fields.json")
 GATE = codec.GATE_VERSION
 
 
-def cluster(schema: int) -> Cluster:
-    """A cluster that writes ``schema``."""
-    tokens = JoinTokens(worker="w", manager="m")
-    root_ca = RootCA(cert_pem=b"", key_pem=b"", cert_digest="")
-    return Cluster(id=ClusterId("c"), root_ca=root_ca, join_tokens=tokens, schema=schema)
-
-
 ROTATION = RootRotation(root=cluster(4).root_ca, cross_signed_pem=b"", started_at_ns=1)
 FORMER = FormerRoot(cert_pem=b"", cross_signed_pem=b"", until_ns=1)
 CERTIFICATE = Certificate(serial="1f", role=Role.WORKER, issuer="", not_after_ns=1)
 CLIENT = ClientCertificate(name="a", role=ApiRole.VIEWER, issued_at_ns=1, not_after_ns=2)
+REFERRING = ServiceSpec(name="web", task=with_references(service("web").spec.task, secrets=("x",)))
 ANSWERED = Answered(request=RequestId(session="s", sequence=1), answer=b"\xc0", time_ns=1)
 
 
@@ -61,6 +54,12 @@ ANSWERED = Answered(request=RequestId(session="s", sequence=1), answer=b"\xc0", 
         (ChangeList(changes=(changes.create(attrs.evolve(node("n"), certificate=CERTIFICATE)),)), 4),
         (ChangeList(changes=(changes.update(attrs.evolve(cluster(3), clients={"1f": CLIENT})),)), 6),
         (ChangeList(changes=(changes.update(cluster(5)), changes.create(node("n"))), answered=ANSWERED), 5),
+        (ChangeList(changes=(changes.create(secret("x", "a")),)), 7),
+        (ChangeList(changes=(changes.create(config("c", "a")),)), 7),
+        (ChangeList(changes=(changes.create(service("web")), changes.create(task("t", "id-web")))), 1),
+        (ChangeList(changes=(changes.create(attrs.evolve(service("web"), spec=REFERRING)),)), 7),
+        (ChangeList(changes=(changes.update(attrs.evolve(service("web"), previous_spec=REFERRING)),)), 7),
+        (ChangeList(changes=(changes.create(attrs.evolve(task("t", "id-web"), spec=REFERRING.task)),)), 7),
     ],
 )
 def test_an_entry_is_of_the_least_version_that_its_reader_needs(entry: ChangeList, version: int) -> None:

@@ -8,7 +8,7 @@ import weakref
 
 import pytest
 from loop import SimLoop, run
-from store_world import FixedClock, InstantProposer, LateProposer, content, node, service, task
+from store_world import FixedClock, InstantProposer, LateProposer, cluster, config, content, node, secret, service, task
 
 from swarmpy.errors import DataDirMismatch, LogCorrupted
 from swarmpy.model import codec
@@ -16,7 +16,7 @@ from swarmpy.model.ids import NodeId
 from swarmpy.model.objects import Task
 from swarmpy.model.requests import RequestId
 from swarmpy.store.memory import Store
-from swarmpy.store.snapshot import PAUSE_S, SLICE_OBJECTS
+from swarmpy.store.snapshot import PAUSE_S, SLICE_BYTES, SLICE_OBJECTS
 from swarmpy.store.transaction import Tx
 
 GOLDEN_HEX = (
@@ -191,3 +191,35 @@ async def test_tasks_share_what_is_equal(store: Store) -> None:
             {id(t.node_id) for t in tasks},
         ):
             assert len(shared) == 1
+
+
+async def test_large_objects_come_in_small_slices() -> None:
+    """A slice is bounded by its bytes, too: 64 configs of a megabyte would hold the loop for long."""
+    store = Store(FixedClock())
+    store.set_proposer(InstantProposer(store))
+    await store.update(lambda tx: tx.create(cluster()))
+    for number in range(10):
+        await store.update(
+            lambda tx, number=number: tx.create(config(f"c{number}", f"n{number}", data=bytes(1000 * 1024)))
+        )
+    for number in range(100):
+        await store.update(lambda tx, number=number: tx.create(secret(f"x{number}", f"n{number}", data=b"x" * 10_000)))
+    sizes = [len(part) async for part in store.parts()]
+    assert max(sizes) < 1000 * 1024 + 4096
+    assert sum(size > 1000 * 1024 for size in sizes) == 10
+    assert sum(SLICE_BYTES // 2 < size < SLICE_BYTES + 10_000 for size in sizes) == 3
+    copy = restored(await store.snapshot())
+    assert content(copy) == content(store)
+    assert copy.view().config_by_name("n3") is copy.view().config("c3")
+    assert copy.view().secret_by_name("n7") is copy.view().secret("x7")
+
+
+async def test_many_small_objects_are_counted_all_the_same() -> None:
+    """What has little data comes as many at a time as everything else."""
+    store = Store(FixedClock())
+    store.set_proposer(InstantProposer(store))
+    await store.update(lambda tx: tx.create(cluster()))
+    for number in range(130):
+        await store.update(lambda tx, number=number: tx.create(secret(f"x{number}", f"n{number}", data=b"x")))
+    parts = [part async for part in store.parts()]
+    assert len(parts) == 2 + 3

@@ -6,7 +6,7 @@ import asyncio
 
 import attrs
 import pytest
-from store_world import FixedClock, InstantProposer, LateProposer, content, node, service, task
+from store_world import FixedClock, InstantProposer, LateProposer, cluster, config, content, node, secret, service, task
 
 from swarmpy.errors import (
     AlreadyExists,
@@ -309,6 +309,38 @@ async def test_too_large_an_entry_is_refused(leading: Store) -> None:
     with pytest.raises(InvalidArgument, match="too large"):
         await leading.update(lambda tx: tx.create(node("a", spec=NodeSpec(name="x" * MAX_ENTRY_BYTES))))
     assert leading.view().nodes() == ()
+
+
+async def test_the_largest_config_is_one_entry(leading: Store) -> None:
+    """With the services that follow to it."""
+    await leading.update(lambda tx: tx.create(cluster()))
+    data = bytes(range(256)) * 4000
+    await leading.update(lambda tx: tx.create(config("c1", "app", data=data)))
+    found = leading.view().config_by_name("app")
+    assert found is not None
+    assert found.spec.data == data
+
+
+async def test_a_version_knows_the_entry_that_made_it(leading: Store) -> None:
+    """Also once its labels have changed. A name has one version of each number, and a new one has the highest."""
+    await leading.update(lambda tx: tx.create(cluster()))
+    await leading.update(lambda tx: tx.create(secret("x1", "token")))
+    await leading.update(lambda tx: tx.create(secret("x2", "token", 2)))
+
+    def label(tx: Tx) -> None:
+        current = tx.secret("x1")
+        assert current is not None
+        tx.update(attrs.evolve(current, spec=attrs.evolve(current.spec, labels={"a": "b"})))
+
+    await leading.update(label)
+    versions = leading.view().secret_versions("token")
+    assert [(v.id, v.number, v.made_at, v.meta.version) for v in versions] == [("x1", 1, 2, 4), ("x2", 2, 3, 3)]
+    for number in (1, 2):
+        with pytest.raises(AlreadyExists, match="secret token exists already"):
+            await leading.update(lambda tx, number=number: tx.create(secret("x3", "token", number)))
+    await leading.update(lambda tx: tx.create(config("c1", "token")))
+    await leading.update(lambda tx: tx.create(secret("x4", "")))
+    await leading.update(lambda tx: tx.create(secret("x5", "")))
 
 
 async def test_a_batch_splits_by_changes_and_by_bytes(store: Store) -> None:
