@@ -18,9 +18,6 @@ import attrs
 from swarmpy.model.objects import Task
 from swarmpy.model.template import FIELDS, NodeFacts
 
-GOLANG = "golang"
-"""The templating of a secret or config whose data has placeholders."""
-
 _TOKEN = re.compile(
     r"""(?P<space>\s+)|(?P<text>"(?:[^"\\\n]|\\.)*"|`[^`]*`)|(?P<comment>/\*.*?\*/)|(?P<word>[.\w]+)|(?P<end>-?\}\})""",
     re.DOTALL,

@@ -12,10 +12,6 @@ from swarmpy.model.ids import ConfigId, SecretId, TaskId
 from swarmpy.model.objects import Task
 from swarmpy.model.states import TaskState
 
-MAX_SECRET_BYTES = 500 * 1024
-"""Of a secret's data (swarmkit's bound, as Docker's users know it), also with its placeholders replaced."""
-MAX_CONFIG_BYTES = 1000 * 1024
-"""The same of a config."""
 MAX_IDS = 256
 """Most objects that one request may ask for."""
 

@@ -1,6 +1,6 @@
 """A task's secrets and configs as files: where each goes, whose it is, and what is in it. Pure.
 
-As with everything that a node is told, targets, owners and modes are looked at here again: they become paths.
+Of containers that were checked (:mod:`swarmpy.runtime.checked`): targets, owners and modes are what they must be.
 """
 
 from __future__ import annotations
@@ -12,22 +12,19 @@ import attrs
 
 from swarmpy.errors import TaskRejected
 from swarmpy.model import grammar
-from swarmpy.model.content_template import GOLANG, ContentFacts, expand_content
-from swarmpy.model.dependencies import MAX_CONFIG_BYTES, MAX_SECRET_BYTES, Content, Dependencies
+from swarmpy.model.content_template import ContentFacts, expand_content
+from swarmpy.model.data_checks import GOLANG, MAX_CONFIG_BYTES, MAX_SECRET_BYTES
+from swarmpy.model.dependencies import Content, Dependencies
 from swarmpy.model.objects import Task
-from swarmpy.model.specs import ConfigReference, ContainerSpec, FileTarget, SecretReference
+from swarmpy.model.reference_checks import SECRETS_DIRECTORY
+from swarmpy.model.specs import ConfigReference, ContainerSpec, SecretReference
 from swarmpy.model.template import NodeFacts
 
-SECRETS_DIRECTORY = "/run/secrets"
-"""Where a container has a secret whose target is relative."""
 CONFIGS_DIRECTORY = "/"
-"""The same of a config."""
+"""Where a container has a config whose target is relative."""
 SECRETS = "secrets"
 CONFIGS = "configs"
 """The directories below a task's own on the node."""
-MAX_OWNER = 2**32 - 2
-"""The last number that a user or group can have."""
-MAX_MODE = 0o7777
 
 Reference = SecretReference | ConfigReference
 
@@ -57,11 +54,13 @@ class TaskFile:
 
 
 def container_places(container: ContainerSpec) -> tuple[FilePlace, ...]:
-    """Of a container, each of whose files is mounted alone. Raises TaskRejected for what cannot be."""
-    places = [
-        _place(reference, path=f"{_directory(reference)}/{number}", target=_container_target(reference))
-        for number, reference in enumerate(_references(container))
-    ]
+    """Of a container, each of whose files is mounted alone. Raises TaskRejected for one where a directory must be."""
+    places = []
+    for number, reference in enumerate(_references(container)):
+        base = SECRETS_DIRECTORY if isinstance(reference, SecretReference) else CONFIGS_DIRECTORY
+        # An absolute target leaves the base away.
+        target = _normal(posixpath.join(base, reference.file.name))
+        places.append(_place(reference, path=f"{_directory(reference)}/{number}", target=target))
     _check_apart(places, lambda place: place.target)
     return tuple(places)
 
@@ -69,13 +68,12 @@ def container_places(container: ContainerSpec) -> tuple[FilePlace, ...]:
 def process_places(container: ContainerSpec) -> tuple[FilePlace, ...]:
     """Of a plain process, which has two directories and nothing mounted; of an absolute target the last word counts.
 
-    Raises TaskRejected for what cannot be.
+    Raises TaskRejected for two files in one place.
     """
     places = []
     for reference in _references(container):
-        relative = _checked_target(reference)
-        if relative.startswith("/"):
-            relative = posixpath.basename(relative)
+        target = _normal(reference.file.name)
+        relative = posixpath.basename(target) if reference.file.name.startswith("/") else target.lstrip("/")
         path = f"{_directory(reference)}/{relative}"
         places.append(_place(reference, path=path, target=path))
     _check_apart(places, lambda place: place.path)
@@ -136,41 +134,22 @@ def _what(reference: Reference) -> str:
     return f"config {grammar.bare(reference.config_name)}"
 
 
-def _container_target(reference: Reference) -> str:
-    base = SECRETS_DIRECTORY if isinstance(reference, SecretReference) else CONFIGS_DIRECTORY
-    # An absolute target leaves the base away.
-    return posixpath.join(base, _checked_target(reference))
-
-
-def _checked_target(reference: Reference) -> str:
-    """The target without double slashes and dots. Raises TaskRejected for one that says not itself where it leads."""
-    target = reference.file.name
-    try:
-        grammar.check_path(posixpath.join("/", target))
-    except ValueError as error:
-        raise TaskRejected(f"{_what(reference)}: {error}") from None
-    normal = posixpath.normpath(target) if target else ""
-    normal = f"/{normal.lstrip('/')}" if target.startswith("/") else normal
-    if normal in ("", ".", "/") or target.endswith("/"):
-        raise TaskRejected(f"{_what(reference)}: {grammar.shown(target)} is not the name of a file")
-    return normal
+def _normal(target: str) -> str:
+    # Python keeps two slashes at the beginning, which mean something on other systems.
+    return posixpath.normpath("/" + target.lstrip("/"))
 
 
 def _place(reference: Reference, *, path: str, target: str) -> FilePlace:
-    file, what = reference.file, _what(reference)
-    if not 0 <= file.mode <= MAX_MODE:
-        raise TaskRejected(f"{what}: a mode is from 0 to {MAX_MODE:o}, in octal")
-    uid, gid = _owner(what, "user", file, file.uid), _owner(what, "group", file, file.gid)
-    return FilePlace(what=what, reference=reference, path=path, target=target, uid=uid, gid=gid, mode=file.mode)
-
-
-def _owner(what: str, kind: str, file: FileTarget, text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) <= len(str(MAX_OWNER)) and int(text) <= MAX_OWNER):
-        raise TaskRejected(
-            f"{what}: {kind} {grammar.shown(text)} of {grammar.shown(file.name)} is not a number: names differ from "
-            "image to image, so write the id"
-        )
-    return int(text)
+    file = reference.file
+    return FilePlace(
+        what=_what(reference),
+        reference=reference,
+        path=path,
+        target=target,
+        uid=int(file.uid),
+        gid=int(file.gid),
+        mode=file.mode,
+    )
 
 
 def _check_apart(places: Iterable[FilePlace], of: Callable[[FilePlace], str]) -> None:
