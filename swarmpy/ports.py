@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import attrs
 
 from swarmpy.model.assignments import Endpoint, PublishedPort
+from swarmpy.model.dependencies import NO_DEPENDENCIES, Dependencies
 from swarmpy.model.ids import NodeId, TaskId
 from swarmpy.model.objects import ContainerStatus, NodeDescription, PortStatus, Task
 from swarmpy.model.states import Role
@@ -148,8 +149,11 @@ class Runtime(Protocol):
     async def list_tasks(self) -> Mapping[TaskId, RunningTask | None]:
         """The tasks of this node that exist on this machine, running (its status) or not (None). For adoption."""
 
-    async def prepare(self, task: Task) -> None:
-        """Make it startable: get the image, create the container. Raises TaskRejected."""
+    async def prepare(self, task: Task, needed: Dependencies = NO_DEPENDENCIES) -> None:
+        """Make it startable: get the image, create the container, with ``needed`` as files in memory of the machine.
+
+        These are gone when :meth:`wait` has returned, and after :meth:`stop` and :meth:`remove`. Raises TaskRejected.
+        """
 
     async def start(self, task: Task) -> RunningTask:
         """Start it and, if it has a healthcheck, wait until it is healthy. A task that runs already is fine.

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 import structlog
 
 from swarmpy.agent.backoff import Backoff
+from swarmpy.agent.dependencies import DependencyKeeper
 from swarmpy.agent.known_managers import KnownManagers
 from swarmpy.agent.local import LocalState, LocalWriter
 from swarmpy.agent.reporter import Reporter
@@ -115,7 +116,8 @@ class Agent:
         self._writer = LocalWriter(local, random)
         self._reporter = Reporter(random)
         self._routing = Routing(data_plane, random, self._writer)
-        self._worker = Worker(runtime, clock, random, self._writer, self._reporter)
+        self._dependencies = DependencyKeeper()
+        self._worker = Worker(runtime, clock, random, self._writer, self._reporter, self._dependencies)
         self._managers = KnownManagers(seeds, random, clock)
         self._told: tuple[ManagerAddress, ...] = ()
         self._search = Backoff(random, first=SEARCH_FIRST_S, most=SEARCH_MOST_S)
@@ -364,6 +366,7 @@ class Agent:
             worker=self._worker,
             routing=self._routing,
             reporter=self._reporter,
+            dependencies=self._dependencies,
             problems=self.problems,
             admit=functools.partial(self._admit, address),
             on_message=self._on_message,

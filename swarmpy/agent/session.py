@@ -9,6 +9,7 @@ from typing import Any, NoReturn, cast
 
 import structlog
 
+from swarmpy.agent.dependencies import DependencyKeeper
 from swarmpy.agent.reporter import Reporter
 from swarmpy.agent.routing import Routing
 from swarmpy.agent.worker import Worker
@@ -23,6 +24,8 @@ from swarmpy.model.assignments import (
     StatusReport,
     TaskStatusUpdate,
 )
+from swarmpy.model.dependencies import DependenciesReply, DependenciesRequest
+from swarmpy.model.ids import ConfigId, SecretId, TaskId
 from swarmpy.ports import Channel
 
 log = structlog.get_logger(__name__)
@@ -31,6 +34,8 @@ OPEN_TIMEOUT_S = 5.0
 """Most seconds until the first message: the leader writes the node's registration before it answers."""
 REPORT_TIMEOUT_S = 5.0
 """Most seconds until a report is confirmed: it is committed first."""
+DEPENDENCIES_TIMEOUT_S = 10.0
+"""Most seconds until secrets and configs are there: they may be a megabyte, over a slow line."""
 HEARTBEAT_TIMEOUT_MIN_S = 1.0
 DEFAULT_PERIOD_S = 1.0
 """Between heartbeats, where the manager does not say."""
@@ -53,6 +58,7 @@ class Session:
         worker: Worker,
         routing: Routing,
         reporter: Reporter,
+        dependencies: DependencyKeeper,
         problems: Callable[[], tuple[str, ...]],
         admit: Callable[[int], Awaitable[None]],
         on_message: Callable[[SessionMessage], None],
@@ -63,6 +69,7 @@ class Session:
         self._worker = worker
         self._routing = routing
         self._reporter = reporter
+        self._dependencies = dependencies
         self._problems = problems
         self._admit = admit
         self._on_message = on_message
@@ -89,12 +96,15 @@ class Session:
                     group.create_task(self._watch_connection(), name="session-connection")
                     await self._admit(first.incarnation)
                     self._take(first)
+                    self._dependencies.begin_session(self._ask_dependencies)
                     opened()
                     group.create_task(self._receive(messages), name="session-receive")
                     group.create_task(self._reporter.run(self._send), name="session-reports")
                     group.create_task(self._watch_description(), name="session-description")
             except* SwarmpyError as errors:
                 over = errors.exceptions[0]
+            finally:
+                self._dependencies.end_session()
             assert over is not None, "a session ends with a reason"
             raise over
 
@@ -158,6 +168,14 @@ class Session:
     async def _send(self, updates: tuple[TaskStatusUpdate, ...]) -> None:
         report = StatusReport(session_id=self._id, updates=updates)
         await self._channel.call("dispatcher.report", codec.to_plain(report), timeout=REPORT_TIMEOUT_S)
+
+    async def _ask_dependencies(
+        self, task_id: TaskId, secrets: tuple[SecretId, ...], configs: tuple[ConfigId, ...]
+    ) -> DependenciesReply:
+        request = DependenciesRequest(session_id=self._id, task_id=task_id, secrets=secrets, configs=configs)
+        plain = codec.to_plain(request)
+        reply = await self._channel.call("dispatcher.dependencies", plain, timeout=DEPENDENCIES_TIMEOUT_S)
+        return codec.from_plain(DependenciesReply, reply)
 
     async def _watch_connection(self) -> None:
         await self._channel.wait_closed()

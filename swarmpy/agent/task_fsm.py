@@ -73,7 +73,7 @@ class Errored:
 
 @attrs.frozen(kw_only=True)
 class EngineAway:
-    """The action could not be tried or finished; the engine may come back."""
+    """The action could not be tried or finished, as the engine, or a manager who has what the task needs, is away."""
 
     action: Action
     err: str

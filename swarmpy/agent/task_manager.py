@@ -10,8 +10,9 @@ import structlog
 
 from swarmpy.agent import task_fsm as fsm
 from swarmpy.agent.backoff import Backoff
+from swarmpy.agent.dependencies import DependencyKeeper
 from swarmpy.agent.subtask import ended
-from swarmpy.errors import InvariantViolation, RuntimeUnavailable, TaskError
+from swarmpy.errors import InvariantViolation, RuntimeUnavailable, TaskError, Unavailable
 from swarmpy.model.objects import Task, TaskStatus
 from swarmpy.model.states import TaskState
 from swarmpy.ports import Clock, Runtime
@@ -33,6 +34,7 @@ class TaskManager:
         clock: Clock,
         backoff: Backoff,
         prepares: asyncio.Semaphore,
+        dependencies: DependencyKeeper,
         observed: Callable[[TaskManager], None],
     ) -> None:
         self.task = task
@@ -43,6 +45,7 @@ class TaskManager:
         self._clock = clock
         self._backoff = backoff
         self._prepares = prepares
+        self._dependencies = dependencies
         self._observed = observed
         self._changed = asyncio.Event()
         self._interruptible: asyncio.Task[fsm.Outcome] | None = None
@@ -121,8 +124,9 @@ class TaskManager:
             return await self._ask_runtime(action)
         except InvariantViolation:
             raise
-        except RuntimeUnavailable as error:
-            log.debug("engine_away", task=self.task.id, action=action.value, reason=str(error))
+        except (RuntimeUnavailable, Unavailable) as error:
+            away = "engine_away" if isinstance(error, RuntimeUnavailable) else "dependencies_not_had"
+            log.debug(away, task=self.task.id, action=action.value, reason=str(error))
             return fsm.EngineAway(action=action, err=str(error))
         except TaskError as error:
             log.info("task_error", task=self.task.id, action=action.value, reason=str(error))
@@ -144,8 +148,10 @@ class TaskManager:
     async def _ask_runtime(self, action: fsm.Action) -> fsm.Outcome:
         match action:
             case fsm.Action.PREPARE:
+                # Not among those that are prepared while it waits: others, that need nothing, go first.
+                needed = await self._dependencies.of(self.task)
                 async with self._prepares:
-                    await self._runtime.prepare(self.task)
+                    await self._runtime.prepare(self.task, needed)
                 return fsm.Prepared()
             case fsm.Action.START:
                 return fsm.Started(running=await self._runtime.start(self.task))

@@ -12,6 +12,7 @@ import structlog
 
 from swarmpy.agent import task_fsm as fsm
 from swarmpy.agent.backoff import Backoff
+from swarmpy.agent.dependencies import DependencyKeeper
 from swarmpy.agent.local import LocalWriter
 from swarmpy.agent.reporter import Reporter
 from swarmpy.agent.task_manager import TaskManager
@@ -19,6 +20,7 @@ from swarmpy.errors import RuntimeUnavailable
 from swarmpy.model.assignments import AssignmentUpdate
 from swarmpy.model.ids import TaskId
 from swarmpy.model.objects import Task, TaskStatus
+from swarmpy.model.states import TaskState
 from swarmpy.ports import Clock, Random, RunningTask, Runtime
 
 log = structlog.get_logger(__name__)
@@ -33,12 +35,21 @@ ENGINE_RETRY_MOST_S = 10.0
 class Worker:
     """Runs the assigned tasks. :meth:`run` it; :meth:`assign` only once :attr:`adopted` is set."""
 
-    def __init__(self, runtime: Runtime, clock: Clock, random: Random, local: LocalWriter, report: Reporter) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        clock: Clock,
+        random: Random,
+        local: LocalWriter,
+        report: Reporter,
+        dependencies: DependencyKeeper,
+    ) -> None:
         self._runtime = runtime
         self._clock = clock
         self._random = random
         self._local = local
         self._report = report
+        self._dependencies = dependencies
         self._managers: dict[TaskId, TaskManager] = {}
         self._found: dict[TaskId, RunningTask | None] = {}
         self._prepares = asyncio.Semaphore(CONCURRENT_PREPARES)
@@ -119,6 +130,7 @@ class Worker:
             clock=self._clock,
             backoff=self._backoff(),
             prepares=self._prepares,
+            dependencies=self._dependencies,
             observed=self._observed,
         )
         self._managers[task.id] = manager
@@ -129,6 +141,7 @@ class Worker:
     async def _run_manager(self, manager: TaskManager, found: fsm.Outcome) -> None:
         await manager.run(found)
         task_id = manager.task.id
+        self._dependencies.release(task_id)
         self._managers.pop(task_id, None)
         self._gone.set()
         self._local.drop_task(task_id)
@@ -144,6 +157,10 @@ class Worker:
         task = manager.task
         log.debug("task_status", task=task.id, state=task.status.state.name, err=task.status.err)
         self._local.put_task(task)
+        if task.status.state > TaskState.RUNNING:
+            self._dependencies.release(task.id)
+        elif task.status.state is TaskState.RUNNING:
+            self._dependencies.started(task.id, task.spec.container.pull_secret_id)
         if not manager.removing:
             self._report.put(task.id, task.status)
 

@@ -17,6 +17,7 @@ from swarmpy.errors import FailedPrecondition, NodeRemoved, NotLeader, Permissio
 from swarmpy.manager import claims
 from swarmpy.manager.assignments import STOP_WAIT_S, StopGate, difference, is_routed, node_tasks
 from swarmpy.manager.certificates import role_wanted
+from swarmpy.manager.dependencies import Deliveries
 from swarmpy.manager.events import drain
 from swarmpy.manager.incarnations import superseded
 from swarmpy.manager.silence import Silence
@@ -32,6 +33,7 @@ from swarmpy.model.assignments import (
     SessionRequest,
     StatusReport,
 )
+from swarmpy.model.dependencies import DependenciesRequest
 from swarmpy.model.ids import NodeId, TaskId, encode_id
 from swarmpy.model.objects import Kind, Node, NodeStatus, Service, StoreObject, Task
 from swarmpy.model.rates import Buckets, Rate
@@ -100,6 +102,7 @@ class Dispatcher:
         self._gate = StopGate()
         self._statuses = StatusBuffer(store, clock)
         self._bounded = BoundedLog(clock.monotonic)
+        self._deliveries = Deliveries(store, clock, self._bounded)
         self._edits: Buckets[NodeId] = Buckets(EDITS, most=MAX_NODES)
         self._complaints: Buckets[NodeId] = Buckets(COMPLAINTS, most=MAX_NODES)
         self._ended = False
@@ -184,6 +187,15 @@ class Dispatcher:
         if told:
             await self._statuses.add(node_id, [update for _, update in told])
         return None
+
+    async def dependencies(self, peer: Peer, payload: Any) -> Any:
+        """``dispatcher.dependencies``: a :class:`DependenciesRequest` for a :class:`DependenciesReply`.
+
+        Raises as :meth:`Deliveries.answer`.
+        """
+        request = codec.from_plain(DependenciesRequest, payload)
+        node_id = self._session_of(peer, request.session_id).node_id
+        return codec.to_plain(self._deliveries.answer(node_id, request))
 
     def _session_of(self, peer: Peer, session_id: str) -> Session:
         session = self._sessions.get(_node_of(peer))

@@ -57,7 +57,7 @@ log = structlog.get_logger(__name__)
 SELDOM = Rate(burst=20, per_s=1.0)
 """Of one worker: sessions, certificates and farewells. Each may cost a signature and a write."""
 OFTEN = Rate(burst=500, per_s=100.0)
-"""Of one worker: heartbeats and reports. An agent waits for the answer to one before it sends the next."""
+"""Of one worker: heartbeats, reports, questions for secrets. An agent waits for the answer to one before the next."""
 OFFICE_RETRY_S = 1.0
 """Seconds between a term of office that failed and the next try."""
 WRITE_RETRY_S = 0.1
@@ -181,6 +181,7 @@ class Manager:
         router.stream("dispatcher.session", self._session, MEMBERS, SELDOM)
         router.call("dispatcher.heartbeat", self._heartbeat, MEMBERS, OFTEN)
         router.call("dispatcher.report", self._report, MEMBERS, OFTEN)
+        router.call("dispatcher.dependencies", self._dependencies, MEMBERS, OFTEN)
 
     # -- what others ask ----------------------------------------------------------------------------------------------
 
@@ -470,6 +471,9 @@ class Manager:
 
     async def _report(self, peer: Peer, payload: Any) -> Any:
         return await self._leading_dispatcher().report(peer, payload)
+
+    async def _dependencies(self, peer: Peer, payload: Any) -> Any:
+        return await self._leading_dispatcher().dependencies(peer, payload)
 
     async def _session(self, peer: Peer, payload: Any) -> AsyncIterator[Any]:
         # Closed here and now: a session that lingers until it is collected holds stops back.

@@ -43,7 +43,7 @@ class NodeFacts:
     architecture: str = ""
 
 
-_FIELDS: Mapping[str, Callable[[Task, NodeFacts], str]] = {
+FIELDS: Mapping[str, Callable[[Task, NodeFacts], str]] = {
     ".Service.ID": lambda task, _: task.service_id,
     ".Service.Name": lambda task, _: task.service_name,
     # As Go prints a map: sorted by key.
@@ -59,7 +59,8 @@ _FIELDS: Mapping[str, Callable[[Task, NodeFacts], str]] = {
     ".Node.Platform.OS": lambda _, node: node.os,
     ".Node.Platform.Architecture": lambda _, node: node.architecture,
 }
-_KNOWN = ", ".join((*_FIELDS, 'index .Service.Labels "key"'))
+"""What a placeholder alone stands for."""
+_KNOWN = ", ".join((*FIELDS, 'index .Service.Labels "key"'))
 
 
 def expand(text: str, task: Task, node: NodeFacts) -> str:
@@ -125,12 +126,12 @@ def _label(expression: str) -> str | None:
 
 
 def _is_known(expression: str) -> bool:
-    return expression in _FIELDS or _label(expression) is not None
+    return expression in FIELDS or _label(expression) is not None
 
 
 def _value(expression: str, task: Task, node: NodeFacts) -> str | None:
     label = _label(expression)
     if label is not None:
         return task.service_labels.get(label, "")
-    field = _FIELDS.get(expression)
+    field = FIELDS.get(expression)
     return None if field is None else field(task, node)

@@ -23,7 +23,8 @@ def configure(level: str = "info") -> None:
     """Send log lines of ``level`` (a key of :data:`LEVELS`) and above to standard error."""
     on_terminal = sys.stderr.isatty()
     renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer(pad_event_to=28)
+        # Not the renderer's own choice, which shows what the functions' variables are: secrets, perhaps.
+        structlog.dev.ConsoleRenderer(pad_event_to=28, exception_formatter=structlog.dev.plain_traceback)
         if on_terminal
         else structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"], bool_as_flag=False)
     )

@@ -14,6 +14,7 @@ from swarmpy.model.specs import ContainerSpec, Healthcheck, Mount, PortConfig, R
 from swarmpy.model.template import NodeFacts
 from swarmpy.model.wildcards import ANY_IPV4, ANY_IPV6
 from swarmpy.runtime.checked import expanded
+from swarmpy.runtime.task_files import container_places
 
 LABEL_NODE_ID = "com.docker.swarm.node.id"
 LABEL_SERVICE_ID = "com.docker.swarm.service.id"
@@ -33,14 +34,17 @@ def container_name(task: Task) -> str:
     return task.name
 
 
-def create_config(task: Task, node: NodeFacts) -> dict[str, Any]:
-    """The body of the create request. Raises TaskRejected for a spec that an engine must not be given."""
+def create_config(task: Task, node: NodeFacts, files: str = "") -> dict[str, Any]:
+    """The body of the create request. ``files`` is the directory with the files of the task's secrets and configs.
+
+    Raises TaskRejected for a spec that an engine must not be given.
+    """
     spec = expanded(task, node)
     config: dict[str, Any] = {
         "Image": spec.image,
         "Env": list(spec.env),
         "Labels": _labels(task, node),
-        "HostConfig": _host_config(spec, task, node),
+        "HostConfig": _host_config(spec, task, node, files),
     }
     optional = {
         "Entrypoint": list(spec.command),
@@ -81,14 +85,14 @@ def _labels(task: Task, node: NodeFacts) -> dict[str, str]:
     return labels
 
 
-def _host_config(spec: ContainerSpec, task: Task, node: NodeFacts) -> dict[str, Any]:
+def _host_config(spec: ContainerSpec, task: Task, node: NodeFacts, files: str) -> dict[str, Any]:
     config: dict[str, Any] = {
         "Privileged": False,
         # The cluster decides about restarts; an engine that did so too would bring back what was replaced.
         "RestartPolicy": {"Name": "no"},
     }
     optional: dict[str, Any] = {
-        "Mounts": [_mount(mount) for mount in spec.mounts],
+        "Mounts": [*(_mount(mount) for mount in spec.mounts), *_file_mounts(spec, files)],
         "PortBindings": port_bindings(task.ports, node.address),
         "GroupAdd": list(spec.groups),
         "CapAdd": list(spec.capability_add),
@@ -149,6 +153,20 @@ def _mount(mount: Mount) -> dict[str, Any]:
         options = {"SizeBytes": mount.tmpfs_size_bytes, "Mode": mount.tmpfs_mode}
         config["TmpfsOptions"] = {key: value for key, value in options.items() if value}
     return {key: value for key, value in config.items() if value}
+
+
+def _file_mounts(spec: ContainerSpec, directory: str) -> list[dict[str, Any]]:
+    """Each file of a secret or config at its own place: what the image has beside it is still there."""
+    return [
+        {
+            "Type": "bind",
+            "Source": f"{directory}/{place.path}",
+            "Target": place.target,
+            "ReadOnly": True,
+            "BindOptions": {"Propagation": "rprivate"},
+        }
+        for place in container_places(spec)
+    ]
 
 
 def _volume_options(mount: Mount) -> dict[str, Any]:

@@ -18,12 +18,15 @@ import attrs
 import structlog
 
 from swarmpy.errors import RuntimeUnavailable, TaskFailed, TaskRejected
+from swarmpy.model.dependencies import NO_DEPENDENCIES, Dependencies
 from swarmpy.model.grammar import is_object_name
 from swarmpy.model.ids import NodeId, TaskId
 from swarmpy.model.objects import NodeDescription, Task
+from swarmpy.model.specs import ContainerSpec
 from swarmpy.model.template import NodeFacts
 from swarmpy.ports import Random, RunningTask, TaskExit
 from swarmpy.runtime import docker_state as state
+from swarmpy.runtime.checked import expanded
 from swarmpy.runtime.container_config import (
     LABEL_NODE_ID,
     LABEL_OWNER,
@@ -34,6 +37,9 @@ from swarmpy.runtime.container_config import (
 )
 from swarmpy.runtime.docker_engine import Engine, EngineError
 from swarmpy.runtime.docker_events import ContainerEvents
+from swarmpy.runtime.memory_files import MemoryFiles
+from swarmpy.runtime.registry_auth import auth_header
+from swarmpy.runtime.task_files import container_places, task_files
 
 log = structlog.get_logger(__name__)
 
@@ -56,21 +62,27 @@ class DockerRuntime:
         hostname: str,
         url: str | None = None,
         random: Random | None = None,
+        files: MemoryFiles | None = None,
     ) -> None:
+        """``url`` is the engine's address; ``files`` where secrets and configs are put, by default the usual place."""
         self._node = NodeFacts(id=node_id, hostname=hostname, address=node_address)
+        self._files = files or MemoryFiles(node_id)
         self._engine = Engine(url)
         self._events = ContainerEvents(self._engine, node_id, random or SystemRandom())
         self._events_task: asyncio.Task[None] | None = None
-        self._pulls: dict[str, asyncio.Task[None]] = {}
+        self._pulls: dict[tuple[str, str], asyncio.Task[None]] = {}
+        """By image and credentials: who has none must not get what another's would."""
         self._inspections = asyncio.Semaphore(_INSPECTIONS_AT_ONCE)
 
     # -- the Runtime protocol --
 
     async def open(self) -> None:
-        """Connect. Raises RuntimeUnavailable."""
+        """Connect, and clear away the files of tasks that have ended meanwhile. Raises RuntimeUnavailable."""
         await self._engine.open()
         try:
             info = await self._engine.info()
+            listed = await self._engine.containers(f"{LABEL_OWNER}={self._node.id}", f"{LABEL_NODE_ID}={self._node.id}")
+            await self._files.sweep({task_id for item in listed if (task_id := state.startable_task(item))})
         except BaseException:
             await self._engine.close()
             raise
@@ -85,6 +97,7 @@ class DockerRuntime:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._engine.close()
+        await self._files.close()
 
     async def describe(self) -> NodeDescription:
         """The engine's machine."""
@@ -102,20 +115,33 @@ class DockerRuntime:
                 tasks[TaskId(task_id)] = state.running_task(container, self._node.address) if alive else None
         return tasks
 
-    async def prepare(self, task: Task) -> None:
+    async def prepare(self, task: Task, needed: Dependencies = NO_DEPENDENCIES) -> None:
         """Get the image unless it is here, and create the container unless it exists. Raises TaskRejected."""
-        config = create_config(task, self._node)
-        if await self._own(task) is not None:
+        spec = expanded(task, self._node)
+        places = container_places(spec)
+        exists = await self._own(task) is not None
+        if not exists:
+            await self._get_image(spec.image, _credentials(spec, needed))
+        directory = await self._files.find(task.id) if places else None
+        if places and directory is None:
+            # Also for a container that exists: the machine may have been restarted since.
+            files = task_files(places, needed, task=task, container=spec, node=self._node)
+            directory = await self._files.write(task.id, files)
+        if exists:
             return
-        await self._get_image(task.spec.container.image)
         name = container_name(task)
         try:
-            await self._engine.create(name, config)
+            await self._engine.create(name, create_config(task, self._node, str(directory or "")))
         except EngineError as error:
             if error.status == 409 and await self._own(task) is not None:
                 return  # an earlier attempt whose answer was lost
             if error.status == 409:
                 raise TaskRejected(f"the name {name} is taken by a container that is not of this node") from error
+            if directory is not None and str(directory) in str(error):
+                raise TaskRejected(
+                    f"the engine does not see the files of its secrets and configs in {directory}: it has to run on "
+                    "this machine, with the mounts that this daemon has"
+                ) from error
             raise state.create_refused(str(error)) from error
 
     async def start(self, task: Task) -> RunningTask:
@@ -124,6 +150,7 @@ class DockerRuntime:
         if container is None:
             await self.prepare(task)
         if container is None or container["State"]["Status"] == "created":
+            await self._check_files(task)
             try:
                 await self._engine.start(container_name(task))
             except EngineError as error:
@@ -153,6 +180,7 @@ class DockerRuntime:
                     container = await self._own(task)
                     ended = state.task_exit(container)
                     if ended is not None:
+                        await self._files.remove(task.id)
                         return ended
                     if container is not None and state.health(container) == state.UNHEALTHY_STATUS:
                         log.info("task_unhealthy", task=task.id, service=task.service_name)
@@ -174,16 +202,22 @@ class DockerRuntime:
     async def stop(self, task: Task) -> None:
         """Its stop signal; after the grace period KILL. A container that is not there or has ended is fine."""
         container = await self._own(task)
-        if container is None or not state.is_live(container):
-            return
-        try:
-            await self._engine.stop(container["Id"], stop_timeout_seconds(task))
-        except RuntimeUnavailable as error:
-            log.warning("stop_failed_killing", task=task.id, error=str(error))
-            await self._engine.kill(container["Id"])
+        if container is not None and state.is_live(container):
+            try:
+                await self._engine.stop(container["Id"], stop_timeout_seconds(task))
+            except RuntimeUnavailable as error:
+                log.warning("stop_failed_killing", task=task.id, error=str(error))
+                await self._engine.kill(container["Id"])
+        await self._files.remove(task.id)
 
     async def remove(self, task_id: TaskId) -> None:
-        """Delete the container, running or not, with its anonymous volumes."""
+        """Delete the container, running or not, with its anonymous volumes, and its files in memory."""
+        await self._delete(task_id)
+        await self._files.remove(task_id)
+
+    # -- inside --
+
+    async def _delete(self, task_id: TaskId) -> None:
         labels = (f"{LABEL_OWNER}={self._node.id}", f"{LABEL_TASK_ID}={task_id}")
         for _ in range(_REMOVE_ATTEMPTS):
             listed = await self._engine.containers(*labels)
@@ -195,8 +229,6 @@ class DockerRuntime:
                 return
             await asyncio.sleep(_REMOVE_PAUSE)  # a removal by somebody else is in progress; it has no event for failing
         raise RuntimeUnavailable(f"the container of task {task_id} cannot be removed: the engine keeps listing it")
-
-    # -- inside --
 
     async def _inspect(self, container: str) -> dict[str, Any] | None:
         async with self._inspections:
@@ -213,29 +245,40 @@ class DockerRuntime:
         mine = labels.get(LABEL_OWNER) == self._node.id and labels.get(LABEL_TASK_ID) == task.id
         return container if mine else None
 
+    async def _check_files(self, task: Task) -> None:
+        spec = task.spec.container
+        if (spec.secrets or spec.configs) and await self._files.find(task.id) is None:
+            raise TaskFailed("its secrets and configs are not in memory any more: the machine was restarted")
+
     async def _ended_early(self, container: dict[str, Any] | None, ended: TaskExit) -> RunningTask:
         """What start says of a container that ended before it was healthy: no failure if it just was done."""
         if container is None or ended.error or ended.exit_code:
             raise TaskFailed(ended.error or f"task: non-zero exit ({ended.exit_code})")
         return state.running_task(container, self._node.address)
 
-    async def _get_image(self, image: str) -> None:
+    async def _get_image(self, image: str, auth: str) -> None:
         """Pull an image that is not on this machine, once however many tasks ask for it. Raises TaskRejected."""
         if await self._engine.has_image(image):
             return
-        pull = self._pulls.get(image)
+        pull = self._pulls.get((image, auth))
         if pull is None:
-            log.info("pulling_image", image=image)
-            pull = asyncio.create_task(self._engine.pull(image), name=f"pull-{image}")
-            self._pulls[image] = pull
-            pull.add_done_callback(lambda done: self._pull_ended(image, done))
+            log.info("pulling_image", image=image, with_credentials=bool(auth))
+            pull = asyncio.create_task(self._engine.pull(image, auth), name=f"pull-{image}")
+            self._pulls[image, auth] = pull
+            pull.add_done_callback(lambda done: self._pull_ended((image, auth), done))
         try:
             await asyncio.shield(pull)
         except EngineError as error:
             if not await self._engine.has_image(image):  # it may have been loaded by hand meanwhile
                 raise TaskRejected(f"No such image: {image} (pull failed: {error})") from error
 
-    def _pull_ended(self, image: str, pull: asyncio.Task[None]) -> None:
-        del self._pulls[image]
+    def _pull_ended(self, key: tuple[str, str], pull: asyncio.Task[None]) -> None:
+        del self._pulls[key]
         if not pull.cancelled():
             pull.exception()  # seen by those who wait for it; nobody may be left
+
+
+def _credentials(spec: ContainerSpec, needed: Dependencies) -> str:
+    """For the registry of the image, as a header's value; "" for none."""
+    content = None if spec.pull_secret_id is None else needed.secrets.get(spec.pull_secret_id)
+    return "" if content is None else auth_header(content.data)

@@ -19,6 +19,7 @@ import aiodocker
 import aiohttp
 
 from swarmpy.errors import RuntimeUnavailable, SwarmpyError
+from swarmpy.runtime.registry_auth import HEADER
 
 DEFAULT_URL = "unix:///var/run/docker.sock"
 
@@ -129,15 +130,19 @@ class Engine:
 
     # -- changes --
 
-    async def pull(self, image: str) -> None:
-        """Get an image from its registry. Raises EngineError, also when there is no progress any more."""
+    async def pull(self, image: str, auth: str = "") -> None:
+        """Get an image from its registry, with the credentials ``auth`` (:mod:`registry_auth`).
+
+        Raises EngineError, also when there is no progress any more.
+        """
         # Without a tag the engine would pull all there are.
         tagged = ":" in image.rpartition("/")[2] or "@" in image
         params = {"fromImage": image} if tagged else {"fromImage": image, "tag": "latest"}
         async with self._bounded(f"pull image {image}", PULL_TIMEOUT, refusable=True) as docker:
             try:
                 async with asyncio.timeout(PULL_STALL_TIMEOUT) as patience:
-                    async with docker._query("images/create", "POST", params=params) as response:
+                    headers = {HEADER: auth} if auth else {}
+                    async with docker._query("images/create", "POST", params=params, headers=headers) as response:
                         with closing(response):
                             while line := await response.content.readline():
                                 patience.reschedule(asyncio.get_running_loop().time() + PULL_STALL_TIMEOUT)

@@ -8,10 +8,11 @@ from typing import Any
 
 from swarmpy.errors import TaskError, TaskFailed, TaskRejected
 from swarmpy.model.defaults import SECOND_NS
+from swarmpy.model.ids import TaskId
 from swarmpy.model.objects import ContainerStatus, NodeDescription, Platform
 from swarmpy.model.specs import Resources
 from swarmpy.ports import RunningTask, TaskExit
-from swarmpy.runtime.container_config import LABEL_PORTS, bound_ports, decode_ports
+from swarmpy.runtime.container_config import LABEL_PORTS, LABEL_TASK_ID, bound_ports, decode_ports
 
 UNHEALTHY = "unhealthy container"
 UNHEALTHY_STATUS = "unhealthy"
@@ -30,6 +31,12 @@ def labels(container: Mapping[str, Any]) -> Mapping[str, str]:
 def is_live(container: Mapping[str, Any]) -> bool:
     """True for a container that runs."""
     return container["State"]["Status"] in _LIVE
+
+
+def startable_task(listed: Mapping[str, Any]) -> TaskId | None:
+    """The task of a container in a list, if it runs or may still be started."""
+    is_one = listed.get("State") in _LIVE | {"created"}
+    return TaskId((listed.get("Labels") or {}).get(LABEL_TASK_ID, "")) if is_one else None
 
 
 def health(container: Mapping[str, Any]) -> str:

@@ -5,7 +5,8 @@ of its own. There is no isolation: no image, no limits, no mounts, the node's ow
 ``PORT`` where to listen. Everything hangs from the warden (:mod:`swarmpy.runtime.warden`), so that no process outlives
 its node; hence nothing is ever adopted after a restart.
 
-The working directory is the spec's ``dir`` where this machine has such a directory, the task's own otherwise.
+The working directory is the spec's ``dir`` where this machine has such a directory, the task's own otherwise. Secrets
+and configs are in directories in memory (:mod:`swarmpy.runtime.memory_files`) that the environment names.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import structlog
 
 from swarmpy.errors import RuntimeUnavailable, TaskFailed, TaskRejected
 from swarmpy.model.defaults import SECOND_NS, stop_grace_period_ns
+from swarmpy.model.dependencies import NO_DEPENDENCIES, Dependencies
 from swarmpy.model.grammar import is_id, shown
 from swarmpy.model.ids import NodeId, TaskId
 from swarmpy.model.objects import ContainerStatus, NodeDescription, Platform, PortStatus, Task
@@ -38,7 +40,9 @@ from swarmpy.runtime.checked import expanded
 from swarmpy.runtime.free_ports import FreePorts
 from swarmpy.runtime.healthcheck import Health, HealthTracker, probe_command
 from swarmpy.runtime.leftovers import RUNTIME_MARK, kill_marked, remove_subdirectories
+from swarmpy.runtime.memory_files import MemoryFiles
 from swarmpy.runtime.process_config import check_user, command_line, environment, ignored_fields, stop_signal
+from swarmpy.runtime.task_files import process_places, task_files
 from swarmpy.runtime.warden_link import SpawnRefused, WardenLink, WardenLost
 
 log = structlog.get_logger(__name__)
@@ -88,7 +92,9 @@ class ProcessRuntime:
         random: Random | None = None,
         ready_seconds: float = READY_SECONDS,
         log_limit_bytes: int = LOG_LIMIT_BYTES,
+        files: MemoryFiles | None = None,
     ) -> None:
+        """``files`` is where secrets and configs are put, by default the usual place."""
         machine = platform.machine()
         self._node = NodeFacts(id=node_id, hostname=hostname, address=node_address, architecture=machine)
         self._directory = directory.absolute()
@@ -96,7 +102,9 @@ class ProcessRuntime:
         self._ready_seconds = ready_seconds
         self._log_limit = log_limit_bytes
         self._processes: dict[TaskId, _Process] = {}
-        self._prepared: set[TaskId] = set()
+        self._files = files or MemoryFiles(node_id)
+        self._prepared: dict[TaskId, str] = {}
+        """With the directory in memory of each; "" where there is none."""
         self._link: WardenLink | None = None
         self._link_lock = asyncio.Lock()
         self._closed = True
@@ -110,6 +118,7 @@ class ProcessRuntime:
             self._directory.chmod(0o700)
             await kill_marked(self._directory)
             await asyncio.to_thread(remove_subdirectories, self._directory)
+            await self._files.sweep(())
         except OSError as error:
             raise RuntimeUnavailable(f"process runtime: {self._directory}: {error.strerror}") from error
         self._closed = False
@@ -131,6 +140,8 @@ class ProcessRuntime:
             if not process.exit.done():
                 process.exit.set_result(TaskExit(exit_code=_KILLED_EXIT_CODE, error="killed: its node has stopped"))
         self._free_ports.close()
+        await self._files.sweep(())
+        await self._files.close()
 
     async def describe(self) -> NodeDescription:
         """This machine; its processors and memory are all offered, and nothing keeps a task within its share."""
@@ -149,11 +160,11 @@ class ProcessRuntime:
             task_id: None if process.exit.done() else process.running for task_id, process in self._processes.items()
         }
 
-    async def prepare(self, task: Task) -> None:
-        """Check that the command exists and make the task's directory. Raises TaskRejected."""
+    async def prepare(self, task: Task, needed: Dependencies = NO_DEPENDENCIES) -> None:
+        """Check that the command exists and make the task's directories. Raises TaskRejected."""
         if task.id in self._prepared:
             return
-        expanded(task, self._node)
+        spec = expanded(task, self._node)
         check_user(task, user=_user_name(), uid=os.getuid())
         stop_signal(task)
         env = self._environment(task, ())
@@ -162,10 +173,13 @@ class ProcessRuntime:
             self._task_directory(task.id).mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             raise TaskRejected(f"{self._task_directory(task.id)}: {error.strerror}") from error
+        places = process_places(spec)
+        files = task_files(places, needed, task=task, container=spec, node=self._node)
+        directory = str(await self._files.write(task.id, files)) if files else ""
         ignored = ignored_fields(task)
         if ignored:
             log.info("process_runtime_ignores", task=task.id, service=task.service_name, fields=ignored)
-        self._prepared.add(task.id)
+        self._prepared[task.id] = directory
 
     async def start(self, task: Task) -> RunningTask:
         """Start it and wait until it is healthy or, without a healthcheck, listens. Raises TaskFailed, TaskRejected."""
@@ -195,6 +209,7 @@ class ProcessRuntime:
         process = self._processes.get(task.id)
         if process is not None:
             await self._end(process, stop_grace_period_ns(task.spec) / SECOND_NS)
+        await self._files.remove(task.id)
 
     async def remove(self, task_id: TaskId) -> None:
         """Kill what runs, delete its directory with its log."""
@@ -204,7 +219,8 @@ class ProcessRuntime:
             if process.watcher is not None:
                 await asyncio.gather(process.watcher, return_exceptions=True)
             del self._processes[task_id]
-        self._prepared.discard(task_id)
+        self._prepared.pop(task_id, None)
+        await self._files.remove(task_id)
         if not is_id(task_id):
             return  # nothing was ever made for it
         await asyncio.to_thread(shutil.rmtree, self._task_directory(task_id), ignore_errors=True)
@@ -253,7 +269,9 @@ class ProcessRuntime:
     def _environment(self, task: Task, ports: tuple[PortStatus, ...]) -> dict[str, str]:
         path = os.environ.get("PATH", os.defpath)
         home = str(self._task_directory(task.id))
-        return environment(task, self._node, path=path, home=home, ports=ports) | {RUNTIME_MARK: str(self._directory)}
+        files = self._prepared.get(task.id, "")
+        env = environment(task, self._node, path=path, home=home, ports=ports, files=files)
+        return env | {RUNTIME_MARK: str(self._directory)}
 
     def _executable(self, task: Task, word: str, env: Mapping[str, str]) -> str:
         cwd = self._working_directory(task)
@@ -304,6 +322,7 @@ class ProcessRuntime:
         if process.health is not None:
             process.health.cancel()
             await asyncio.gather(process.health, return_exceptions=True)
+        await self._files.remove(process.task.id)
         process.exit.set_result(ended)
 
     async def _check_health(self, process: _Process, tracker: HealthTracker) -> None:

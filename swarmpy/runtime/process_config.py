@@ -13,6 +13,11 @@ from swarmpy.errors import TaskRejected
 from swarmpy.model.objects import PortStatus, Task
 from swarmpy.model.template import NodeFacts
 from swarmpy.runtime.checked import expanded
+from swarmpy.runtime.task_files import CONFIGS, SECRETS
+
+SECRETS_VARIABLE = "SWARMPY_SECRETS_DIR"
+CONFIGS_VARIABLE = "SWARMPY_CONFIGS_DIR"
+"""Environment variables that name the directories of a task's secrets and configs."""
 
 
 def command_line(task: Task, node: NodeFacts) -> tuple[str, ...]:
@@ -27,11 +32,14 @@ def command_line(task: Task, node: NodeFacts) -> tuple[str, ...]:
     return words
 
 
-def environment(task: Task, node: NodeFacts, *, path: str, home: str, ports: tuple[PortStatus, ...]) -> dict[str, str]:
+def environment(
+    task: Task, node: NodeFacts, *, path: str, home: str, ports: tuple[PortStatus, ...], files: str = ""
+) -> dict[str, str]:
     """The whole environment: a small base, then the spec's, then what only the runtime knows.
 
     ``PORT`` is the port to listen on for the first target port, ``PORT_<target>`` the one for each. They win over the
-    spec's, since requests are routed to them. Nothing of the daemon's own environment is among them but ``path``.
+    spec's, since requests are routed to them. ``files`` is the directory with the files of secrets and configs, for a
+    task that has such. Nothing of the daemon's own environment is among them but ``path``.
     Raises TaskRejected for what no process can be given.
     """
     env = {"PATH": path, "HOME": home, "LANG": "C.UTF-8", "TMPDIR": home}
@@ -45,6 +53,10 @@ def environment(task: Task, node: NodeFacts, *, path: str, home: str, ports: tup
     env |= {f"PORT_{port.target_port}": str(port.host_port) for port in ports}
     if ports:
         env["PORT"] = str(ports[0].host_port)
+    if task.spec.container.secrets:
+        env[SECRETS_VARIABLE] = f"{files}/{SECRETS}"
+    if task.spec.container.configs:
+        env[CONFIGS_VARIABLE] = f"{files}/{CONFIGS}"
     return env
 
 

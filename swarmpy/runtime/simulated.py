@@ -28,10 +28,13 @@ import attrs
 
 from swarmpy.errors import RuntimeUnavailable, TaskFailed, TaskRejected
 from swarmpy.model.defaults import SECOND_NS, stop_grace_period_ns
+from swarmpy.model.dependencies import NO_DEPENDENCIES, Dependencies
 from swarmpy.model.ids import NodeId, TaskId
 from swarmpy.model.objects import ContainerStatus, NodeDescription, Platform, PortStatus, Task
 from swarmpy.model.specs import Resources
+from swarmpy.model.template import NodeFacts
 from swarmpy.ports import Random, RunningTask, TaskExit
+from swarmpy.runtime.task_files import TaskFile, process_places, task_files
 
 FIRST_PORT = 20_000
 PORT_COUNT = 10_000
@@ -88,6 +91,8 @@ class SimulatedRuntime:
         self._resources = resources or Resources(nano_cpus=8 * SECOND_NS, memory_bytes=16 << 30)
         self._prepared: dict[TaskId, Task] = {}
         self._started: dict[TaskId, _Simulated] = {}
+        self._files: dict[TaskId, tuple[TaskFile, ...]] = {}
+        """In memory of the machine: what tasks have of secrets and configs."""
         self._next_port = 0
         self._next_pid = 1
         self._away = False
@@ -108,6 +113,7 @@ class SimulatedRuntime:
         """The machine goes down: all tasks are killed. What was prepared stays, or (as of plain processes) nothing."""
         for task_id in tuple(self._started):
             self.crash(task_id)
+        self._files.clear()
         if not keeps:
             self._started.clear()
             self._prepared.clear()
@@ -116,11 +122,19 @@ class SimulatedRuntime:
         """The tasks that run at this moment, in the order of their start."""
         return tuple(task_id for task_id, simulated in self._started.items() if not self._has_ended(simulated))
 
+    def files(self) -> Mapping[TaskId, tuple[TaskFile, ...]]:
+        """The files in memory of the machine at this moment, by the tasks that have them."""
+        return dict(self._files)
+
     # -- the Runtime protocol --
 
     async def open(self) -> None:
-        """Raises RuntimeUnavailable while it is away."""
+        """Clears away the files of tasks that have ended meanwhile. Raises RuntimeUnavailable while it is away."""
         self._check_here()
+        for task_id in tuple(self._files):
+            simulated = self._started.get(task_id)
+            if task_id not in self._prepared or (simulated is not None and self._has_ended(simulated)):
+                del self._files[task_id]
 
     async def close(self) -> None:
         """Let go; tasks run on, as containers do."""
@@ -144,10 +158,11 @@ class SimulatedRuntime:
             tasks[task_id] = None if self._has_ended(simulated) else simulated.running
         return tasks
 
-    async def prepare(self, task: Task) -> None:
+    async def prepare(self, task: Task, needed: Dependencies = NO_DEPENDENCIES) -> None:
         """Raises TaskRejected by image or by chance."""
         self._check_here()
-        if task.id in self._prepared:
+        places = process_places(task.spec.container)
+        if task.id in self._prepared and (not places or task.id in self._files):
             return
         await self._take(self.behaviour.prepare_seconds)
         self._check_here()
@@ -155,6 +170,9 @@ class SimulatedRuntime:
             raise TaskRejected(f"No such image: {task.spec.container.image} (simulated)")
         if self._random.random() < self.behaviour.prepare_failure:
             raise TaskRejected("simulated failure to prepare")
+        if places:
+            node = NodeFacts(id=self._node_id, hostname=self._hostname, address=self._address)
+            self._files[task.id] = task_files(places, needed, task=task, container=task.spec.container, node=node)
         self._prepared[task.id] = task
 
     async def start(self, task: Task) -> RunningTask:
@@ -186,6 +204,7 @@ class SimulatedRuntime:
                 async with asyncio.timeout_at(simulated.ends_at):
                     await simulated.ended.wait()
         assert simulated.end is not None
+        self._files.pop(task.id, None)
         return simulated.end
 
     async def stop(self, task: Task) -> None:
@@ -193,6 +212,7 @@ class SimulatedRuntime:
         self._check_here()
         simulated = self._started.get(task.id)
         if simulated is None or self._has_ended(simulated):
+            self._files.pop(task.id, None)
             return
         grace = stop_grace_period_ns(task.spec) / SECOND_NS
         stubborn = _behaviour(task)[0] == "ignores-stop"
@@ -200,6 +220,7 @@ class SimulatedRuntime:
         await asyncio.sleep(delay)
         if not self._has_ended(simulated):
             self._finish(simulated, TaskExit(exit_code=_KILLED if stubborn else _TERMINATED))
+        self._files.pop(task.id, None)
 
     async def remove(self, task_id: TaskId) -> None:
         """Gone, running or not."""
@@ -208,6 +229,7 @@ class SimulatedRuntime:
             self.crash(task_id)
             del self._started[task_id]
         self._prepared.pop(task_id, None)
+        self._files.pop(task_id, None)
 
     # -- inside --
 

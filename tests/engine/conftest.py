@@ -20,6 +20,7 @@ from swarmpy.errors import RuntimeUnavailable
 from swarmpy.model.ids import NodeId
 from swarmpy.runtime.docker import DockerRuntime
 from swarmpy.runtime.docker_engine import probe_engine
+from swarmpy.runtime.memory_files import MemoryFiles
 
 NODE_PREFIX = "engine-test"
 
@@ -60,6 +61,9 @@ async def docker_runtime(engine_images: str, engine_api: aiohttp.ClientSession) 
     for container in left:
         async with engine_api.delete(f"containers/{container['Id']}", params={"force": "true", "v": "true"}):
             pass
+    files = MemoryFiles(node_id)
+    await files.sweep(())
+    await files.close()
 
 
 @pytest.fixture

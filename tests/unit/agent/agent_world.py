@@ -34,6 +34,7 @@ from swarmpy.model.assignments import (
     SessionRequest,
     StatusReport,
 )
+from swarmpy.model.dependencies import NO_DEPENDENCIES, Content, Dependencies, DependenciesReply, DependenciesRequest
 from swarmpy.model.ids import NodeId, ServiceId, TaskId
 from swarmpy.model.objects import ContainerStatus, NodeDescription, PortStatus, Task, TaskStatus
 from swarmpy.model.specs import TaskSpec
@@ -98,6 +99,7 @@ class Engine:
     def __init__(self) -> None:
         self.containers: dict[TaskId, Container] = {}
         self.calls: list[tuple[str, TaskId]] = []
+        self.given: dict[TaskId, Dependencies] = {}
         self.errors: dict[str, SwarmpyError | Exception] = {}
         self.away = False
         self.prepare_gate: asyncio.Event | None = None
@@ -142,8 +144,9 @@ class Engine:
             raise RuntimeUnavailable("the engine is away")
         return {i: self.running(i) if c.running else None for i, c in self.containers.items()}
 
-    async def prepare(self, task: Task) -> None:
+    async def prepare(self, task: Task, needed: Dependencies = NO_DEPENDENCIES) -> None:
         self._called("prepare", task.id)
+        self.given[task.id] = needed
         self.preparing += 1
         self.most_preparing = max(self.most_preparing, self.preparing)
         try:
@@ -221,6 +224,13 @@ class Manager:
         self.deaf = False
         """Heartbeats are never answered."""
         self.channels: list[MemoryChannel] = []
+        self.contents: dict[str, Content] = {}
+        """The secrets and configs that there are, by id."""
+        self.questions: list[DependenciesRequest] = []
+        self.refusal: SwarmpyError | None = None
+        """Of every question for secrets and configs."""
+        self.at_once = 100
+        """Most objects of one answer."""
         self._queue: asyncio.Queue[SessionMessage | SwarmpyError | None] | None = None
 
     @property
@@ -269,6 +279,8 @@ class Manager:
                 raise FailedPrecondition("this session has ended")
             self.beats.append(beat)
             return codec.to_plain(HeartbeatReply(period_ns=PERIOD_NS))
+        if method == "dispatcher.dependencies":
+            return codec.to_plain(self._answer(codec.from_plain(DependenciesRequest, payload)))
         assert method == "dispatcher.report"
         report = codec.from_plain(StatusReport, payload)
         self.reports.append(report)
@@ -279,6 +291,20 @@ class Manager:
             self.lose_reports -= 1
             raise OutcomeUnknown("the answer was lost")
         return None
+
+    def _answer(self, request: DependenciesRequest) -> DependenciesReply:
+        self.questions.append(request)
+        if self.refusal is not None:
+            raise self.refusal
+        assert request.session_id == self.session_id
+        secrets = {i: self.contents[i] for i in request.secrets if i in self.contents}
+        configs = {i: self.contents[i] for i in request.configs if i in self.contents}
+        secrets = dict(list(secrets.items())[: self.at_once])
+        return DependenciesReply(
+            secrets=secrets,
+            configs=dict(list(configs.items())[: self.at_once - len(secrets)]),
+            missing=tuple(i for i in (*request.secrets, *request.configs) if i not in self.contents),
+        )
 
 
 class MemoryChannel:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import pty
 import subprocess
 import sys
 
@@ -37,6 +40,36 @@ def test_texts_of_others_do_nothing_to_the_log() -> None:
     assert "WARNING asyncio: another one" in lines
     assert "ZeroDivisionError: by design" in done.stderr
     assert not {"\x1b", "\r", "\u202e"} & set(done.stderr)
+
+
+LEAK = """
+from swarmpy.node import logs
+import structlog
+logs.configure("info")
+def fails():
+    password = "hunter2-planted"
+    raise ZeroDivisionError("by design")
+try:
+    fails()
+except ZeroDivisionError:
+    structlog.get_logger("x").exception("defect")
+"""
+
+
+def test_a_defect_on_a_terminal_shows_no_values() -> None:
+    """A traceback for a person has the lines of the code, and not what the variables were."""
+    terminal, end = pty.openpty()
+    done = subprocess.Popen([sys.executable, "-c", LEAK], stderr=end)
+    os.close(end)
+    said = b""
+    with contextlib.suppress(OSError):  # the end of a terminal
+        while data := os.read(terminal, 65536):
+            said += data
+    os.close(terminal)
+    assert done.wait(10) == 0
+    assert b"by design" in said
+    assert b"Traceback" in said
+    assert b"hunter2-planted" not in said
 
 
 def test_library_lines_come_again_after_a_while() -> None:

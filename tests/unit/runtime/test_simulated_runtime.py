@@ -7,6 +7,7 @@ import random
 from typing import Any
 
 import pytest
+from secret_tasks import content, needs, secret, task_with
 
 from swarmpy.errors import RuntimeUnavailable, TaskFailed, TaskRejected
 from swarmpy.model.ids import NodeId, ServiceId, TaskId
@@ -128,3 +129,56 @@ async def test_what_has_ended_stays_ended(monkeypatch: pytest.MonkeyPatch) -> No
         patched.setattr(loop, "time", lambda: now - 60)
         still_running = runtime.running_tasks()
     assert still_running == ()
+
+
+# -- secrets ----------------------------------------------------------------------------------------------------------
+
+GIVEN = needs({"s": content("{{.Task.Slot}}", "golang")})
+
+
+def with_secret(image: str = "nginx") -> Task:
+    return task_with(secret("s"), image=image, stop_grace_period_ns=30 * MS)
+
+
+async def test_files_are_there_while_their_task_is() -> None:
+    """Expanded as on a real machine; gone when the task is stopped, removed, or was waited for."""
+    runtime, task = make_runtime(), with_secret()
+    for end in ("stop", "remove", "wait"):
+        await runtime.prepare(task, GIVEN)
+        await runtime.start(task)
+        assert [file.data for file in runtime.files()[task.id]] == [b"3"]
+        if end == "stop":
+            await runtime.stop(task)
+        elif end == "wait":
+            runtime.crash(task.id)
+            await runtime.wait(task)
+        else:
+            await runtime.remove(task.id)
+        assert runtime.files() == {}
+        await runtime.remove(task.id)
+
+
+async def test_without_its_secrets_nothing_is_prepared() -> None:
+    """They come from a manager."""
+    with pytest.raises(TaskRejected, match="secret s: its data is not at hand"):
+        await make_runtime().prepare(with_secret())
+
+
+async def test_files_survive_a_daemon_but_not_the_machine() -> None:
+    """What ended while no daemon was there is cleared away by the next one."""
+    runtime, task = make_runtime(), with_secret()
+    await runtime.prepare(task, GIVEN)
+    await runtime.start(task)
+    await runtime.open()
+    assert set(runtime.files()) == {task.id}
+    runtime.crash(task.id)
+    await runtime.open()
+    assert runtime.files() == {}
+    await runtime.remove(task.id)
+    await runtime.prepare(task, GIVEN)
+    runtime.power_off()
+    assert runtime.files() == {}
+    with pytest.raises(TaskRejected, match="not at hand"):
+        await runtime.start(task)
+    await runtime.prepare(task, GIVEN)
+    assert set(runtime.files()) == {task.id}
