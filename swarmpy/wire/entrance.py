@@ -20,6 +20,8 @@ MEMBER = Rate(burst=64, per_s=4)
 PENALTY = 16
 """What a connection of a member that has had its own costs its origin: it knows better than a stranger does, and to
 check its certificate costs more."""
+JOIN_CONNECTIONS = 2
+"""Of a machine that joins: one to learn the root CA, one to ask for its certificate."""
 MAX_ORIGINS = 4096
 """Origins and nodes whose rate is remembered."""
 
@@ -162,6 +164,10 @@ class Entrance(Generic[G]):
             strangers.give_back()
         else:
             strangers.drain(now, PENALTY - 1)
+
+    def vouched(self, origin: str, now: float) -> None:
+        """Somebody from there who came without a certificate is one that the cluster expects."""
+        self._strangers.of(origin, now).give_back(JOIN_CONNECTIONS)
 
     def clear(self) -> list[G]:
         """Nobody is let in any more. Returns who waited."""

@@ -57,6 +57,8 @@ class Route:
     """How often one worker may call it; None: as often as it likes, which is bounded by what is read of it."""
     even_revoked: bool = False
     """A member whose certificate was revoked may call it, too."""
+    vouches: bool = False
+    """Who gets an answer has shown, without a certificate, that the cluster expects it."""
 
     def __str__(self) -> str:
         who = "anybody" if self.allow is None else ", ".join(sorted(self.allow))
@@ -89,9 +91,10 @@ class Router:
         rate: Rate | None = None,
         *,
         even_revoked: bool = False,
+        vouches: bool = False,
     ) -> None:
         """Serve ``method`` with one answer."""
-        self._add(method, MethodKind.CALL, allow, rate, even_revoked=even_revoked)
+        self._add(method, MethodKind.CALL, allow, rate, even_revoked=even_revoked, vouches=vouches)
         self._calls[method] = handler
 
     def stream(
@@ -109,6 +112,10 @@ class Router:
     def table(self) -> tuple[Route, ...]:
         """Every method and who may call it, by name. ``str`` of a row is a line to print."""
         return tuple(self._routes[method] for method in sorted(self._routes))
+
+    def vouches(self, method: str) -> bool:
+        """True when an answer to ``method`` shows that the caller is no stranger."""
+        return self._routes[method].vouches
 
     async def dispatch_call(self, peer: Peer, method: str, payload: Any) -> Any:
         """The answer. Raises NotFound, PermissionDenied and whatever the handler raises."""
@@ -148,9 +155,12 @@ class Router:
         rate: Rate | None = None,
         *,
         even_revoked: bool = False,
+        vouches: bool = False,
     ) -> None:
         assert method not in self._routes, f"{method} is routed twice"
-        self._routes[method] = Route(method=method, kind=kind, allow=allow, rate=rate, even_revoked=even_revoked)
+        self._routes[method] = Route(
+            method=method, kind=kind, allow=allow, rate=rate, even_revoked=even_revoked, vouches=vouches
+        )
         if rate is not None:
             self._paces[method] = Buckets(rate, most=MAX_NODES)
 

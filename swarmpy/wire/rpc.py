@@ -254,8 +254,10 @@ class RpcServer:
 
     def _take_in(self, connection: ServerConnection) -> None:
         """Give the connection its share, or end it."""
-        peer, config, now = connection.peer, self._config, asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        peer, config, now = connection.peer, self._config, loop.time()
         if peer.node_id is None:
+            connection.on_vouched = lambda: self._entrance.vouched(connection.origin, loop.time())
             connection.pace = self._anonymous_paces.of(connection.origin, now)
             out = self._anonymous.enter(connection) if connection.is_open else None
             if out is not None:

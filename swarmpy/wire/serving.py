@@ -84,6 +84,8 @@ class ServerConnection(Connection):
         self._is_tight = False
         self.pace: Bucket | None = None
         """What is read of the peer is taken from it; None: as much as comes."""
+        self.on_vouched: Callable[[], None] = lambda: None
+        """Called when the peer, a stranger so far, was answered as one that the cluster expects."""
 
     @property
     def origin(self) -> str:
@@ -186,6 +188,8 @@ class ServerConnection(Connection):
 
     async def _answer(self, frame_id: int, method: str, payload: Any) -> None:
         result = await self._router.dispatch_call(self.peer, method, payload)
+        if self._router.vouches(method):
+            self.on_vouched()
         frame = self._checked(encode(Kind.RESULT, frame_id, result), method)
         await self.wait_writable()
         self.send(frame)

@@ -1,5 +1,7 @@
 """``python -m tests.bench NAME``: measurements of real processes on this machine, one JSON object a line.
 
+The first says how fast the machine is: figures of two runs are to be compared only where that is the same.
+
 writes       committed writes a second at the leader's store, and what group commit gains
 api          services created a second through the HTTP API, on the leader and on a follower
 reads        linearizable reads a second on a follower
@@ -22,7 +24,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from swarmpy.errors import SwarmpyError
-from tests.bench import agents, attackers, big, cost, failover, hostile, idle, listing, throughput, workers
+from tests.bench import agents, attackers, big, cost, failover, hostile, idle, listing, machine, throughput, workers
 
 BENCHES: dict[str, Callable[[argparse.Namespace], Coroutine[Any, Any, None]]] = {
     "writes": throughput.writes,
@@ -59,6 +61,7 @@ def main() -> int:
     parser.add_argument("--services", type=int, default=10_000, help="of list")
     parser.add_argument("--agents", type=int, default=500, help="of agents")
     options = parser.parse_args()
+    machine.machine()
     try:
         asyncio.run(BENCHES[options.name](options))
     except SwarmpyError as error:

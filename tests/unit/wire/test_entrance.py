@@ -110,6 +110,19 @@ def test_who_comes_too_often_without_a_certificate_is_turned_away() -> None:
     assert [comes(20.0, f"n{i}") for i in range(2, 100)] == [True] * 98
 
 
+def test_those_who_join_are_not_counted() -> None:
+    """A machine that joins comes twice without a certificate, and hundreds behind one address may."""
+    entrance: Entrance[Guest] = Entrance(EntranceLimits(strangers=Rate(burst=2, per_s=0.001)))
+    for _ in range(100):
+        for guest in (Guest("o"), Guest("o")):
+            assert entrance.arrive(guest, 0.0) is None
+            assert entrance.next(0.0) == (guest, None)
+            entrance.passed(guest, None, 0.0)
+        late = Guest("o")
+        assert entrance.arrive(late, 0.0) is late
+        entrance.vouched("o", 0.0)
+
+
 @given(coming=st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=200))
 def test_the_bounds_hold_and_nobody_is_lost(coming: list[tuple[int, bool]]) -> None:
     """Whoever comes and goes: the rooms are bounded, and everybody is refused, broken off, waiting, busy or through."""

@@ -26,10 +26,12 @@ from swarmpy.errors import (
     SwarmpyError,
     Unavailable,
 )
+from swarmpy.model.rates import Rate
 from swarmpy.model.states import Role
 from swarmpy.ports import Peer
 from swarmpy.security.tls import joiner_context, unverified_context
 from swarmpy.wire.connection import RpcConfig
+from swarmpy.wire.entrance import EntranceLimits
 from swarmpy.wire.frames import Kind, encode
 from swarmpy.wire.router import MANAGERS, MEMBERS, Router, Standing
 from swarmpy.wire.rpc import RpcDialer, RpcServer, parse_address
@@ -493,6 +495,29 @@ async def test_anonymous_callers_are_few_and_short(lab: Lab, pki: Pki, handlers:
     with pytest.raises(OutcomeUnknown, match="without a certificate"):
         await first.call("open.hang", None, timeout=5)
     assert (await member.call("echo", 1, timeout=5))["payload"] == 1
+
+
+async def test_who_is_expected_is_no_stranger(lab: Lab, pki: Pki) -> None:
+    """An answer to a method that vouches for its caller gives back what its coming has cost; a refusal does not."""
+
+    async def join(_peer: Peer, payload: Any) -> Any:
+        if payload != "right":
+            raise PermissionDenied("wrong")
+        return "welcome"
+
+    router = Router()
+    router.call("join", join, None, vouches=True)
+    entrance = EntranceLimits(strangers=Rate(burst=1, per_s=0.001))
+    server = await lab.server(router, config=ServerConfig(entrance=entrance))
+    dialer = RpcDialer(joiner_context(pki.root.cert_pem))
+    for _ in range(3):
+        channel = await lab.keep(dialer.dial(server.address, timeout=5))
+        assert await channel.call("join", "right", timeout=5) == "welcome"
+    channel = await lab.keep(dialer.dial(server.address, timeout=5))
+    with pytest.raises(PermissionDenied):
+        await channel.call("join", "false", timeout=5)
+    with pytest.raises(ConnectionFailed):
+        await dialer.dial(server.address, timeout=5)
 
 
 # -- bad peers --------------------------------------------------------------------------------------------------------
