@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
+import attrs
 from cluster_laws import ClusterLaws
 from cluster_machine import Machine
 from disk import DiskOptions, SimDisk
@@ -26,7 +27,7 @@ from swarmpy.model.assignments import Endpoint, PublishedPort
 from swarmpy.model.ids import ClusterId, NodeId
 from swarmpy.model.objects import Cluster as ClusterObject
 from swarmpy.model.objects import JoinTokens, ManagerStatus, Node, RootCA, Service
-from swarmpy.model.specs import NodeSpec, RaftConfig
+from swarmpy.model.specs import NodeSpec, RaftConfig, TaskSpec
 from swarmpy.model.states import Availability, NodeState, Role, ServiceMode, TaskState, UpdateState
 from swarmpy.network.endpoints import ingress_table
 from swarmpy.raft.messages import ConfState, HardState, Member, Snapshot
@@ -56,6 +57,9 @@ class Cluster:
             self._add(self.new_machine(self, f"m{n}", f"10.0.0.{n}:2377", raft_id=n, has_agent=together))
         for n in range(1, (max(0, AGENTS - managers) if together else AGENTS) + 1):
             self._add(self.new_machine(self, f"w{n}", f"10.0.1.{n}:2377", has_agent=True))
+
+        self.also_unsettled: Callable[[View], str] = lambda _: ""
+        """What else is not as it should be, or ""."""
 
     def _add(self, machine: Machine) -> None:
         self.machines[machine.name] = machine
@@ -164,6 +168,8 @@ class Cluster:
                 continue
             if machine.manager is None or machine.manager.store.version != leader.store.version:
                 return f"{machine.name} lags behind"
+        if problem := self.also_unsettled(view):
+            return problem
         for service in view.services():
             if problem := _unsettled_service(view, service, lost):
                 return f"service {service.spec.name} {problem}"
@@ -212,7 +218,7 @@ def _unsettled_service(view: View, service: Service, lost: Collection[str]) -> s
                 return f"has a task that does not end: {task.id}"
         elif desired < TaskState.RUNNING or state is not TaskState.RUNNING:
             return f"has a task that does not run: {task.id}"
-        elif task.spec_version != service.spec_version and task.spec != service.spec.task:
+        elif task.spec_version != service.spec_version and _wishes(task.spec) != _wishes(service.spec.task):
             return f"has an outdated task: {task.id}"
         else:
             running += 1
@@ -223,3 +229,8 @@ def _unsettled_service(view: View, service: Service, lost: Collection[str]) -> s
             for node in view.nodes()
         )
     return "" if running == wanted else f"has {running} tasks running and not {wanted}"
+
+
+def _wishes(spec: TaskSpec) -> TaskSpec:
+    """All but the credentials for a registry: a task that runs has its image."""
+    return attrs.evolve(spec, container=attrs.evolve(spec.container, pull_secret_id=None))

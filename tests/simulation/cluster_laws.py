@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -58,6 +58,8 @@ class ClusterLaws(Ledger):
         self.entries_seen = 0
         self.last_events: deque[tuple[float, Event]] = deque(maxlen=REMEMBERED)
         """With the time at which they were first applied."""
+        self.also: Callable[[View, list[Event]], None] | None = None
+        """Laws of another world, of each entry when it is first applied."""
         self._cluster = cluster
         self._film = cluster.film
         self._drained_at: dict[str, float] = {}
@@ -106,6 +108,8 @@ class ClusterLaws(Ledger):
         if self._film.is_shown:
             for event in events:
                 self._film.tell("log", f"{event.version}: {_told(event)}")
+        if self.also is not None:
+            self.also(view, list(events))
         for event in events:
             new, old = event.object, event.old
             if isinstance(new, Task):
