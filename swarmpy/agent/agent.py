@@ -223,6 +223,11 @@ class Agent:
         return self._worker.statuses
 
     @property
+    def held_dependencies(self) -> frozenset[str]:
+        """The ids of the secrets and configs that are in this agent's memory."""
+        return self._dependencies.held
+
+    @property
     def applied_endpoints_version(self) -> int:
         """The version of the session's endpoint table that is in force; 0: none of this session."""
         return self._routing.applied_version
