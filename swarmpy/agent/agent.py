@@ -33,7 +33,7 @@ from swarmpy.errors import (
     SwarmpyError,
     Unavailable,
 )
-from swarmpy.model.assignments import EndpointUpdate, ManagerAddress, SessionMessage, SessionRequest
+from swarmpy.model.assignments import AGENT_LEVEL, EndpointUpdate, ManagerAddress, SessionMessage, SessionRequest
 from swarmpy.model.ids import NodeId, TaskId
 from swarmpy.model.objects import NodeDescription, TaskStatus
 from swarmpy.model.states import Role
@@ -367,6 +367,7 @@ class Agent:
                 address=self._address,
                 incarnation=self._incarnation,
                 roots=self._roots(),
+                level=AGENT_LEVEL,
             ),
             worker=self._worker,
             routing=self._routing,

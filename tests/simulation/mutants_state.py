@@ -74,6 +74,12 @@ STORE = (
 
 CLUSTER = (
     _cluster(
+        name="a-part-is-the-whole-set",
+        bug="An agent takes the first part of its assignments for all of them.",
+        module="swarmpy.agent.worker",
+        edits=(Edit("            if not update.more:\n", "            if update.sequence:\n"),),
+    ),
+    _cluster(
         name="secrets-outlive-their-task",
         bug="An agent keeps the secrets of tasks that are over.",
         module="swarmpy.agent.worker",
