@@ -33,7 +33,7 @@ from swarmpy.errors import (
     SwarmpyError,
     Unavailable,
 )
-from swarmpy.model.assignments import EndpointUpdate, ManagerAddress, SessionMessage, SessionRequest
+from swarmpy.model.assignments import AGENT_LEVEL, EndpointUpdate, ManagerAddress, SessionMessage, SessionRequest
 from swarmpy.model.ids import NodeId, TaskId
 from swarmpy.model.objects import NodeDescription, TaskStatus
 from swarmpy.model.states import Role
@@ -223,6 +223,11 @@ class Agent:
         return self._worker.statuses
 
     @property
+    def held_dependencies(self) -> frozenset[str]:
+        """The ids of the secrets and configs that are in this agent's memory."""
+        return self._dependencies.held
+
+    @property
     def applied_endpoints_version(self) -> int:
         """The version of the session's endpoint table that is in force; 0: none of this session."""
         return self._routing.applied_version
@@ -362,6 +367,7 @@ class Agent:
                 address=self._address,
                 incarnation=self._incarnation,
                 roots=self._roots(),
+                level=AGENT_LEVEL,
             ),
             worker=self._worker,
             routing=self._routing,

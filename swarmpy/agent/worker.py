@@ -54,6 +54,8 @@ class Worker:
         self._found: dict[TaskId, RunningTask | None] = {}
         self._prepares = asyncio.Semaphore(CONCURRENT_PREPARES)
         self._group: asyncio.TaskGroup | None = None
+        self._told: set[TaskId] | None = None
+        """The tasks of a whole set of which more is to come."""
         self._gone = asyncio.Event()
         self._retired = False
         self._whole_set_known = asyncio.Event()
@@ -84,10 +86,15 @@ class Worker:
                 await self._remove_strangers()
 
     def assign(self, update: AssignmentUpdate) -> None:
-        """Make ``update`` true: a whole set, or an increment on top of all before."""
+        """Make ``update`` true: a whole set, or an increment on top of all before.
+
+        A whole set may come in parts: what is in none of them is removed when the last one is there.
+        """
         if self._retired:
             return
-        whole = update.base_sequence == 0
+        if update.base_sequence == 0:
+            self._told = set()
+        whole = self._told is not None
         for task in update.tasks:
             manager = self._managers.get(task.id)
             if manager is None:
@@ -99,11 +106,18 @@ class Worker:
                     self._local.put_task(manager.task)
                 if whole and _has_news(manager.status, task.status):
                     self._report.put(task.id, manager.status)
-        assigned = {task.id for task in update.tasks}
-        for task_id in [i for i in self._managers if i not in assigned] if whole else update.removed:
+        for task_id in update.removed:
             self._remove(task_id)
-        if whole:
-            self._whole_set_known.set()
+        if self._told is not None:
+            self._told = {*self._told, *(task.id for task in update.tasks)}.difference(update.removed)
+            if not update.more:
+                self._end_whole_set(self._told)
+
+    def _end_whole_set(self, told: set[TaskId]) -> None:
+        for task_id in [i for i in self._managers if i not in told]:
+            self._remove(task_id)
+        self._told = None
+        self._whole_set_known.set()
 
     async def clear(self, timeout: float) -> None:
         """Stop and remove every task, and take no other; return when they are gone, or after ``timeout`` seconds."""

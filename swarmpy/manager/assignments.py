@@ -7,18 +7,24 @@ one to keep running. This is what lets a service be scaled down or updated witho
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 
 import attrs
 
+from swarmpy.model import codec
 from swarmpy.model.assignments import AssignmentUpdate
-from swarmpy.model.ids import NodeId, TaskId
+from swarmpy.model.ids import NodeId, ServiceId, TaskId
 from swarmpy.model.objects import Task
 from swarmpy.model.states import TaskState
 from swarmpy.store.view import View
 
 STOP_WAIT_S = 2.0
 """Most seconds between a task leaving the endpoint table and being told to stop (Docker waits 2 s always)."""
+MAX_SPECS = 10_000
+"""Specs whose size is remembered."""
+BESIDE_SPEC_BYTES = 2048
+"""Of a task: ids, ports, and what was seen of it."""
 
 
 def is_routed(task: Task) -> bool:
@@ -91,10 +97,58 @@ def _same_order(old: Task, new: Task) -> bool:
     return old.desired_state == new.desired_state
 
 
-def difference(sent: Mapping[TaskId, Task], wanted: Mapping[TaskId, Task], *, sequence: int) -> AssignmentUpdate | None:
-    """The increment from what the node was told last (as of ``sequence``) to what it must know; None when equal."""
-    changed = tuple(t for t in wanted.values() if (old := sent.get(t.id)) is None or not _same_order(old, t))
-    removed = tuple(task_id for task_id in sent if task_id not in wanted)
-    if not changed and not removed:
-        return None
-    return AssignmentUpdate(sequence=sequence + 1, base_sequence=sequence, tasks=changed, removed=removed)
+@attrs.define
+class Told:
+    """What one node was told of its tasks, in one session."""
+
+    tasks: dict[TaskId, Task] = attrs.Factory(dict)
+    sequence: int = 0
+    is_whole: bool = False
+    """The whole set was told, and what comes are changes of it."""
+
+    def next_update(
+        self, wanted: Mapping[TaskId, Task], size_of: Callable[[Task], int], most: float
+    ) -> AssignmentUpdate | None:
+        """What it is to be told next, at most ``most`` bytes or one task of it; None when it knows all of ``wanted``.
+
+        What does not fit comes with the next call.
+        """
+        changed = [t for t in wanted.values() if (old := self.tasks.get(t.id)) is None or not _same_order(old, t)]
+        removed = tuple(task_id for task_id in self.tasks if task_id not in wanted)
+        if self.is_whole and not changed and not removed:
+            return None
+        part = _beginning(changed, size_of, most)
+        sequence, self.sequence = self.sequence, self.sequence + 1
+        self.tasks = {i: t for i, t in self.tasks.items() if i in wanted} | {task.id: task for task in part}
+        more = not self.is_whole and len(part) < len(changed)
+        self.is_whole = not more
+        return AssignmentUpdate(
+            sequence=self.sequence, base_sequence=sequence, tasks=tuple(part), removed=removed, more=more
+        )
+
+
+def _beginning(tasks: list[Task], size_of: Callable[[Task], int], most: float) -> list[Task]:
+    size = 0
+    for count, task in enumerate(tasks):
+        size += size_of(task)
+        if size > most and count:
+            return tasks[:count]
+    return tasks
+
+
+class TaskSizes:
+    """How large tasks are as bytes, about. Nearly all of a task is its spec, which those of a service share."""
+
+    def __init__(self) -> None:
+        self._specs: OrderedDict[tuple[ServiceId, int], int] = OrderedDict()
+
+    def of(self, task: Task) -> int:
+        """In bytes; no task is much larger."""
+        key = (task.service_id, task.spec_version)
+        size = self._specs.get(key)
+        if size is None:
+            size = self._specs[key] = len(codec.pack(codec.packable(task.spec)))
+            if len(self._specs) > MAX_SPECS:
+                self._specs.popitem(last=False)
+        labels = sum(len(name) + len(value) for name, value in task.service_labels.items())
+        return size + labels + BESIDE_SPEC_BYTES

@@ -7,6 +7,7 @@ for three heartbeats is down. It never decides what should run where.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from typing import Any
 
@@ -15,7 +16,8 @@ import structlog
 
 from swarmpy.errors import FailedPrecondition, NodeRemoved, NotLeader, PermissionDenied, Unavailable
 from swarmpy.manager import claims
-from swarmpy.manager.assignments import STOP_WAIT_S, StopGate, difference, is_routed, node_tasks
+from swarmpy.manager.agent_session import Session
+from swarmpy.manager.assignments import STOP_WAIT_S, StopGate, TaskSizes, is_routed, node_tasks
 from swarmpy.manager.certificates import role_wanted
 from swarmpy.manager.dependencies import Deliveries
 from swarmpy.manager.events import drain
@@ -25,19 +27,19 @@ from swarmpy.manager.statuses import StatusBuffer, is_edit
 from swarmpy.manager.trust import Orders, seen
 from swarmpy.model import codec
 from swarmpy.model.assignments import (
-    AssignmentUpdate,
     Heartbeat,
     HeartbeatReply,
     ManagerAddress,
     SessionMessage,
     SessionRequest,
     StatusReport,
+    TaskStatusUpdate,
 )
-from swarmpy.model.dependencies import DependenciesRequest
-from swarmpy.model.ids import NodeId, TaskId, encode_id
-from swarmpy.model.objects import Kind, Node, NodeStatus, Service, StoreObject, Task
+from swarmpy.model.dependencies import DependenciesRequest, has_files, is_needed
+from swarmpy.model.ids import NodeId, encode_id
+from swarmpy.model.objects import Kind, Node, NodeStatus, Service, StoreObject, Task, TaskStatus
 from swarmpy.model.rates import Buckets, Rate
-from swarmpy.model.states import NodeState, Role, TaskState
+from swarmpy.model.states import NodeState, TaskState
 from swarmpy.network.endpoints import EndpointTable, ingress_table
 from swarmpy.ports import Clock, Peer, Random
 from swarmpy.store.memory import Store
@@ -60,22 +62,8 @@ CHECK_S = 0.2
 """How late it may be noticed that a node is silent for too long, or that a task need be held no more, in seconds."""
 
 
-class Session:
-    """What one agent has been told."""
-
-    def __init__(self, session_id: str, node_id: NodeId) -> None:
-        self.id = session_id
-        self.node_id = node_id
-        self.wake = asyncio.Event()
-        self.closed = False
-        self.sent: dict[TaskId, Task] = {}
-        self.sequence = 0
-        self.endpoints_sent = 0
-        self.endpoints_applied = 0
-        self.managers: tuple[ManagerAddress, ...] = ()
-        self.role: Role | None = None
-        self.revoked: dict[str, int] = {}
-        self.orders: Orders | None = None
+PART_BYTES = 1024 * 1024
+"""Of the tasks in one message, unless a single one is larger: all of a node's may be more than a frame takes."""
 
 
 class Dispatcher:
@@ -100,6 +88,7 @@ class Dispatcher:
         self._silence = Silence(store, clock)
         self._table = EndpointTable()
         self._gate = StopGate()
+        self._sizes = TaskSizes()
         self._statuses = StatusBuffer(store, clock)
         self._bounded = BoundedLog(clock.monotonic)
         self._deliveries = Deliveries(store, clock, self._bounded)
@@ -143,9 +132,12 @@ class Dispatcher:
         try:
             while not session.closed:
                 session.wake.clear()
+                if session.level == 0:
+                    await self._reject_unfit(session.node_id)
                 message = self._next_message(session)
                 if message is not None:
                     yield codec.to_plain(message)
+                    await asyncio.sleep(0)
                 else:
                     await session.wake.wait()
             if self._ended:
@@ -219,7 +211,7 @@ class Dispatcher:
             if (status, request.description, tls) != (node.status, node.description, node.tls):
                 tx.update(attrs.evolve(node, status=status, description=request.description, tls=tls))
 
-        session = Session(encode_id(self._random.randbytes(16)), node_id)
+        session = Session(encode_id(self._random.randbytes(16)), node_id, request.level)
         await self._store.update(register)
         if self._ended:
             raise NotLeader
@@ -240,15 +232,13 @@ class Dispatcher:
         if node is None:
             session.closed = True
             return None
-        first = session.sequence == 0
+        first = session.told.sequence == 0
         wanted = node_tasks(view, session.node_id, self._gate.is_held)
-        assignments = (
-            AssignmentUpdate(sequence=1, tasks=tuple(wanted.values()))
-            if first
-            else difference(session.sent, wanted, sequence=session.sequence)
-        )
-        if assignments is not None:
-            session.sent, session.sequence = wanted, assignments.sequence
+        if session.level == 0:
+            wanted = {task_id: task for task_id, task in wanted.items() if not has_files(task)}
+        # One of a version before parts would stop what is not in the first.
+        most = PART_BYTES if session.level else math.inf
+        assignments = session.told.next_update(wanted, self._sizes.of, most)
         endpoints = self._table.update_since(session.endpoints_sent)
         if endpoints is not None:
             session.endpoints_sent = endpoints.version
@@ -272,6 +262,19 @@ class Dispatcher:
         session.managers, session.role, session.revoked = managers, role, cluster.revoked
         session.orders = orders
         return None if message == SessionMessage() else message
+
+    async def _reject_unfit(self, node_id: NodeId) -> None:
+        """A node of a version before secrets would run such tasks without them, so it is not told of them."""
+        unfit = [task for task in self._store.view().tasks_on_node(node_id) if has_files(task) and is_needed(task)]
+        if not unfit:
+            return
+        err = f"node {node_id} runs a version of swarmpy that gives tasks no secrets and configs: upgrade it"
+        status = TaskStatus(state=TaskState.REJECTED, err=err, timestamp_ns=self._clock.time_ns())
+        updates = [TaskStatusUpdate(task_id=task.id, status=status) for task in unfit]
+        try:
+            await self._statuses.add(node_id, updates)
+        except Unavailable as error:
+            log.debug("unfit_tasks_not_rejected", node=node_id, reason=str(error))
 
     def _begin(self) -> None:
         now = self._clock.monotonic()

@@ -54,7 +54,7 @@ class EndpointUpdate:
 class AssignmentUpdate:
     """The tasks of a node, whole or what changed.
 
-    A task that is absent from a whole set is stopped and removed by the agent.
+    A task that is absent from a whole set is stopped and removed by the agent, once the whole set is there.
     """
 
     sequence: int
@@ -62,6 +62,12 @@ class AssignmentUpdate:
     """0: this is the whole set."""
     tasks: tuple[Task, ...] = ()
     removed: tuple[TaskId, ...] = ()
+    more: bool = False
+    """The whole set goes on in the next update: it is too large for one message."""
+
+
+AGENT_LEVEL = 1
+"""What agents do: 1: they ask for the secrets and configs of tasks, and take a whole set in parts."""
 
 
 @attrs.frozen(kw_only=True)
@@ -75,6 +81,8 @@ class SessionRequest:
     """Of the cluster, the latest that the node has seen: a leader of an earlier one has to refuse it."""
     roots: tuple[str, ...] | None = None
     """The digests of the root CAs that it trusts; None of a node of a version that does not tell."""
+    level: int = 0
+    """Its AGENT_LEVEL; 0 of a node of a version that does not tell."""
 
 
 @attrs.frozen(kw_only=True)

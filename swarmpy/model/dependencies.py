@@ -69,6 +69,11 @@ def configs_of(task: Task) -> tuple[ConfigId, ...]:
     return tuple(dict.fromkeys(reference.config_id for reference in task.spec.container.configs))
 
 
+def has_files(task: Task) -> bool:
+    """True for a task that gets secrets or configs as files."""
+    return bool(task.spec.container.secrets or task.spec.container.configs)
+
+
 def is_needed(task: Task) -> bool:
     """False for a task that is over, or is to end, or runs nowhere yet: it gets nothing any more."""
     is_alive = TaskState.ASSIGNED <= task.status.state <= TaskState.RUNNING

@@ -18,7 +18,7 @@ import attrs
 import structlog
 
 from swarmpy.errors import RuntimeUnavailable, TaskFailed, TaskRejected
-from swarmpy.model.dependencies import NO_DEPENDENCIES, Dependencies
+from swarmpy.model.dependencies import NO_DEPENDENCIES, Dependencies, has_files
 from swarmpy.model.grammar import is_object_name
 from swarmpy.model.ids import NodeId, TaskId
 from swarmpy.model.objects import NodeDescription, Task
@@ -246,8 +246,7 @@ class DockerRuntime:
         return container if mine else None
 
     async def _check_files(self, task: Task) -> None:
-        spec = task.spec.container
-        if (spec.secrets or spec.configs) and await self._files.find(task.id) is None:
+        if has_files(task) and await self._files.find(task.id) is None:
             raise TaskFailed("its secrets and configs are not in memory any more: the machine was restarted")
 
     async def _ended_early(self, container: dict[str, Any] | None, ended: TaskExit) -> RunningTask:

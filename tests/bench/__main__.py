@@ -12,6 +12,7 @@ big          many tasks: how long the leader's loop is held, memory, and how lon
 idle         what a quiet cluster uses
 agents       hundreds of agents: joins and sessions a second, what a heartbeat costs, how soon all have the next leader
 cost         what one committed write costs, layer by layer
+secrets      a thousand secrets on their way to a node, and what one question costs the leader
 hostile      the cluster port under attack: what a steady client notices of it
 """
 
@@ -24,7 +25,20 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from swarmpy.errors import SwarmpyError
-from tests.bench import agents, attackers, big, cost, failover, hostile, idle, listing, machine, throughput, workers
+from tests.bench import (
+    agents,
+    attackers,
+    big,
+    cost,
+    failover,
+    hostile,
+    idle,
+    listing,
+    machine,
+    secrets,
+    throughput,
+    workers,
+)
 
 BENCHES: dict[str, Callable[[argparse.Namespace], Coroutine[Any, Any, None]]] = {
     "writes": throughput.writes,
@@ -38,6 +52,7 @@ BENCHES: dict[str, Callable[[argparse.Namespace], Coroutine[Any, Any, None]]] = 
     "cost": cost.cost,
     "agents": agents.agents,
     "hostile": hostile.hostile,
+    "secrets": secrets.secrets,
 }
 
 

@@ -17,6 +17,8 @@ from images import PRIVATE_TAG
 
 from swarmpy.cli.local_cluster import LocalCluster, LocalNode
 from swarmpy.errors import SwarmpyError
+from swarmpy.model.ids import NodeId
+from swarmpy.runtime.memory_files import MemoryFiles
 
 OWNER = "swarmpy.node.id"
 SECOND = 1_000_000_000
@@ -187,7 +189,12 @@ class DockerCluster:
         """End the daemons at once and remove whatever they have left on the engine."""
         await asyncio.gather(*(node.kill() for node in self.nodes))
         await self.local.stop()
-        await remove_containers(self.engine, {*self.ids.values(), *node_ids(self.local.directory)})
+        ids = {*self.ids.values(), *node_ids(self.local.directory)}
+        await remove_containers(self.engine, ids)
+        for node_id in ids:
+            files = MemoryFiles(NodeId(node_id))
+            await files.sweep(())
+            await files.close()
 
 
 def node_ids(directory: Path) -> set[str]:

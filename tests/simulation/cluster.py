@@ -27,6 +27,7 @@ from swarmpy.model.assignments import Endpoint, PublishedPort
 from swarmpy.model.ids import ClusterId, NodeId
 from swarmpy.model.objects import Cluster as ClusterObject
 from swarmpy.model.objects import JoinTokens, ManagerStatus, Node, RootCA, Service
+from swarmpy.model.references import references
 from swarmpy.model.specs import NodeSpec, RaftConfig, TaskSpec
 from swarmpy.model.states import Availability, NodeState, Role, ServiceMode, TaskState, UpdateState
 from swarmpy.network.endpoints import ingress_table
@@ -197,6 +198,12 @@ class Cluster:
         strangers = machine.runtime.known_tasks() - {task.id for task in tasks}
         if running != wanted or strangers:
             return f"runs {sorted(running)} and not {sorted(wanted)}, with strangers {sorted(strangers)}"
+        with_secrets = {i for i in running if (task := view.task(i)) is not None and task.spec.container.secrets}
+        if set(machine.runtime.files()) != with_secrets:
+            return f"has secrets of {sorted(machine.runtime.files())} and not of {sorted(with_secrets)}"
+        needed = {object_id for task in tasks if task.id in running for object_id in references(task.spec)}
+        if not agent.held_dependencies <= needed:
+            return f"holds secrets {sorted(agent.held_dependencies - needed)} that no task needs"
         return "" if plane.in_force == table else f"routes by {plane.in_force}, not by {table}"
 
 

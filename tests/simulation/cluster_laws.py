@@ -23,6 +23,7 @@ from swarmpy.manager.manager import Manager
 from swarmpy.model.assignments import Endpoint
 from swarmpy.model.ids import NodeId, TaskId
 from swarmpy.model.objects import Node, Service, Task
+from swarmpy.model.references import references
 from swarmpy.model.states import Actor, Availability, NodeState, TaskState, may_advance
 from swarmpy.ports import Peer
 from swarmpy.store.view import View
@@ -227,7 +228,7 @@ class ClusterLaws(Ledger):
 
     def router(self, machine: Machine) -> Router:
         """A router that shows what sessions say to agents."""
-        return _ObservedRouter(partial(self._told, machine))
+        return _ObservedRouter(partial(self._told, machine), partial(self.given, machine))
 
     def _told(self, machine: Machine, node_id: str, message: dict[str, Any]) -> None:
         """``machine`` is about to send ``message`` to the agent of ``node_id``."""
@@ -280,6 +281,35 @@ class ClusterLaws(Ledger):
             return None
         return told.session_id
 
+    # -- secrets ------------------------------------------------------------------------------------------------------
+
+    def given(self, machine: Machine, node_id: str, answer: dict[str, Any]) -> None:
+        """``machine`` is about to tell the agent of ``node_id`` the data of secrets and configs."""
+        assert machine.manager is not None, "it answers"
+        tasks = machine.manager.store.view().tasks_on_node(node_id)
+        alive = [task for task in tasks if task.status.state <= TaskState.RUNNING >= task.desired_state]
+        needed = {object_id for task in alive for object_id in references(task.spec)}
+        for object_id in (*answer.get("secrets", ()), *answer.get("configs", ())):
+            if object_id not in needed:
+                self.fail(f"{machine.name} gives {node_id} secret {object_id}, which none of its tasks needs")
+        self._film.checked("secrets are for those who need them")
+
+    def files(self, machine: Machine, task: Task) -> None:
+        """``task`` was prepared on ``machine``, and others may have files there."""
+        known = machine.runtime.known_tasks()
+        for task_id, files in machine.runtime.files().items():
+            if task_id not in known:
+                self.fail(f"{machine.name} has secrets of task {task_id}, which is not there")
+            for file in files:
+                name = file.place.reference.file.name
+                if file.data != f"{name} of {task_id}".encode():
+                    self.fail(f"task {task_id} has something else as {name} on {machine.name}")
+        if task.spec.container.secrets and task.id not in machine.runtime.files():
+            self.fail(f"task {task.id} is prepared on {machine.name} without its secrets")
+        self._film.checked("tasks have their own secrets")
+
+    # -- telling a task to stop: what agents do -----------------------------------------------------------------------
+
     def routed(self, agent: Machine, ports: Iterable[tuple[Endpoint, ...]]) -> None:
         """The data plane of ``agent`` has a new table in force."""
         for endpoints in ports:
@@ -315,11 +345,19 @@ def _routes(ports: Iterable[tuple[Endpoint, ...]], task_id: TaskId) -> bool:
 
 
 class _ObservedRouter(Router):
-    """Tells ``told`` of every message that a session sends."""
+    """Tells ``told`` of every message that a session sends, and ``given`` of secrets."""
 
-    def __init__(self, told: Any) -> None:
+    def __init__(self, told: Any, given: Any) -> None:
         super().__init__()
         self._told = told
+        self._given = given
+
+    async def dispatch_call(self, peer: Peer, method: str, payload: Any) -> Any:
+        """See ``Router``."""
+        answer = await super().dispatch_call(peer, method, payload)
+        if method == "dispatcher.dependencies":
+            self._given(peer.node_id, answer)
+        return answer
 
     def dispatch_stream(self, peer: Peer, method: str, payload: Any) -> AsyncIterator[Any]:
         """See ``Router``."""

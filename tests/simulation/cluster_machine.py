@@ -15,6 +15,7 @@ from swarmpy.agent.agent import Agent
 from swarmpy.agent.local import Changes, MemoryLocalState, Remembered
 from swarmpy.manager.manager import Manager
 from swarmpy.model.assignments import Endpoint, PublishedPort
+from swarmpy.model.dependencies import NO_DEPENDENCIES, Dependencies
 from swarmpy.model.ids import ClusterId, TaskId
 from swarmpy.model.objects import Task
 from swarmpy.model.states import Role
@@ -68,6 +69,11 @@ class SimRuntime(SimulatedRuntime):
     """Shows what it is asked to end."""
 
     machine: Machine
+
+    async def prepare(self, task: Task, needed: Dependencies = NO_DEPENDENCIES) -> None:
+        """See ``Runtime``."""
+        await super().prepare(task, needed)
+        self.machine.cluster.laws.files(self.machine, task)
 
     async def stop(self, task: Task) -> None:
         """See ``Runtime``."""

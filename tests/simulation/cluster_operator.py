@@ -9,7 +9,9 @@ from typing import TypeVar
 import attrs
 from cluster import Cluster
 
+from swarmpy.control.versions import SECRETS
 from swarmpy.errors import OutcomeUnknown, SwarmpyError
+from swarmpy.manager import secrets
 from swarmpy.manager.manager import Manager
 from swarmpy.manager.operations import (
     create_service,
@@ -18,12 +20,17 @@ from swarmpy.manager.operations import (
     update_node,
     update_service,
 )
+from swarmpy.model.data_checks import GOLANG
+from swarmpy.model.ids import SecretId
 from swarmpy.model.objects import Service
 from swarmpy.model.specs import (
     ContainerSpec,
     EndpointSpec,
+    FileTarget,
     PortConfig,
     RestartPolicy,
+    SecretReference,
+    SecretSpec,
     ServiceSpec,
     TaskSpec,
     UpdateConfig,
@@ -149,7 +156,9 @@ class Operator:
         spec = ServiceSpec(
             name=f"s{self._last}",
             task=TaskSpec(
-                container=ContainerSpec(image=self._image(), stop_grace_period_ns=SECOND_NS),
+                container=ContainerSpec(
+                    image=self._image(), stop_grace_period_ns=SECOND_NS, secrets=await self._secrets(leader)
+                ),
                 restart=RestartPolicy(delay_ns=self._one((0, SECOND_NS // 10, SECOND_NS))),
             ),
             mode=ServiceMode.GLOBAL if is_global else ServiceMode.REPLICATED,
@@ -160,6 +169,21 @@ class Operator:
         )
         self._tell(f"create {spec.name} {spec.task.container.image} {spec.mode} {spec.replicas} {change.order}")
         await create_service(leader.store, spec, leader.new_id)
+
+    async def _secrets(self, leader: Manager) -> tuple[SecretReference, ...]:
+        """For half of the services: a new secret and an older one, which tell the task that has them."""
+        if self._random.random() < 0.5:
+            return ()
+        view = leader.store.view()
+        self._last += 1
+        name = f"secret{self._last}"
+        spec = SecretSpec(name=name, data=f"{name} of {{{{.Task.ID}}}}".encode(), templating=GOLANG)
+        new = await secrets.create(leader.store, SECRETS, spec, leader.new_id)
+        older = secrets.named(view, SECRETS)
+        chosen = {new: name, **({found.id: found.spec.name for found in [self._one(older)]} if older else {})}
+        return tuple(
+            SecretReference(secret_id=SecretId(i), secret_name=n, file=FileTarget(name=n)) for i, n in chosen.items()
+        )
 
     def _image(self) -> str:
         self._last += 1

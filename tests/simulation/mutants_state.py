@@ -74,6 +74,32 @@ STORE = (
 
 CLUSTER = (
     _cluster(
+        name="a-part-is-the-whole-set",
+        bug="An agent takes the first part of its assignments for all of them.",
+        module="swarmpy.agent.worker",
+        edits=(Edit("            if not update.more:\n", "            if update.sequence:\n"),),
+    ),
+    _cluster(
+        name="secrets-outlive-their-task",
+        bug="An agent keeps the secrets of tasks that are over.",
+        module="swarmpy.agent.worker",
+        edits=(
+            Edit(
+                "            self._dependencies.release(task.id)\n        elif",
+                "            pass\n        elif",
+            ),
+        ),
+    ),
+    _cluster(
+        name="secrets-of-the-first-session",
+        bug="An agent goes on asking for secrets over the connection of its first session.",
+        module="swarmpy.agent.dependencies",
+        edits=(
+            Edit("        self._ask = ask\n", "        self._ask = self._ask or ask\n"),
+            Edit("        self._ask = None\n        self._can_ask.clear()\n", "        self._can_ask.clear()\n"),
+        ),
+    ),
+    _cluster(
         name="state-goes-back",
         bug="The allocator takes a task that has its node already back to where it waits for one.",
         module="swarmpy.control.allocator",

@@ -656,3 +656,61 @@ async def test_heartbeats_keep_the_period_told() -> None:
         await eventually(lambda: len(manager.beats) >= before + 4)
         assert loop.time() - begun >= 4 * 0.05 * 0.7
     assert {beat.session_id for beat in manager.beats} == {manager.session_id}
+
+
+# -- a whole set in parts -------------------------------------------------------------------------------------------
+
+
+def part(sequence: int, *names: str, more: bool = True, removed: tuple[str, ...] = ()) -> AssignmentUpdate:
+    """One part of a set; the first has no base."""
+    return AssignmentUpdate(
+        sequence=sequence,
+        base_sequence=sequence - 1,
+        tasks=tuple(make_task(name) for name in names),
+        removed=tuple(TaskId(name) for name in removed),
+        more=more,
+    )
+
+
+async def test_parts_of_a_set_stop_nothing_before_it_is_whole() -> None:
+    """A task that comes in a later part runs on; one that comes in none is removed with the last, and not before."""
+    manager = Manager("m1:2377")
+    assigned(manager, "a", "b", "c")
+    host = Host(manager)
+    host.engine.containers[TaskId("stranger")] = Container(running=True)
+    async with host.run():
+        await eventually(lambda: all(state_at(manager, name) is S.RUNNING for name in "abc"))
+        await eventually(lambda: TaskId("stranger") not in host.engine.containers)
+    # What is found at the start must be left alone until all is known, too.
+    host.engine.containers[TaskId("other")] = Container(running=True)
+    manager.first = SessionMessage(assignments=part(1, "a"))
+    host.engine.calls.clear()
+    async with host.run() as agent:
+        await eventually(lambda: len(manager.beats) > 2)
+        manager.tell(assignments=part(2, "d"))
+        await eventually(lambda: state_at(manager, "d") is S.RUNNING)
+        assert not [call for call in host.engine.calls if call[0] in ("stop", "remove")]
+        manager.tell(assignments=part(3, "b", removed=("d",), more=False))
+        await eventually(lambda: set(agent.statuses) == {"a", "b"})
+        await eventually(lambda: set(host.engine.containers) == {"a", "b"})
+        manager.tell(assignments=part(4, "e", more=False))
+        await eventually(lambda: state_at(manager, "e") is S.RUNNING)
+        assert set(agent.statuses) == {"a", "b", "e"}
+
+
+async def test_a_set_that_was_broken_off_counts_for_nothing() -> None:
+    """The next session begins with another: what was told of the first one neither stops nor keeps anything."""
+    manager = Manager("m1:2377")
+    assigned(manager, "a", "b")
+    host = Host(manager)
+    async with host.run() as agent:
+        await eventually(lambda: state_at(manager, "b") is S.RUNNING)
+        manager.first = SessionMessage(assignments=part(1, "a"))
+        manager.end_session()
+        await eventually(lambda: manager.asked == 2)
+        manager.first = SessionMessage(assignments=part(1, "b"))
+        manager.end_session()
+        await eventually(lambda: manager.asked == 3)
+        manager.tell(assignments=part(2, more=False))
+        await eventually(lambda: set(agent.statuses) == {"b"})
+        assert agent.statuses[TaskId("b")].state is S.RUNNING

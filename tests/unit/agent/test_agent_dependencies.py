@@ -111,15 +111,14 @@ async def test_it_is_held_while_a_task_needs_it() -> None:
     manager = manager_with(task("a", "s1", "s2", pull="login"), task("b", "s1"))
     host = Host(manager)
     async with host.run() as agent:
-        held = agent._dependencies
         await eventually(lambda: state_at(manager, "a") is S.RUNNING and state_at(manager, "b") is S.RUNNING)
-        assert held.held == {"s1", "s2"}
+        assert agent.held_dependencies == {"s1", "s2"}
         host.engine.end("a", 1)
         await eventually(lambda: state_at(manager, "a") is S.FAILED)
-        assert held.held == {"s1"}
+        assert agent.held_dependencies == {"s1"}
         manager.tell(assignments=attrs.evolve(whole(sequence=2), base_sequence=1, removed=(TaskId("b"),)))
         await eventually(lambda: "b" not in agent.statuses)
-        assert held.held == frozenset()
+        assert agent.held_dependencies == frozenset()
         manager.tell(assignments=attrs.evolve(whole(task("c", "s1"), sequence=3), base_sequence=2))
         await eventually(lambda: state_at(manager, "c") is S.RUNNING)
     assert asked(manager).count("s1") == 2
@@ -153,7 +152,7 @@ async def test_what_is_gone_is_a_reason() -> None:
     async with Host(manager).run() as agent:
         await eventually(lambda: state_at(manager, "a") is S.REJECTED)
         assert manager.states["a"].err == "config name-of-c1 does not exist any more"
-        assert agent._dependencies.held == frozenset()
+        assert agent.held_dependencies == frozenset()
 
 
 async def test_without_a_session_it_waits_for_one(monkeypatch: object) -> None:
@@ -181,7 +180,7 @@ async def test_a_task_that_waits_is_stopped_at_once() -> None:
         ending = attrs.evolve(task("a", "s1"), desired_state=S.SHUTDOWN)
         manager.tell(assignments=attrs.evolve(whole(ending, sequence=2), base_sequence=1))
         await eventually(lambda: state_at(manager, "a") is S.SHUTDOWN)
-        assert agent._dependencies.held == frozenset()
+        assert agent.held_dependencies == frozenset()
 
 
 async def test_nothing_of_it_is_written_or_told(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import attrs
 from swarmpy.manager.dispatcher import Dispatcher
 from swarmpy.model import codec
 from swarmpy.model.assignments import (
+    AGENT_LEVEL,
     Heartbeat,
     SessionMessage,
     SessionRequest,
@@ -129,6 +130,7 @@ class FakeAgent:
         self.messages: list[SessionMessage] = []
         self.session_id = ""
         self.incarnation = 0
+        self.level = AGENT_LEVEL
         self.endpoints_version = 0
         self._dispatcher = dispatcher
         self._stream: AsyncIterator[Any] | None = None
@@ -136,7 +138,9 @@ class FakeAgent:
     async def open(self) -> None:
         """Open a session and take in its first message."""
         description = NodeDescription(hostname=str(self.peer.node_id))
-        request = SessionRequest(description=description, address="127.0.0.1", incarnation=self.incarnation)
+        request = SessionRequest(
+            description=description, address="127.0.0.1", incarnation=self.incarnation, level=self.level
+        )
         self._stream = self._dispatcher.session(self.peer, codec.to_plain(request))
         await self.take()
         self.session_id = self.messages[0].session_id

@@ -13,12 +13,16 @@ import pytest
 from manager_world import FakeAgent, InstantProposer, MovedClock, make_service, make_store, make_task
 
 from swarmpy.errors import FailedPrecondition, NodeRemoved, NotLeader, PermissionDenied
-from swarmpy.manager.dispatcher import Dispatcher
+from swarmpy.manager.dispatcher import PART_BYTES, Dispatcher
 from swarmpy.model import codec
-from swarmpy.model.ids import NodeId, TaskId
+from swarmpy.model.assignments import SessionMessage
+from swarmpy.model.ids import NodeId, SecretId, TaskId
+from swarmpy.model.objects import Task
+from swarmpy.model.specs import ContainerSpec, FileTarget, SecretReference, TaskSpec
 from swarmpy.model.states import NodeState, Role, TaskState
 from swarmpy.ports import Peer
 from swarmpy.store.memory import Store
+from swarmpy.wire.frames import MAX_FRAME_BYTES
 
 
 @attrs.frozen
@@ -283,4 +287,107 @@ async def test_problems_of_a_node_are_recorded_once() -> None:
         assert world.proposer.entries == entries
         await agent.beat()
         assert world.store.view().node(NodeId("a")).status.message == ""  # type: ignore[union-attr]
+        await agent.close()
+
+
+# -- more than a message takes ----------------------------------------------------------------------------------------
+
+
+def large(name: str, node: str = "a", kilobytes: int = 120) -> Task:
+    """A task with a spec of nearly the largest size."""
+    spec = TaskSpec(container=ContainerSpec(image="x", env=(f"X={'x' * (kilobytes * 1000)}",)))
+    return attrs.evolve(make_task(name, node, TaskState.ASSIGNED, service=name), spec=spec)
+
+
+async def whole_set(agent: FakeAgent) -> list[SessionMessage]:
+    """The messages until the whole set is there."""
+    while agent.messages[-1].assignments is None or agent.messages[-1].assignments.more:
+        await agent.take()
+    return agent.messages
+
+
+def bytes_of(message: SessionMessage) -> int:
+    return len(codec.pack(codec.to_plain(message)))
+
+
+async def test_a_large_set_comes_in_parts() -> None:
+    """No message is too large for a frame; only the last says that it is all; what comes then are changes."""
+    async with serving("a") as world:
+        names = [f"t{number}" for number in range(60)]
+        for name in names:
+            await world.store.update(lambda tx, name=name: tx.create(large(name)))
+        agent = FakeAgent(world.dispatcher, "a")
+        await agent.open()
+        messages = await whole_set(agent)
+        assert len(messages) >= 7
+        assert max(map(bytes_of, messages)) < PART_BYTES + 200_000 < MAX_FRAME_BYTES
+        assert set(agent.tasks) == set(names)
+        updates = [message.assignments for message in messages if message.assignments is not None]
+        assert [update.more for update in updates] == [True] * (len(updates) - 1) + [False]
+        assert [update.base_sequence for update in updates] == list(range(len(updates)))
+        for number in range(20):
+            await world.store.update(lambda tx, number=number: tx.create(large(f"more{number}")))
+        while len(agent.tasks) < 80:
+            message = await agent.take()
+            assert bytes_of(message) < MAX_FRAME_BYTES
+            assert message.assignments is None or not message.assignments.more
+        await agent.close()
+
+
+async def test_a_set_that_changes_while_it_is_told() -> None:
+    """What goes meanwhile is removed or never told, what comes is told, and the end is told in any case."""
+    async with serving("a") as world:
+        for number in range(12):
+            await world.store.update(lambda tx, number=number: tx.create(large(f"t{number}")))
+        agent = FakeAgent(world.dispatcher, "a")
+        await agent.open()
+        assert agent.messages[0].assignments is not None
+        assert agent.messages[0].assignments.more
+        told = set(agent.tasks)
+
+        def change(tx: Any) -> None:
+            for number in range(12):
+                if number == 0 or f"t{number}" not in told:
+                    tx.delete(tx.task(f"t{number}"))
+
+        await world.store.update(change)
+        messages = await whole_set(agent)
+        assert messages[-1].assignments is not None
+        assert not messages[-1].assignments.more
+        assert set(agent.tasks) == told - {"t0"}
+        await agent.close()
+
+
+async def test_an_agent_of_a_version_before_parts_gets_all_at_once() -> None:
+    """It would take the first part for the whole, and stop the rest."""
+    async with serving("a") as world:
+        for number in range(20):
+            await world.store.update(lambda tx, number=number: tx.create(large(f"t{number}")))
+        agent = FakeAgent(world.dispatcher, "a")
+        agent.level = 0
+        await agent.open()
+        assert len(agent.tasks) == 20
+        await agent.close()
+
+
+async def test_an_agent_of_a_version_before_secrets_runs_no_task_without_them() -> None:
+    """It is not told of such a task, which is rejected with the reason; others it gets."""
+    async with serving("a") as world:
+        reference = SecretReference(secret_id=SecretId("s"), secret_name="s", file=FileTarget(name="s"))
+        spec = TaskSpec(container=ContainerSpec(image="x", secrets=(reference,)))
+
+        def write(tx: Any) -> None:
+            tx.update(attrs.evolve(tx.cluster(), schema=codec.SECRETS_VERSION))
+            tx.create(attrs.evolve(make_task("secret", "a", TaskState.ASSIGNED), spec=spec))
+            tx.create(make_task("plain", "a", TaskState.ASSIGNED))
+
+        await world.store.update(write)
+        agent = FakeAgent(world.dispatcher, "a")
+        agent.level = 0
+        await agent.open()
+        assert set(agent.tasks) == {"plain"}
+        task = world.store.view().task("secret")
+        assert task is not None
+        assert task.status.state is TaskState.REJECTED
+        assert task.status.err.endswith("gives tasks no secrets and configs: upgrade it")
         await agent.close()
