@@ -13,6 +13,7 @@ idle         what a quiet cluster uses
 agents       hundreds of agents: joins and sessions a second, what a heartbeat costs, how soon all have the next leader
 cost         what one committed write costs, layer by layer
 secrets      a thousand secrets on their way to a node, and what one question costs the leader
+sealing      what encryption at rest costs, beside a committed write
 hostile      the cluster port under attack: what a steady client notices of it
 """
 
@@ -36,6 +37,7 @@ from tests.bench import (
     listing,
     machine,
     secrets,
+    sealing,
     throughput,
     workers,
 )
@@ -53,6 +55,7 @@ BENCHES: dict[str, Callable[[argparse.Namespace], Coroutine[Any, Any, None]]] = 
     "agents": agents.agents,
     "hostile": hostile.hostile,
     "secrets": secrets.secrets,
+    "sealing": sealing.sealing,
 }
 
 
