@@ -36,8 +36,8 @@ from tests.bench import (
     idle,
     listing,
     machine,
-    secrets,
     sealing,
+    secrets,
     throughput,
     workers,
 )
