@@ -72,6 +72,8 @@ def summary(answer: Json) -> list[str]:
             'This node is in no cluster: create one with "swarmpy swarm init" or join one with "swarmpy node join".'
         ]
     lines = [f"cluster  {answer['cluster_id']}"]
+    if answer.get("state") == "locked":
+        return [*lines, 'This node is a manager and locked: "swarmpy swarm unlock" lets it go on.']
     if answer.get("quorum") is None:
         managers = ", ".join(str(manager.get("address", "")) for manager in answer.get("manager_addresses") or ())
         return [*lines, f"managers {managers or 'unknown'}", "This node is a worker: ask a manager for more."]

@@ -167,6 +167,8 @@ def test_status(swarmpy: Any, daemon: Any, capsys: pytest.CaptureFixture[str]) -
     assert summary({})[0].startswith("This node is in no cluster")
     worker = {"cluster_id": "c", "quorum": None, "manager_addresses": [{"address": "10.0.0.1:2377"}]}
     assert summary(worker)[1:] == ["managers 10.0.0.1:2377", "This node is a worker: ask a manager for more."]
+    (locked,) = summary({**worker, "state": "locked"})[1:]
+    assert "swarmpy swarm unlock" in locked
     assert swarmpy("status").err == "swarmpy: page not found\n"
 
 
