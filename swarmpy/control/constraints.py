@@ -59,7 +59,7 @@ class Constraint:
             return not self.is_equal and _is_label(self.key)
         wanted = self.value.lower()
         if self.key.lower() == "node.platform.arch":
-            return (_architecture(actual) == _architecture(wanted)) == self.is_equal
+            return (architecture(actual) == architecture(wanted)) == self.is_equal
         return (actual.lower() == wanted) == self.is_equal
 
 
@@ -84,7 +84,8 @@ def _is_label(key: str) -> bool:
     return key.lower().startswith((NODE_LABEL, ENGINE_LABEL))
 
 
-def _architecture(name: str) -> str:
+def architecture(name: str) -> str:
+    """The kernel's name of an architecture, in lower case."""
     return ARCHITECTURES.get(name.lower(), name.lower())
 
 

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 
 import structlog
 
-from swarmpy.control import allocator, nodes, orchestrator, reaper, scheduler
+from swarmpy.control import allocator, nodes, orchestrator, reaper
 from swarmpy.control.decision import Decision
 from swarmpy.control.waiting import Waits
 from swarmpy.errors import AlreadyExists, NotFound, VersionConflict
 from swarmpy.manager.events import drain
 from swarmpy.manager.following import Following
+from swarmpy.manager.placing import KINDS, Placing
 from swarmpy.model.ids import NodeId, ServiceId, encode_id
 from swarmpy.model.objects import Cluster, Kind, Node, Task
 from swarmpy.ports import Clock, Random
@@ -44,10 +45,12 @@ class Reconciler:
         self._waits: dict[ServiceId, Waits] = {}
         self._wake_at: dict[ServiceId, float] = {}
         self._following = Following(store)
+        self._placing: Placing
 
     async def run(self) -> None:
         """Decide until cancelled."""
-        with self._store.watch() as watch:
+        with self._store.watch() as watch, self._store.watch(KINDS) as followed:
+            self._placing = Placing(self._store, followed, self._clock)
             self._mark_all()
             while True:
                 await self._settle(watch)
@@ -100,7 +103,7 @@ class Reconciler:
                 # Of thousands of services most need nothing, and nothing would be waited for.
                 await asyncio.sleep(0)
             written += await self._apply(allocator.decide(self._store.view(), dirty))
-            written += await self._apply(scheduler.decide(self._store.view(), self._clock.time_ns()))
+            written += await self._placing.settle(self._apply)
             self._mark(drain(watch))
             if not written and not self._dirty:
                 return
@@ -135,7 +138,9 @@ class Reconciler:
         for start in range(0, len(decision.changes), MAX_WRITE):
             part = decision.changes[start : start + MAX_WRITE]
             try:
-                await self._store.update(lambda tx, part=part: tx.apply(part))  # type: ignore[misc]
+                # Tasks with a large spec are fewer to an entry.
+                await self._store.batch(part, lambda tx, change: tx.apply((change,)))
+                self._placing.follow()
             except (VersionConflict, NotFound, AlreadyExists) as error:
                 log.debug("decision_outdated", reason=str(error))
                 break

@@ -73,6 +73,15 @@ async def test_a_service_becomes_assigned_tasks() -> None:
         assert sorted(str(t.node_id) for t in world.tasks()) == ["a", "a", "b", "b"]
 
 
+async def test_tasks_with_a_large_spec_take_more_entries() -> None:
+    """Two hundred of them do not fit one entry of the log."""
+    async with reconciling("a", "b") as world:
+        task = TaskSpec(container=ContainerSpec(image="x", env=("A=" + "x" * 20_000,)))
+        spec = ServiceSpec(name="web", replicas=200, task=task)
+        await world.store.update(lambda tx: tx.create(Service(id=ServiceId("s1"), spec=spec)))
+        await until(lambda: [t.status.state for t in world.tasks()] == [TaskState.ASSIGNED] * 200)
+
+
 async def test_a_task_without_a_node_says_why_and_goes_on_when_one_comes() -> None:
     """With no node ready the reason is on the task; a node that turns ready gets it."""
     async with reconciling("a") as world:
