@@ -15,6 +15,7 @@ import attrs
 from swarmpy.errors import InvalidArgument
 from swarmpy.model.grammar import bare, shown
 from swarmpy.model.objects import Node
+from swarmpy.model.specs import Placement
 
 NODE_LABEL = "node.labels."
 ENGINE_LABEL = "engine.labels."
@@ -61,6 +62,21 @@ class Constraint:
         if self.key.lower() == "node.platform.arch":
             return (architecture(actual) == architecture(wanted)) == self.is_equal
         return (actual.lower() == wanted) == self.is_equal
+
+
+def broken_constraint(placement: Placement | None, node: Node) -> str | None:
+    """The first constraint that the node does not meet; None when it meets all.
+
+    One that cannot be read cannot be met: specs are validated, old ones may be stored.
+    """
+    for text in placement.constraints if placement else ():
+        try:
+            constraint = Constraint.parse(text)
+        except InvalidArgument:
+            return text
+        if not constraint.is_met_by(node):
+            return text
+    return None
 
 
 def node_value(node: Node, key: str) -> str | None:

@@ -12,10 +12,9 @@ from typing import Protocol, Self
 
 import attrs
 
-from swarmpy.control.constraints import Constraint, architecture
+from swarmpy.control.constraints import architecture, broken_constraint
 from swarmpy.control.loads import HostPort, NodeLoad, host_ports, reservation
 from swarmpy.control.measures import cpus, size
-from swarmpy.errors import InvalidArgument
 from swarmpy.model.ids import NodeId, ServiceId
 from swarmpy.model.objects import Node, Plugin, Task
 from swarmpy.model.specs import Placement, Platform, Resources
@@ -147,24 +146,17 @@ class PluginFilter:
 class ConstraintFilter:
     """The node meets the placement constraints."""
 
-    def __init__(self, texts: Sequence[str]) -> None:
-        self._constraints = [(text, _parse(text)) for text in texts]
+    def __init__(self, placement: Placement) -> None:
+        self._placement = placement
 
     def room(self, load: NodeLoad) -> int:
         """All or none."""
-        return UNBOUNDED if load.node is not None and self.broken(load.node) is None else 0
+        return UNBOUNDED if load.node is not None and broken_constraint(self._placement, load.node) is None else 0
 
     def explain(self, refused: Sequence[NodeLoad]) -> list[Reason]:
         """Which constraint is the first not met, on how many."""
-        reasons = Counter(self.broken(load.node) or "" for load in refused if load.node is not None)
+        reasons = Counter(broken_constraint(self._placement, x.node) or "" for x in refused if x.node is not None)
         return [(len(refused), f"scheduling constraints not satisfied on {_nodes(len(refused))}: {_listed(reasons)}")]
-
-    def broken(self, node: Node) -> str | None:
-        """The first constraint that the node does not meet."""
-        for text, constraint in self._constraints:
-            if constraint is None or not constraint.is_met_by(node):
-                return text
-        return None
 
 
 class PlatformFilter:
@@ -229,7 +221,7 @@ class Pipeline:
         if wants.plugins:
             filters.append(PluginFilter(wants.plugins))
         if placement.constraints:
-            filters.append(ConstraintFilter(placement.constraints))
+            filters.append(ConstraintFilter(placement))
         if placement.platforms:
             filters.append(PlatformFilter(placement.platforms))
         if wants.host_ports:
@@ -261,14 +253,6 @@ class Pipeline:
 
     def _reasons(self, index: int, refused: Sequence[NodeLoad]) -> list[Reason]:
         return self._filters[index].explain(refused)
-
-
-def _parse(text: str) -> Constraint | None:
-    """None for one that cannot be met because it cannot be read; specs are validated, old ones may be stored."""
-    try:
-        return Constraint.parse(text)
-    except InvalidArgument:
-        return None
 
 
 def _plugin_name(name: str) -> str:

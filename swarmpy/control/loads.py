@@ -58,6 +58,13 @@ class NodeLoad:
     names: dict[tuple[str, str], int] = attrs.Factory(dict)
     """Which named ones are, by kind and name."""
 
+    @classmethod
+    def of(cls, node: Node) -> Self:
+        """An empty node."""
+        load = cls(id=node.id)
+        load.become(node)
+        return load
+
     @property
     def has(self) -> Resources:
         """What the node has in all."""
@@ -172,8 +179,11 @@ class Loads:
         task = new or old
         if task is None:
             return
-        counted = self._assumed.pop(task.id, old)
+        assumed = self._assumed.pop(task.id, None) if self._assumed else None
         self._wait(old, new)
+        if assumed is not None and new is not None and _is_what(assumed, new):
+            return
+        counted = assumed or old
         before, after = _weight(counted), _weight(new)
         if before == after and (not before or _is_same(counted, new)):
             return
@@ -246,6 +256,11 @@ def _weight(task: Task | None) -> int:
     if is_held_by_node(task):
         return _Weight.HELD | _Weight.COUNTS if is_active(task) else _Weight.HELD
     return _Weight.FAILED if task.status.state in _FAILED else 0
+
+
+def _is_what(assumed: Task, new: Task) -> bool:
+    """True for what was assumed, written as it was: the parts are the very same objects."""
+    return new.status is assumed.status and new.node_id == assumed.node_id and new.desired_state <= TaskState.RUNNING
 
 
 def _is_same(one: Task | None, other: Task | None) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import structlog
 
-from swarmpy.control import allocator, nodes, orchestrator, reaper
+from swarmpy.control import allocator, enforcer, nodes, orchestrator, reaper
 from swarmpy.control.decision import Decision
 from swarmpy.control.waiting import Waits
 from swarmpy.errors import AlreadyExists, NotFound, VersionConflict
@@ -42,6 +42,7 @@ class Reconciler:
         self._clock = clock
         self._random = random
         self._dirty: set[ServiceId] = set()
+        self._changed_nodes: set[NodeId] = set()
         self._waits: dict[ServiceId, Waits] = {}
         self._wake_at: dict[ServiceId, float] = {}
         self._following = Following(store)
@@ -68,6 +69,7 @@ class Reconciler:
 
     def _mark_all(self) -> None:
         self._dirty.update(ServiceId(service_id) for service_id in self._store.view().service_ids())
+        self._changed_nodes.update(node.id for node in self._store.view().nodes())
         self._following.mark_all()
 
     def _mark(self, events: Sequence[Event | Resync]) -> None:
@@ -81,6 +83,7 @@ class Reconciler:
                     self._mark_all()
             elif event.kind == Kind.NODE:
                 if _moves_tasks(event):
+                    self._changed_nodes.add(NodeId(event.id))
                     self._dirty.update(nodes.affected_services(self._store.view(), NodeId(event.id)))
             elif event.kind == Kind.SERVICE:
                 self._dirty.add(ServiceId(event.id))
@@ -98,6 +101,7 @@ class Reconciler:
             written += await self._following.settle()
             dirty, self._dirty = sorted(self._dirty), set()
             written += await self._apply(nodes.decide(self._store.view(), self._clock.time_ns()))
+            written += await self._enforce()
             for service_id in dirty:
                 written += await self._settle_service(service_id)
                 # Of thousands of services most need nothing, and nothing would be waited for.
@@ -109,6 +113,21 @@ class Reconciler:
                 return
             if round_number == MAX_ROUNDS:
                 log.warning("decisions_do_not_settle", services=sorted(self._dirty), written=written)
+
+    async def _enforce(self) -> int:
+        """Shut down the tasks that changed nodes are no place for any more."""
+        changed, self._changed_nodes = sorted(self._changed_nodes), set()
+        written = 0
+        for node_id in changed:
+            decision = enforcer.decide(self._store.view(), (node_id,), self._clock.time_ns())
+            if not decision.is_empty:
+                log.info("tasks_misplaced", node=node_id, tasks=len(decision.changes))
+                evicted = await self._apply(decision)
+                written += evicted
+                if evicted < len(decision.changes):
+                    self._changed_nodes.add(node_id)
+            await asyncio.sleep(0)
+        return written
 
     async def _settle_service(self, service_id: ServiceId) -> int:
         now, now_ns = self._clock.monotonic(), self._clock.time_ns()
