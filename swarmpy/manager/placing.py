@@ -60,7 +60,8 @@ class Placing:
         return written
 
     async def _build(self) -> None:
-        """Read everything. What is written while that gives way to others comes as events."""
+        """Read everything. What is written while that gives way to others comes as events, and is added at the end."""
+        meanwhile: list[Event | Resync] = []
         view = self._store.view()
         drain(self._watch)
         loads = Loads()
@@ -70,8 +71,12 @@ class Placing:
         for start in range(0, len(tasks), BUILD_SLICE):
             loads.add(tasks[start : start + BUILD_SLICE])
             await asyncio.sleep(0)
+            meanwhile.extend(drain(self._watch))
+        for event in meanwhile:
+            if isinstance(event, Resync):
+                return
+            follow(loads, event)
         self._loads, self._scheduler = loads, Scheduler(loads)
-        self.follow()
 
 
 def follow(loads: Loads, event: Event) -> None:
