@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import cast
 
 from swarmpy.control.decision import Decision
 from swarmpy.control.loads import Loads
@@ -81,7 +80,8 @@ class Placing:
 
 def follow(loads: Loads, event: Event) -> None:
     """Take in one event of a node or a task."""
-    if event.kind is Kind.NODE:
-        loads.node_changed(NodeId(event.id), cast("Node | None", event.object))
-    elif event.kind is Kind.TASK:
-        loads.task_changed(cast("Task | None", event.old), cast("Task | None", event.object))
+    new, old = event.object, event.old
+    if event.kind is Kind.TASK:
+        loads.task_changed(old if isinstance(old, Task) else None, new if isinstance(new, Task) else None)
+    elif event.kind is Kind.NODE:
+        loads.node_changed(NodeId(event.id), new if isinstance(new, Node) else None)
