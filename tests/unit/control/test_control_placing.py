@@ -423,6 +423,47 @@ def test_a_round_is_made_in_slices() -> None:
     assert max(counts.values()) - min(counts.values()) == 1
 
 
+def _waiting(world: World, spec: TaskSpec, versions: list[int]) -> list[Task]:
+    """What becomes of tasks of one service that wait, one of each of these versions."""
+    for number, version in enumerate(versions):
+        task = Task(
+            id=TaskId(f"w{number}"),
+            spec=spec,
+            service_id=ServiceId("s"),
+            spec_version=version,
+            status=TaskStatus(state=TaskState.PENDING),
+        )
+        world.write(changes.create(task))
+    decided = [change.task for change in scheduler.decide(world.view, NOW).changes]
+    return [task for task in decided if task is not None]
+
+
+def test_named_resources_are_given_out_one_by_one() -> None:
+    """Each task gets as many as it reserves, and none twice; a node that counts gives a number."""
+    named = Resources(generic=(GenericResource(kind="gpu", names=("a", "b", "c")),))
+    counted = Resources(generic=(GenericResource(kind="gpu", count=1),))
+    world = build([_plain() | {"resources": named}, _plain() | {"resources": counted}], [])
+    spec = TaskSpec(resources=ResourceRequirements(reservations=counted))
+    tasks = _waiting(world, spec, [1] * 5)
+    placed = sorted(((t.node_id, t.generic) for t in tasks if t.node_id), key=str)
+    gpu = {name: (GenericResource(kind="gpu", names=(name,)),) for name in "abc"}
+    assert placed == [("n0", gpu["a"]), ("n0", gpu["b"]), ("n0", gpu["c"]), ("n1", counted.generic)]
+    (left,) = (task for task in tasks if task.node_id is None)
+    assert left.status.err == "no suitable node (insufficient gpu on 2 nodes: largest free 0, needs 1)"
+
+
+def test_only_the_version_that_failed_stays_away() -> None:
+    """Tasks of another version of the same wishes are placed as if nothing had happened."""
+    failing = {"spec": TaskSpec(), "ports": (), "waiting": 0, "running": [], "stopping": [], "versions": False}
+    world = build([_plain(), _plain(), _plain()], [failing | {"failed": (0, MAX_FAILURES)}])
+    world.write(*(changes.update(attrs.evolve(t, service_id=ServiceId("s"))) for t in world.view.tasks()))
+    by_version: dict[int, list[str]] = {}
+    for task in _waiting(world, TaskSpec(), [1, 2, 1, 2, 1, 2]):
+        by_version.setdefault(task.spec_version, []).append(task.node_id or "")
+    assert sorted(by_version[1]) == ["n1", "n1", "n2"]
+    assert by_version[2].count("n0") >= 2
+
+
 def test_what_happens_between_slices_counts() -> None:
     """A node that goes down gets nothing of the later slices, one that comes is filled up first."""
     world = _many(2, 3 * scheduler.CHUNK)
