@@ -22,7 +22,7 @@ from urllib.parse import quote, urlencode
 import aiohttp
 from yarl import URL
 
-from swarmpy.api.request import ERROR_HEADER, KEY_HEADER
+from swarmpy.api.request import ERROR_HEADER, KEY_HEADER, REGISTRY_AUTH_HEADER
 from swarmpy.cli.endpoint import CA_FILE, TcpEndpoint
 from swarmpy.errors import (
     AlreadyExists,
@@ -92,14 +92,17 @@ class ApiClient:
         """A service by id, name or unique id prefix."""
         return await self._object("GET", f"/services/{_quoted(name)}")
 
-    async def create_service(self, spec: Json) -> str:
-        """Creates a service; returns its id."""
-        answer = await self._object("POST", "/services/create", body=spec)
+    async def create_service(self, spec: Json, *, registry_auth: str | None = None) -> str:
+        """Creates a service; returns its id. ``registry_auth``: the header with its registry's credentials."""
+        answer = await self._object("POST", "/services/create", body=spec, headers=_with_auth(registry_auth))
         return str(answer.get("ID", ""))
 
-    async def update_service(self, service_id: str, version: int, spec: Json) -> None:
+    async def update_service(
+        self, service_id: str, version: int, spec: Json, *, registry_auth: str | None = None
+    ) -> None:
         """Replaces the spec of a service that is still at ``version``. Raises VersionConflict."""
-        await self.post(f"/services/{_quoted(service_id)}/update", spec, query={"version": str(version)})
+        path, query = f"/services/{_quoted(service_id)}/update", {"version": str(version)}
+        await self.request("POST", path, query, spec, headers=_with_auth(registry_auth))
 
     async def remove_service(self, name: str) -> None:
         """Removes a service; its tasks stop after that."""
@@ -206,8 +209,10 @@ class ApiClient:
             raise ProtocolViolation(f"the daemon answered GET {path} with something that is no list of objects")
         return answer
 
-    async def _object(self, method: str, path: str, *, body: Json | None = None) -> Json:
-        answer = await self.request(method, path, body=body)
+    async def _object(
+        self, method: str, path: str, *, body: Json | None = None, headers: Mapping[str, str] | None = None
+    ) -> Json:
+        answer = await self.request(method, path, body=body, headers=headers)
         if not isinstance(answer, dict):
             raise ProtocolViolation(f"the daemon answered {method} {path} with something that is no object")
         return answer
@@ -220,6 +225,7 @@ class ApiClient:
         body: Any = None,
         *,
         timeout: float | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Any:
         """The answer's data, None for an empty one; ``timeout`` in seconds is for each time it is sent.
 
@@ -228,9 +234,9 @@ class ApiClient:
         """
         send = self._write if method != "GET" and path not in LOCAL_WRITES else self._request
         if self._session is not None:
-            return await send(self._session, method, path, query, body, timeout or self._timeout)
+            return await send(self._session, method, path, query, body, timeout or self._timeout, headers)
         async with self._new_session() as session:
-            return await send(session, method, path, query, body, timeout or self._timeout)
+            return await send(session, method, path, query, body, timeout or self._timeout, headers)
 
     async def _write(
         self,
@@ -240,8 +246,9 @@ class ApiClient:
         query: Mapping[str, str] | None,
         body: Any,
         timeout: float,
+        headers: Mapping[str, str] | None = None,
     ) -> Any:
-        headers = {KEY_HEADER: str(uuid.uuid4())}
+        headers = {**(headers or {}), KEY_HEADER: str(uuid.uuid4())}
         lost: _ConnectionLost | None = None
         for pause in itertools.chain((0.0,), REPEAT_PAUSES_S):
             await asyncio.sleep(pause)
@@ -292,6 +299,10 @@ class ApiClient:
 
 class _ConnectionLost(OutcomeUnknown):
     """The connection broke after the request was sent, or while it was."""
+
+
+def _with_auth(registry_auth: str | None) -> dict[str, str]:
+    return {} if registry_auth is None else {REGISTRY_AUTH_HEADER: registry_auth}
 
 
 def _quoted(name: str) -> str:

@@ -31,23 +31,41 @@ class Deployed:
 
 
 async def deploy_service(
-    client: ApiClient, spec: ServiceSpec, existing: Json | None, say: Callable[[str], None]
+    client: ApiClient,
+    spec: ServiceSpec,
+    existing: Json | None,
+    say: Callable[[str], None],
+    *,
+    registry_auth: str | None = None,
 ) -> Deployed:
-    """Creates the service, or updates the ``existing`` one if it differs. Raises what the API raises."""
+    """Creates the service, or updates the ``existing`` one if it differs. Raises what the API raises.
+
+    With ``registry_auth`` (see ``ApiClient.create_service``) it is sent in any case: what the service has is not shown.
+    """
     if existing is None:
         say(f"Creating service {spec.name}")
-        return Deployed(id=await client.create_service(service_spec_to_json(spec)), before=None)
+        made = await client.create_service(service_spec_to_json(spec), registry_auth=registry_auth)
+        return Deployed(id=made, before=None)
     service_id = str(existing["ID"])
     current = existing
     for attempt in range(UPDATE_ATTEMPTS):
         wanted = _keep_forced(spec, current)
-        if comparable(wanted) == comparable(service_spec_from_json(current["Spec"])):
-            say(f"Service {spec.name} is up to date (id: {service_id})")
-            break
+        is_same = comparable(wanted) == comparable(service_spec_from_json(current["Spec"]))
         if attempt == 0:
-            say(f"Updating service {spec.name} (id: {service_id})")
+            say(
+                f"Service {spec.name} is up to date (id: {service_id})"
+                if is_same
+                else f"Updating service {spec.name} (id: {service_id})"
+            )
+        if is_same and registry_auth is None:
+            break
         try:
-            await client.update_service(service_id, int(current["Version"]["Index"]), service_spec_to_json(wanted))
+            await client.update_service(
+                service_id,
+                int(current["Version"]["Index"]),
+                service_spec_to_json(wanted),
+                registry_auth=registry_auth,
+            )
             break
         except VersionConflict:
             if attempt == UPDATE_ATTEMPTS - 1:

@@ -24,6 +24,8 @@ _COMMANDS = {
     "status": ("swarmpy.cli.status:status", "Show the cluster at a glance"),
     "stack": ("swarmpy.cli.stack:stack", "Deploy and manage stacks of services"),
     "service": ("swarmpy.cli.service:service", "Manage services"),
+    "secret": ("swarmpy.cli.data:secret", "Manage secrets"),
+    "config": ("swarmpy.cli.data:config", "Manage configs"),
     "node": ("swarmpy.cli.node:node", "Manage nodes; join and run this one"),
     "swarm": ("swarmpy.cli.swarm:swarm", "Create, change, back up, restore or leave a cluster"),
     "audit": ("swarmpy.cli.audit:audit", "Show who asked this node's API for what"),

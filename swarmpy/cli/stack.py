@@ -15,8 +15,10 @@ from swarmpy.cli.client import ApiClient
 from swarmpy.cli.deploy import deploy_service, stack_services
 from swarmpy.cli.listings import NAMESPACE_LABEL
 from swarmpy.cli.progress import make_view, unfinished, wait_for_removal, wait_for_services
+from swarmpy.cli.registry_auth import DockerConfig, read_docker_config
 from swarmpy.cli.render import format_option, quiet_option, show
 from swarmpy.cli.settings import Settings, pass_settings
+from swarmpy.cli.stack_data import deploy_data, remove_data, resolved, stack_data
 from swarmpy.compose.convert import check_stack_name, convert
 from swarmpy.compose.load import StackFile, load
 from swarmpy.errors import NotFound
@@ -34,10 +36,21 @@ def stack() -> None:
 @click.option("-c", "--compose-file", "files", multiple=True, required=True, metavar="FILE", help="May be repeated.")
 @click.option("-d", "--detach", is_flag=True, help="Do not wait until the services run.")
 @click.option("--prune", is_flag=True, help="Remove services of the stack that are not in the file any more.")
+@click.option(
+    "--with-registry-auth", is_flag=True, help="Send the registries' credentials of the docker command to the cluster."
+)
 @click.option("--timeout", type=click.FloatRange(min=0), default=DEPLOY_TIMEOUT_S, show_default=True, help="Seconds.")
 @click.argument("name")
 @pass_settings
-def deploy(settings: Settings, files: tuple[str, ...], detach: bool, prune: bool, timeout: float, name: str) -> None:
+def deploy(
+    settings: Settings,
+    files: tuple[str, ...],
+    detach: bool,
+    prune: bool,
+    with_registry_auth: bool,
+    timeout: float,
+    name: str,
+) -> None:
     """Create or update the stack NAME from a compose file.
 
     Waits until all its services run; Ctrl-C ends the waiting, not the deployment.
@@ -45,11 +58,12 @@ def deploy(settings: Settings, files: tuple[str, ...], detach: bool, prune: bool
     stack_file = load_stack([Path(file) for file in files], name)
     for warning in stack_file.warnings:
         click.echo(warning, err=True)
+    docker = read_docker_config(os.environ) if with_registry_auth else None
 
     async def work() -> None:
         async with ApiClient(settings.endpoint) as client:
             with unfinished(f'The deployment goes on without you: "swarmpy stack ps {name}" shows how far it is.'):
-                await deploy_stack(client, stack_file, name, prune=prune, detach=detach, timeout=timeout)
+                await deploy_stack(client, stack_file, name, prune=prune, detach=detach, timeout=timeout, docker=docker)
 
     asyncio.run(work())
 
@@ -71,15 +85,31 @@ async def deploy_stack(
     prune: bool = False,
     detach: bool = False,
     timeout: float = DEPLOY_TIMEOUT_S,
+    docker: DockerConfig | None = None,
 ) -> None:
-    """Creates and updates the services of a stack and waits until they run, for at most ``timeout`` seconds."""
+    """Creates and updates all of a stack, and waits until its services run, for at most ``timeout`` seconds.
+
+    ``docker``: where the credentials for the images' registries are; None: none are sent.
+    """
+    images = {spec.task.container.image for spec in stack_file.services}
+    auths = {image: await docker.header(image) for image in images} if docker else {}
+    ids = await deploy_data(client, stack_file, click.echo)
     existing = await stack_services(client, name)
     kept = {spec.name for spec in stack_file.services}
     for service_name, service in existing.items() if prune else ():
         if service_name not in kept:
             click.echo(f"Removing service {service_name}")
             await client.remove_service(service["ID"])
-    deployed = [await deploy_service(client, spec, existing.get(spec.name), click.echo) for spec in stack_file.services]
+    deployed = [
+        await deploy_service(
+            client,
+            resolved(spec, ids),
+            existing.get(spec.name),
+            click.echo,
+            registry_auth=auths.get(spec.task.container.image),
+        )
+        for spec in stack_file.services
+    ]
     if not detach:
         waited_for = {service.id: service.before for service in deployed}
         await wait_for_services(client, waited_for, view=make_view(), timeout=timeout)
@@ -164,11 +194,12 @@ def rm(settings: Settings, detach: bool, timeout: float, names: tuple[str, ...])
 
 
 async def _remove(client: ApiClient, name: str) -> bool:
-    found = await stack_services(client, name)
-    if not found:
+    found, data = await stack_services(client, name), await stack_data(client, name)
+    if not found and not data:
         click.echo(f"Nothing found in stack: {name}", err=True)
         return False
     for service_name, service in found.items():
         click.echo(f"Removing service {service_name}")
         await client.remove_service(service["ID"])
+    await remove_data(client, data, click.echo)
     return True

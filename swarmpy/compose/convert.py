@@ -7,11 +7,14 @@ an error.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import attrs
 
 from swarmpy.compose import shortforms
 from swarmpy.compose.convert_container import Scope, container_spec
+from swarmpy.compose.convert_data import config_references, config_specs, secret_references, secret_specs
 from swarmpy.compose.convert_deploy import placement, resources, restart_policy, update_config
 from swarmpy.compose.load import ComposeFile, StackFile
 from swarmpy.compose.yaml_reader import Path
@@ -19,10 +22,12 @@ from swarmpy.errors import ComposeError, InvalidArgument
 from swarmpy.model import grammar
 from swarmpy.model.container_checks import check_container, check_log_driver, check_networks
 from swarmpy.model.specs import (
+    ConfigSpec,
     EndpointSpec,
     LogDriver,
     NetworkAttachment,
     PortConfig,
+    SecretSpec,
     ServiceSpec,
     TaskSpec,
 )
@@ -56,7 +61,17 @@ def convert(compose: ComposeFile, stack: str) -> StackFile:
         raise ComposeError(f"{compose.document.file}: there are no services in the file")
     specs = tuple(_service(scope, name, service) for name, service in services.items())
     _refuse_port_clashes(scope, specs)
-    return StackFile(services=specs, warnings=_warnings(compose, services))
+    secrets, configs = secret_specs(scope), config_specs(scope)
+    _refuse_same_names(scope, "secrets", secrets)
+    _refuse_same_names(scope, "configs", configs)
+    return StackFile(services=specs, secrets=secrets, configs=configs, warnings=_warnings(services))
+
+
+def _refuse_same_names(scope: Scope, section: str, specs: Sequence[SecretSpec | ConfigSpec]) -> None:
+    names = [spec.name for spec in specs]
+    for name in names:
+        if names.count(name) > 1:
+            raise scope.error((section,), f"two {section} would be named {name!r}: give them different names")
 
 
 def _service(scope: Scope, name: str, service: Mapping[str, Any]) -> ServiceSpec:
@@ -68,7 +83,6 @@ def _service(scope: Scope, name: str, service: Mapping[str, Any]) -> ServiceSpec
             f"the service would be named {full_name!r}: a name has letters, digits, '-' and '_' and at most "
             f"{grammar.MAX_NAME} characters",
         )
-    _refuse_unavailable(scope, path, service)
     deploy: Mapping[str, Any] = service.get("deploy") or {}
     image = _image(scope, path, service)
     mode, replicas = _mode(scope, path, deploy)
@@ -81,7 +95,11 @@ def _service(scope: Scope, name: str, service: Mapping[str, Any]) -> ServiceSpec
             IMAGE_LABEL: service["image"],
         },
         task=TaskSpec(
-            container=container_spec(scope, name, service, image),
+            container=attrs.evolve(
+                container_spec(scope, name, service, image),
+                secrets=secret_references(scope, path, service.get("secrets")),
+                configs=config_references(scope, path, service.get("configs")),
+            ),
             resources=resources(scope, path, deploy.get("resources")),
             restart=restart_policy(scope, path, service.get("restart"), deploy.get("restart_policy")),
             placement=placement(deploy.get("placement")),
@@ -108,15 +126,6 @@ def _check(scope: Scope, path: Path, task: TaskSpec) -> None:
         check_networks(task.networks)
     except InvalidArgument as error:
         raise scope.error(path, str(error)) from error
-
-
-def _refuse_unavailable(scope: Scope, path: Path, service: Mapping[str, Any]) -> None:
-    for kind in ("secrets", "configs"):
-        if service.get(kind):
-            raise scope.error(
-                (*path, kind),
-                f"{kind} are not available yet: pass the data by environment or a bind mount, or remove the key",
-            )
 
 
 def _image(scope: Scope, path: Path, service: Mapping[str, Any]) -> str:
@@ -219,7 +228,7 @@ def _networks(scope: Scope, service_name: str, given: Any) -> tuple[NetworkAttac
 # -- warnings -------------------------------------------------------------------------------------------------------
 
 
-def _warnings(compose: ComposeFile, services: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+def _warnings(services: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
     out = []
     unsupported = {key for service in services.values() for key in _UNSUPPORTED if key in service}
     for service in services.values():
@@ -232,11 +241,6 @@ def _warnings(compose: ComposeFile, services: Mapping[str, Mapping[str, Any]]) -
     deprecated = sorted({key for service in services.values() for key in _DEPRECATED if key in service})
     if deprecated:
         out.append(f"Ignoring deprecated options: {', '.join(deprecated)}")
-    out += [
-        f"Ignoring {kind}: {', '.join(compose.document.data[kind])}: {kind} are not available yet"
-        for kind in ("secrets", "configs")
-        if compose.document.data.get(kind)
-    ]
     networks = sorted({network for service in services.values() for network in service.get("networks", ())})
     if networks:
         out.append(

@@ -17,8 +17,12 @@ from swarmpy.compose.merge import merge
 from swarmpy.compose.schema import validate
 from swarmpy.compose.yaml_reader import MAX_BYTES, Document, read_document
 from swarmpy.errors import ComposeError
-from swarmpy.model.specs import ServiceSpec
+from swarmpy.model.data_checks import MAX_CONFIG_BYTES, MAX_SECRET_BYTES
+from swarmpy.model.specs import ConfigSpec, SecretSpec, ServiceSpec
 from swarmpy.security.files import open_regular
+
+MAX_DATA_BYTES = 64 * 1024 * 1024
+"""Of all secrets and configs of a stack file."""
 
 
 @attrs.frozen(kw_only=True)
@@ -31,13 +35,18 @@ class ComposeFile:
     """Where relative paths start: the directory of the first file."""
     home: str = ""
     environments: Mapping[str, Mapping[str, str | None]] = attrs.field(factory=dict)
+    data: Mapping[tuple[str, str], bytes] = attrs.field(factory=dict, repr=False)
+    """What is in the files of ``secrets`` and ``configs``, by section and name; of external ones nothing."""
 
 
 @attrs.frozen(kw_only=True)
 class StackFile:
-    """What a stack file asks for: its services in the order of the file, and what the user should know."""
+    """What a stack file asks for, in the order of the file, and what the user should know."""
 
     services: tuple[ServiceSpec, ...]
+    """Of the secrets and configs that they refer to, only the names are known."""
+    secrets: tuple[SecretSpec, ...] = ()
+    configs: tuple[ConfigSpec, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
@@ -62,7 +71,11 @@ def load(paths: Sequence[FilePath | str], environment: Mapping[str, str]) -> Com
         for name, service in document.data.get("services", {}).items()
     }
     return ComposeFile(
-        document=document, directory=str(directory), home=environment.get("HOME", ""), environments=environments
+        document=document,
+        directory=str(directory),
+        home=environment.get("HOME", ""),
+        environments=environments,
+        data=_data_of(document, directory),
     )
 
 
@@ -72,16 +85,41 @@ def _load_one(path: FilePath, environment: Mapping[str, str]) -> Document:
     return document
 
 
-def _read(path: FilePath, shown: str, opener: Callable[[str, int], int] | None = None) -> bytes:
+def _read(
+    path: FilePath, shown: str, opener: Callable[[str, int], int] | None = None, most_bytes: int = MAX_BYTES
+) -> bytes:
     try:
         with open(path, "rb", opener=opener) as file:
-            data = file.read(MAX_BYTES + 1)
+            data = file.read(most_bytes + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ComposeError(f"{shown}: cannot be read: {reason}") from error
-    if len(data) > MAX_BYTES:
-        raise ComposeError(f"{shown}: the file is larger than the {MAX_BYTES} bytes that are read")
+    if len(data) > most_bytes:
+        raise ComposeError(f"{shown}: the file is larger than the {most_bytes} bytes that are read")
     return data
+
+
+# -- secrets and configs ----------------------------------------------------------------------------------------------
+
+
+def _data_of(document: Document, directory: FilePath) -> dict[tuple[str, str], bytes]:
+    """What is in the files of secrets and configs. Raises ComposeError for one that cannot be read, or too much."""
+    found: dict[tuple[str, str], bytes] = {}
+    for section, most_bytes in (("secrets", MAX_SECRET_BYTES), ("configs", MAX_CONFIG_BYTES)):
+        for name, entry in document.data.get(section, {}).items():
+            if entry.get("external") or entry.get("driver"):
+                continue
+            if not entry.get("file"):
+                raise document.error((section, name), "name a file by 'file', or say external: true")
+            path = directory / str(entry["file"])
+            try:
+                found[section, name] = _read(path, str(path), open_regular, most_bytes)
+            except ComposeError as error:
+                raise document.error((section, name, "file"), str(error)) from error
+            if sum(map(len, found.values())) > MAX_DATA_BYTES:
+                what = f"all secrets and configs of a file have more than {MAX_DATA_BYTES} bytes"
+                raise document.error((section, name), what)
+    return found
 
 
 # -- environments ---------------------------------------------------------------------------------------------------

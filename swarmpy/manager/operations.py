@@ -22,7 +22,7 @@ from swarmpy.manager import certificates
 from swarmpy.manager.credentials import Credentials, credentials_of, with_credentials
 from swarmpy.manager.rotation import RootRequest, with_root
 from swarmpy.model.ids import ServiceId
-from swarmpy.model.objects import JoinTokens, Node, Service, Task, UpdateStatus
+from swarmpy.model.objects import JoinTokens, Meta, Node, Service, Task, UpdateStatus
 from swarmpy.model.requests import RequestId
 from swarmpy.model.specs import ClusterSpec, NodeSpec, ServiceSpec
 from swarmpy.model.states import NodeState, Role, UpdateState
@@ -80,6 +80,12 @@ def _find(word: str, reference: str, objects: Iterable[T], names_of: Callable[[T
     return found[0]
 
 
+def _check_version(meta: Meta, version: int) -> None:
+    """Raises VersionConflict when a spec that was read at ``version`` may not be the one that is replaced now."""
+    if meta.version != version and not 0 < meta.spec_index <= version < meta.version:
+        raise VersionConflict
+
+
 # -- services -------------------------------------------------------------------------------------------------------
 
 
@@ -128,18 +134,20 @@ async def update_service(
 ) -> None:
     """Replace a service's spec, or with ``rollback`` swap it with the one before (``spec`` is ignored then).
 
-    Raises NotFound, VersionConflict (``version`` is not the current one), InvalidArgument, AlreadyExists (published
+    Raises NotFound, VersionConflict (the spec has changed since ``version``), InvalidArgument, AlreadyExists (published
     port), FailedPrecondition (nothing to roll back to).
     """
 
     def update(tx: Tx) -> None:
         service = find_service(tx, reference)
-        if service.meta.version != version:
-            raise VersionConflict
+        _check_version(service.meta, version)
         if rollback:
             changed = _rolled_back(tx, service)
         else:
             changed = _updated(tx, service, spec or service.spec, credentials or Credentials())
+            if credentials is not None and credentials.secret is not None and changed.spec == service.spec:
+                # Whoever sends credentials cannot see whether they are new. The spec before stays that of a rollback.
+                return
         tx.update(attrs.evolve(changed, ports=allocate_ports(tx, changed)))
 
     await store.update(update, request=request)
@@ -201,8 +209,7 @@ async def update_node(
 
     def update(tx: Tx) -> None:
         node = find_node(tx, reference)
-        if node.meta.version != version:
-            raise VersionConflict
+        _check_version(node.meta, version)
         if node.spec.role is Role.MANAGER and spec.role is Role.WORKER:
             if not _other_managers(tx, node):
                 raise FailedPrecondition("attempting to demote the last manager of the swarm")
@@ -268,8 +275,7 @@ async def update_cluster(
 
     def update(tx: Tx) -> None:
         cluster = tx.cluster()
-        if cluster.meta.version != version:
-            raise VersionConflict
+        _check_version(cluster.meta, version)
         spec = change(cluster.spec)
         check_expiry(spec.node_cert_expiry_ns)
         digest, tokens = cluster.root_ca.cert_digest, cluster.join_tokens

@@ -42,6 +42,9 @@ class Meta:
 
     version: int = 0
     """Raft index of the last write."""
+    spec_index: int = 0
+    """Raft index of the write that last changed the spec of a node, a service or the cluster. Set by the store; 0 where
+    it is not known, as it was written below schema version 7."""
     created_at_ns: int = 0
     updated_at_ns: int = 0
 

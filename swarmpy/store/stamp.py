@@ -4,6 +4,9 @@ The rule for ``Service.spec_version``: it becomes the index when the service is 
 made from changes - ``spec.task`` or the ports of ``spec.endpoint``. Any other change of the spec (replicas, labels,
 update and rollback configuration) leaves it alone, so that tasks that are as they should be stay current.
 
+``Meta.spec_index`` becomes the index whenever anything of the spec changes. So who asks for a change of a spec is told
+that he is late only if somebody else changed the spec meanwhile, not if the system wrote down how the object fares.
+
 Equal parts are shared, not copied: one ``TaskSpec`` a service and ``spec_version``, however many tasks carry it.
 """
 
@@ -12,8 +15,9 @@ from __future__ import annotations
 import attrs
 
 from swarmpy.errors import InvariantViolation
+from swarmpy.model import codec
 from swarmpy.model.changes import Action, Change
-from swarmpy.model.objects import Config, Secret, Service, StoreObject, Task
+from swarmpy.model.objects import Cluster, Config, Node, Secret, Service, StoreObject, Task
 from swarmpy.model.specs import PortConfig, ServiceSpec, TaskSpec
 from swarmpy.store.view import View
 
@@ -31,7 +35,7 @@ def stamp(change: Change, view: View, index: int) -> StoreObject | None:
     obj = change.object
     if obj is None:
         return None
-    meta = attrs.evolve(obj.meta, version=index)
+    meta = attrs.evolve(obj.meta, version=index, spec_index=_spec_index(obj, previous, view, index))
     obj = share(obj, previous, view)
     if isinstance(obj, Service):
         return attrs.evolve(obj, meta=meta, spec_version=_spec_version(obj, previous, index))
@@ -62,6 +66,20 @@ def _spec_version(service: Service, previous: StoreObject | None, index: int) ->
     if isinstance(previous, Service) and not outdates_tasks(previous.spec, service.spec):
         return previous.spec_version
     return index
+
+
+def _spec_index(obj: StoreObject, previous: StoreObject | None, view: View, index: int) -> int:
+    if not isinstance(obj, Node | Service | Cluster) or not _is_told(obj, view):
+        return 0
+    if isinstance(previous, Node | Service | Cluster) and (obj.spec is previous.spec or obj.spec == previous.spec):
+        return previous.meta.spec_index
+    return index
+
+
+def _is_told(obj: StoreObject, view: View) -> bool:
+    """True when all managers know of ``spec_index``, so that they have the same state with it."""
+    cluster = obj if isinstance(obj, Cluster) else view.cluster_or_none()
+    return cluster is not None and cluster.schema >= codec.SECRETS_VERSION
 
 
 def _ports(spec: ServiceSpec) -> tuple[PortConfig, ...]:

@@ -54,7 +54,8 @@ class Tx(View):
         if expected_version is not None and current.meta.version != expected_version:
             raise VersionConflict
         self._check_unique(obj)
-        meta = attrs.evolve(current.meta, updated_at_ns=self._now_ns)
+        # What the store sets is not for the log: readers of an older schema would stop at it.
+        meta = attrs.evolve(current.meta, updated_at_ns=self._now_ns, spec_index=0)
         self._record(update_change(attrs.evolve(obj, meta=meta)))
 
     def delete(self, obj: StoreObject) -> None:

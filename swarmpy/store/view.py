@@ -67,9 +67,16 @@ class View:
         """The index of the last entry that is in the committed state."""
         return self._version
 
+    def cluster_or_none(self) -> Cluster | None:
+        """The cluster; None before it is initialised."""
+        for cluster in self._clusters.all():
+            return cluster
+        return None
+
     def cluster(self) -> Cluster:
         """The cluster. Raises NotFound before it is initialised."""
-        for cluster in self._clusters.all():
+        cluster = self.cluster_or_none()
+        if cluster is not None:
             return cluster
         raise NotFound("the cluster is not initialised yet: no cluster object in the store")
 

@@ -196,16 +196,6 @@ def be_patient(manager: Host) -> None:
 # -- while the cluster works ------------------------------------------------------------------------------------------
 
 
-def docker_changes(manager: Host, *options: str) -> str:
-    """What the docker command says that changes the root CA.
-
-    It reads the cluster's settings and writes them back. What managers put away after the change before may come in
-    between, and then it is to be asked again, as it says ("update out of sequence").
-    """
-    (said,) = until(lambda: [manager.docker("swarm", "ca", "--rotate", *options)], "docker changes the root CA")
-    return str(said)
-
-
 def test_nobody_notices(hosts: Hosts, tmp_path: Path) -> None:
     """No request fails, no session ends, no task is touched, no leader changes; both command lines see it through."""
     nodes = hosts.cluster(3, 2)
@@ -226,7 +216,7 @@ def test_nobody_notices(hosts: Hosts, tmp_path: Path) -> None:
             assert out.endswith(root_of(host))
             assert is_over(host)
             seen.append(root_of(host))
-        out = docker_changes(managers[0])
+        out = managers[0].docker("swarm", "ca", "--rotate")
         seen.append(root_of(leader))
         assert out.strip().endswith(seen[-1].strip())
         written, called = users.written, users.called
@@ -249,9 +239,9 @@ def test_the_docker_command(hosts: Hosts, tmp_path: Path) -> None:
     manager, worker = hosts.cluster(1, 1)
     before = manager.docker("swarm", "ca")
     assert before.strip() == root_of(manager).strip() == manager.does("swarm", "ca").strip()
-    assert docker_changes(manager, "-q") == ""
+    assert manager.docker("swarm", "ca", "--rotate", "-q") == ""
     assert is_over(manager)
-    assert docker_changes(manager, "--detach", "--cert-expiry", "720h") == ""
+    assert manager.docker("swarm", "ca", "--rotate", "--detach", "--cert-expiry", "720h") == ""
     until(lambda: is_over(manager), "the change is over")
     assert manager.api("/swarm")["Spec"]["CAConfig"] == {"NodeCertExpiry": 720 * 3600 * 10**9, "ForceRotate": 2}
     until(lambda: identity(worker).life_ns == 720 * 3600 * 10**9, "the worker has a certificate for as long")
@@ -260,7 +250,7 @@ def test_the_docker_command(hosts: Hosts, tmp_path: Path) -> None:
     own += ["-addext", "keyUsage=critical,keyCertSign,cRLSign"]
     subprocess.run(own, cwd=tmp_path, check=True, capture_output=True)
     files = ("--ca-cert", str(tmp_path / "ca.crt"), "--ca-key", str(tmp_path / "ca.key"))
-    out = docker_changes(manager, *files)
+    out = manager.docker("swarm", "ca", "--rotate", *files)
     assert (tmp_path / "ca.crt").read_text().strip() in out
     assert manager.docker("node", "ls", "--format", "{{.Hostname}} {{.TLSStatus}}").split() == [
         *(manager.name, "Ready"),
@@ -274,7 +264,7 @@ def test_the_docker_command(hosts: Hosts, tmp_path: Path) -> None:
     manager.docker("swarm", "update", "--task-history-limit", "4")
     assert root_of(manager).strip() == (tmp_path / "ca.crt").read_text().strip()
     # And back to one that nobody has to keep.
-    assert docker_changes(manager, "-q") == ""
+    assert manager.docker("swarm", "ca", "--rotate", "-q") == ""
     assert is_over(manager)
     third = hosts.new()
     third.join(manager)

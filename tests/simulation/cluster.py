@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
+import attrs
 from cluster_laws import ClusterLaws
 from cluster_machine import Machine
 from disk import DiskOptions, SimDisk
@@ -23,11 +24,12 @@ from swarmpy.errors import Unavailable
 from swarmpy.manager.manager import Manager
 from swarmpy.model import codec
 from swarmpy.model.assignments import Endpoint, PublishedPort
+from swarmpy.model.dependencies import has_files
 from swarmpy.model.ids import ClusterId, NodeId
 from swarmpy.model.objects import Cluster as ClusterObject
 from swarmpy.model.objects import JoinTokens, ManagerStatus, Node, RootCA, Service
 from swarmpy.model.references import references
-from swarmpy.model.specs import NodeSpec, RaftConfig
+from swarmpy.model.specs import NodeSpec, RaftConfig, TaskSpec
 from swarmpy.model.states import Availability, NodeState, Role, ServiceMode, TaskState, UpdateState
 from swarmpy.network.endpoints import ingress_table
 from swarmpy.raft.messages import ConfState, HardState, Member, Snapshot
@@ -57,6 +59,9 @@ class Cluster:
             self._add(self.new_machine(self, f"m{n}", f"10.0.0.{n}:2377", raft_id=n, has_agent=together))
         for n in range(1, (max(0, AGENTS - managers) if together else AGENTS) + 1):
             self._add(self.new_machine(self, f"w{n}", f"10.0.1.{n}:2377", has_agent=True))
+
+        self.also_unsettled: Callable[[View], str] = lambda _: ""
+        """What else is not as it should be, or ""."""
 
     def _add(self, machine: Machine) -> None:
         self.machines[machine.name] = machine
@@ -165,6 +170,8 @@ class Cluster:
                 continue
             if machine.manager is None or machine.manager.store.version != leader.store.version:
                 return f"{machine.name} lags behind"
+        if problem := self.also_unsettled(view):
+            return problem
         for service in view.services():
             if problem := _unsettled_service(view, service, lost):
                 return f"service {service.spec.name} {problem}"
@@ -192,7 +199,7 @@ class Cluster:
         strangers = machine.runtime.known_tasks() - {task.id for task in tasks}
         if running != wanted or strangers:
             return f"runs {sorted(running)} and not {sorted(wanted)}, with strangers {sorted(strangers)}"
-        with_secrets = {i for i in running if (task := view.task(i)) is not None and task.spec.container.secrets}
+        with_secrets = {task.id for task in tasks if task.id in running and has_files(task)}
         if set(machine.runtime.files()) != with_secrets:
             return f"has secrets of {sorted(machine.runtime.files())} and not of {sorted(with_secrets)}"
         needed = {object_id for task in tasks if task.id in running for object_id in references(task.spec)}
@@ -219,7 +226,7 @@ def _unsettled_service(view: View, service: Service, lost: Collection[str]) -> s
                 return f"has a task that does not end: {task.id}"
         elif desired < TaskState.RUNNING or state is not TaskState.RUNNING:
             return f"has a task that does not run: {task.id}"
-        elif task.spec_version != service.spec_version and task.spec != service.spec.task:
+        elif task.spec_version != service.spec_version and _wishes(task.spec) != _wishes(service.spec.task):
             return f"has an outdated task: {task.id}"
         else:
             running += 1
@@ -230,3 +237,8 @@ def _unsettled_service(view: View, service: Service, lost: Collection[str]) -> s
             for node in view.nodes()
         )
     return "" if running == wanted else f"has {running} tasks running and not {wanted}"
+
+
+def _wishes(spec: TaskSpec) -> TaskSpec:
+    """All but the credentials for a registry: a task that runs has its image."""
+    return attrs.evolve(spec, container=attrs.evolve(spec.container, pull_secret_id=None))

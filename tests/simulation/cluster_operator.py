@@ -64,9 +64,9 @@ class Operator:
         self._last = 0
         self._asked = 0
 
-    async def run(self) -> None:
-        """Until cancelled."""
-        actions: list[Callable[[Manager], Awaitable[None]]] = [
+    def actions(self) -> list[Callable[[Manager], Awaitable[None]]]:
+        """What it asks for, each as likely as the others."""
+        return [
             self._create,
             self._scale,
             self._scale,
@@ -76,7 +76,16 @@ class Operator:
             self._remove,
             self._set_availability,
         ]
-        await self._try(self._create)
+
+    def first(self) -> list[Callable[[Manager], Awaitable[None]]]:
+        """What it asks for before anything else."""
+        return [self._create]
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        actions = self.actions()
+        for action in self.first():
+            await self._try(action)
         while True:
             await self._try(self._one(actions))
             await asyncio.sleep(self._random.expovariate(1 / PAUSE_MEAN_S))

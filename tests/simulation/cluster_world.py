@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from cluster import Cluster
 from cluster_faults import CRASH_S, ClusterNemesis
@@ -20,15 +21,15 @@ HISTORY_S = 1.0
 QUIET_S = 15.0
 
 
-async def play(loop: SimLoop, knobs: Knobs, film: Film) -> None:
+async def play(loop: SimLoop, knobs: Knobs, film: Film, *, operator: Callable[[Cluster], Operator] = Operator) -> None:
     """From founding to peace; raises when a law is broken or peace does not come."""
     cluster = Cluster(loop, knobs=knobs, film=film)
     await cluster.start()
-    nemesis, operator = ClusterNemesis(cluster, knobs), Operator(cluster)
+    nemesis, at_work = ClusterNemesis(cluster, knobs), operator(cluster)
     try:
-        await _trouble(loop, nemesis, operator, knobs.trouble_s)
-        await _heal_quorum(cluster, nemesis, operator)
-        await _heal_all(cluster, nemesis, operator)
+        await _trouble(loop, nemesis, at_work, knobs.trouble_s)
+        await _heal_quorum(cluster, nemesis, at_work)
+        await _heal_all(cluster, nemesis, at_work)
     except BaseException as error:
         error.add_note("\n".join(["the last entries of the log:", *cluster.laws.story()]))
         raise

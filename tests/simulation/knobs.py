@@ -11,7 +11,8 @@ from net import NetOptions, SimNetwork
 
 from swarmpy.model.specs import RaftConfig
 
-WORLDS = ("managers", "cluster")
+WORLDS = ("managers", "cluster", "secrets")
+"""A seed is of one of the first two, unless another is asked for."""
 LATENCIES_S = ((0.0002, 0.001), (0.0002, 0.001), (0.002, 0.004), (0.005, 0.02))
 """Minimum and mean above it: a rack, a rack, a town, a country."""
 RAFT_TIMINGS = ((100, 1, 5), (100, 1, 5), (50, 1, 10), (100, 2, 10))
@@ -23,7 +24,8 @@ class Knobs:
     """One universe's. Drawn first, so that a seed means the same knobs whatever happens later."""
 
     world: str
-    """"managers": the Raft group, its stores and clients; "cluster": with dispatcher, agents and runtimes."""
+    """"managers": the Raft group, its stores and clients; "cluster": with dispatcher, agents and runtimes;
+    "secrets": the same with secrets and configs, and versions of them."""
     managers: int
     """How many founders vote."""
     together: bool

@@ -9,6 +9,7 @@ from typing import TextIO
 import attrs
 import cluster_world
 import managers_world
+import secrets_world
 from film import Film
 from knobs import Knobs
 from limits import small_limits
@@ -17,6 +18,7 @@ from loop import SimLoop, run
 WORLDS: dict[str, Callable[[SimLoop, Knobs, Film], Awaitable[None]]] = {
     "managers": managers_world.play,
     "cluster": cluster_world.play,
+    "secrets": secrets_world.play,
 }
 
 

@@ -2,44 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from api_world import World
+from docker_client import Docker, is_needed
 
 from swarmpy.api.app import ApiServer
 
-DOCKER = shutil.which("docker")
-# Where everything has to run, a missing client is a failure.
-IS_MISSING = DOCKER is None and os.environ.get("SWARMPY_REQUIRE_ENGINE") != "1"
-pytestmark = pytest.mark.skipif(IS_MISSING, reason="no docker command line on this machine")
-
-
-class Docker:
-    """Runs docker commands against a server."""
-
-    def __init__(self, home: Path, socket: Path) -> None:
-        self._env = {
-            "DOCKER_HOST": f"unix://{socket}",
-            "DOCKER_CONFIG": str(home),
-            "HOME": str(home),
-            "PATH": "/usr/bin",
-        }
-
-    async def __call__(self, *args: str, fails: bool = False) -> str:
-        """The output of one command; the error output of one that ``fails``."""
-        assert DOCKER is not None
-        pipe = asyncio.subprocess.PIPE
-        process = await asyncio.create_subprocess_exec(DOCKER, *args, stdout=pipe, stderr=pipe, env=self._env)
-        async with asyncio.timeout(30):
-            out, err = await process.communicate()
-        assert (process.returncode != 0) is fails, (args, out, err)
-        return (err if fails else out).decode().strip()
+pytestmark = is_needed
 
 
 @pytest.fixture

@@ -63,6 +63,7 @@ class FakeDaemon:
                 web.delete("/{table:services|nodes}/{key}", self._remove),
                 web.get("/tasks", self._list_tasks),
                 web.get("/nodes", self._list_nodes),
+                web.get("/{word:secrets|configs}", self._none),
             ]
         )
         runner = web.AppRunner(app)
@@ -99,6 +100,9 @@ class FakeDaemon:
 
     async def _list_services(self, request: web.Request) -> web.Response:
         return web.json_response([s for s in self.services.values() if _selected(s, _filters(request))])
+
+    async def _none(self, _: web.Request) -> web.Response:
+        return web.json_response([])
 
     async def _list_nodes(self, _: web.Request) -> web.Response:
         return web.json_response(list(self.nodes.values()))

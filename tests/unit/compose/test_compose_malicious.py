@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from swarmpy.compose import load as loading
 from swarmpy.compose.convert import convert
 from swarmpy.compose.load import StackFile, load
 from swarmpy.errors import ComposeError, InvalidArgument
@@ -158,5 +159,31 @@ def test_nothing_else_of_the_machine_is_reached(tmp_path: Path) -> None:
     """Other ways to other files are refused, not followed."""
     for key in ("include: [x.yml]", "services: {web: {image: a, extends: {file: x.yml, service: y}}}"):
         assert "is not supported" in refused(tmp_path, key + "\n")
-    text = WEB + "    configs: [c]\nconfigs: {c: {file: /etc/shadow}}\n"
-    assert "configs are not available yet" in refused(tmp_path, text)
+
+
+def test_the_file_of_a_secret_is_a_file(tmp_path: Path) -> None:
+    """It may be anywhere, as an env file; it is never waited for, and no more of it is read than a secret may have."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "large").write_bytes(bytes(1_100_000))
+    (tmp_path / "elsewhere").write_text("data")
+    directory = tmp_path / "project"
+    directory.mkdir()
+    for section in ("secrets", "configs"):
+
+        def text(file: object, section: str = section) -> str:
+            return f"{WEB}    {section}: [c]\n{section}: {{c: {{file: {file}}}}}\n"
+
+        assert "it is not a regular file" in refused(directory, text(tmp_path / "pipe"))
+        assert "it is not a regular file" in refused(directory, text("/dev/zero"))
+        assert "the file is larger than the" in refused(directory, text(tmp_path / "large"))
+        for name in ("../elsewhere", tmp_path / "elsewhere"):
+            (spec,) = getattr(stack(directory, text(name)), section)
+            assert spec.data == b"data"
+
+
+def test_all_secrets_of_a_file_are_bounded_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One file on the disk may be named many times."""
+    monkeypatch.setattr(loading, "MAX_DATA_BYTES", 2500)
+    (tmp_path / "s").write_bytes(bytes(1000))
+    text = WEB + "configs:\n" + "".join(f"  c{number}: {{file: s}}\n" for number in range(3))
+    assert "all secrets and configs of a file have more than 2500 bytes" in refused(tmp_path, text)

@@ -99,6 +99,7 @@ def test_faults_at_the_top(tmp_path: Path, text: str, message: str) -> None:
 def test_everything_known_is_accepted(tmp_path: Path) -> None:
     """A file that uses the whole of the format, extension keys included, is loaded."""
     file = tmp_path / "f.yml"
+    (tmp_path / "s").write_text("data")
     file.write_text(
         """
 version: "3.8"

@@ -255,13 +255,11 @@ def test_what_is_ignored_is_said(tmp_path: Path) -> None:
         tmp_path,
         "services:\n"
         "  a: {image: i, build: ., privileged: true, container_name: x, ports: ['127.0.0.1:80:80'], restart: 'no'}\n"
-        "  b: {image: i, build: ., links: [a], expose: [80]}\n"
-        "secrets: {s: {file: ./s}}\n",
+        "  b: {image: i, build: ., links: [a], expose: [80]}\n",
     )
     assert result.warnings == (
         "Ignoring unsupported options: build, links, privileged",
         "Ignoring deprecated options: container_name, expose",
-        "Ignoring secrets: s: secrets are not available yet",
         "services.a.ports: ignoring the address of 127.0.0.1:80:80: the port is published on all addresses",
         'services.a.restart: "no" has no effect in a stack: set deploy.restart_policy.condition to none instead',
     )
@@ -270,8 +268,8 @@ def test_what_is_ignored_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ("secrets: [s]", "f.yml:4: services.web.secrets: secrets are not available yet: pass the data by"),
-        ("configs: [s]", "f.yml:4: services.web.configs: configs are not available yet"),
+        ("secrets: [s]", "f.yml:4: services.web.secrets[0]: undefined secret 's': declare it under the top-level"),
+        ("configs: [{source: s}]", "f.yml:4: services.web.configs[0]: undefined config 's': declare it under"),
         (
             "deploy: {mode: replicated-job}",
             "f.yml:4: services.web.deploy.mode: jobs (replicated-job) are not available",

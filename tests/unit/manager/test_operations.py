@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import attrs
 import pytest
@@ -22,6 +22,7 @@ from swarmpy.manager.operations import (
     update_node,
     update_service,
 )
+from swarmpy.model import codec
 from swarmpy.model.ids import ClusterId, NodeId, ServiceId, TaskId
 from swarmpy.model.objects import (
     Cluster,
@@ -35,7 +36,7 @@ from swarmpy.model.objects import (
     Task,
     UpdateStatus,
 )
-from swarmpy.model.specs import ContainerSpec, EndpointSpec, NodeSpec, PortConfig, ServiceSpec, TaskSpec
+from swarmpy.model.specs import ClusterSpec, ContainerSpec, EndpointSpec, NodeSpec, PortConfig, ServiceSpec, TaskSpec
 from swarmpy.model.states import Availability, NodeState, Role, ServiceMode, UpdateState
 from swarmpy.store.memory import Store
 from swarmpy.store.transaction import Tx
@@ -200,6 +201,65 @@ async def test_a_change_of_replicas_leaves_tasks_current(store: Store, new_id: C
     await update_service(store, service.id, service.meta.version, spec(replicas=5))
     assert stored(store).spec_version == service.spec_version
     assert stored(store).meta.version > service.meta.version
+
+
+async def observed(store: Store, service: Service) -> None:
+    """The system writes down of each object what it sees of it."""
+
+    def write(tx: Tx) -> None:
+        status = UpdateStatus(state=UpdateState.COMPLETED)
+        tx.update(attrs.evolve(tx.service(service.id), update_status=status))  # type: ignore[arg-type]
+        node = find_node(tx, "w1")
+        tx.update(attrs.evolve(node, status=attrs.evolve(node.status, message="seen")))
+        tx.update(attrs.evolve(tx.cluster(), removed_nodes={}))
+
+    await store.update(write)
+
+
+async def updated_late(store: Store, service: Service, versions: tuple[int, int, int]) -> list[bool]:
+    """Which objects can be changed by who has seen these versions of the service, of node w1 and of the cluster."""
+    labels = {"n": str(store.version)}
+
+    def relabel(was: ClusterSpec) -> ClusterSpec:
+        return attrs.evolve(was, labels=labels)
+
+    of_service, of_node, of_cluster = versions
+    changing: list[Awaitable[None]] = [
+        update_service(store, service.id, of_service, spec(labels=labels)),
+        update_node(store, "w1", of_node, NodeSpec(labels=labels)),
+        update_cluster(store, of_cluster, relabel, new_join_token=lambda digest: digest),
+    ]
+    return [not isinstance(done, VersionConflict) for done in await asyncio.gather(*changing, return_exceptions=True)]
+
+
+def versions_of(store: Store, service: Service) -> tuple[int, int, int]:
+    """Of the service, of node w1 and of the cluster."""
+    view = store.view()
+    return stored(store, service.id).meta.version, find_node(view, "w1").meta.version, view.cluster().meta.version
+
+
+async def test_only_who_has_not_seen_the_spec_is_late(store: Store, new_id: Callable[[], str]) -> None:
+    """What the system writes of an object between a look and a change is no reason to refuse the change."""
+    await store.update(lambda tx: tx.update(attrs.evolve(tx.cluster(), schema=codec.SECRETS_VERSION)))
+    service = await create_service(store, spec(), new_id)
+    await updated_late(store, service, versions_of(store, service))
+    seen = versions_of(store, service)
+    await observed(store, service)
+    assert await updated_late(store, service, seen) == [True] * 3
+    assert await updated_late(store, service, seen) == [False] * 3
+    now = versions_of(store, service)
+    assert await updated_late(store, service, (now[0] + 1, now[1] + 1, now[2] + 1)) == [False] * 3
+    assert await updated_late(store, service, now) == [True] * 3
+
+
+async def test_where_it_is_not_known_who_has_seen_the_spec_all_are_late(
+    store: Store, new_id: Callable[[], str]
+) -> None:
+    """While managers of an earlier schema are there, any write between counts."""
+    service = await create_service(store, spec(), new_id)
+    seen = versions_of(store, service)
+    await observed(store, service)
+    assert await updated_late(store, service, seen) == [False] * 3
 
 
 async def test_an_update_of_a_changed_service_is_refused(store: Store, new_id: Callable[[], str]) -> None:

@@ -224,6 +224,25 @@ async def test_what_an_earlier_life_has_is_not_hidden(mounted: Base, shared: Bas
     assert not root.is_mount()
 
 
+@ROOT
+async def test_what_only_this_daemon_would_see_is_not_mounted(
+    mounted: Base, shared: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon with mounts of its own, as of a unit with PrivateTmp, uses what is in memory for everybody."""
+    other = await asyncio.create_subprocess_exec("unshare", "--mount", "sleep", "60")
+    try:
+        monkeypatch.setattr(tmpfs, "FIRST_NAMESPACE", Path(f"/proc/{other.pid}/ns/mnt"))
+        async with asyncio.timeout(10):
+            while tmpfs.mounts_are_seen_by_others():
+                await asyncio.sleep(0.01)
+        directory = await MemoryFiles(NODE, [mounted, shared]).write(A, files_of(secret("s")))
+    finally:
+        other.kill()
+        await other.wait()
+    assert directory.is_relative_to(shared.path)
+    assert not (mounted.path / NODE).exists()
+
+
 async def test_who_is_cancelled_leaves_nothing(shared: Base) -> None:
     """A removal that comes right after a write that was given up finds all of it."""
     files = MemoryFiles(NODE, [shared])

@@ -17,7 +17,7 @@ from swarmpy.errors import (
     OutcomeUnknown,
     VersionConflict,
 )
-from swarmpy.model import changes
+from swarmpy.model import changes, codec
 from swarmpy.model.ids import ClusterId, NodeId
 from swarmpy.model.objects import Cluster, JoinTokens, RootCA
 from swarmpy.model.specs import ContainerSpec, EndpointSpec, NodeSpec, PortConfig, TaskSpec, UpdateConfig
@@ -380,6 +380,46 @@ async def test_spec_version_moves_only_with_what_tasks_are_made_from(leading: St
     assert await version_after(task=TaskSpec(container=ContainerSpec(image="nginx:2"))) == 6
     assert await version_after(endpoint=EndpointSpec(ports=(PortConfig(target_port=80),))) == 7
     assert await version_after(replicas=1) == 7
+
+
+@pytest.mark.parametrize(
+    ("schema", "expected"), [(codec.SECRETS_VERSION - 1, [0, 0, 0, 0]), (codec.SECRETS_VERSION, [2, 2, 4, 4])]
+)
+async def test_when_a_spec_was_written_is_known(store: Store, schema: int, expected: list[int]) -> None:
+    """To all managers alike, once all read of it; it is no part of the log, whose readers may be older."""
+    follower = Store(FixedClock())
+    proposer = LateProposer(store, follower)
+    store.set_proposer(proposer)
+    cluster = Cluster(
+        id=ClusterId("c"),
+        root_ca=RootCA(cert_pem=b"", key_pem=b"", cert_digest=""),
+        join_tokens=JoinTokens(worker="", manager=""),
+        schema=schema,
+    )
+
+    def relabel(tx: Tx) -> None:
+        current = tx.service("id-web")
+        assert current is not None
+        tx.update(attrs.evolve(current, spec=attrs.evolve(current.spec, labels={"a": "b"})))
+
+    def touch(tx: Tx) -> None:
+        current = tx.service("id-web")
+        assert current is not None
+        tx.apply([changes.update(attrs.evolve(current, pending_delete=False))])
+
+    found = []
+    for fn in (lambda tx: tx.create(cluster), lambda tx: tx.create(service("web")), touch, relabel, touch):
+        running = await start(store, fn)
+        proposer.commit()
+        await running
+        for known in (store, follower):
+            if (stored := known.view().service("id-web")) is not None:
+                found.append(stored.meta.spec_index)
+    assert found == [index for index in expected for _ in (store, follower)]
+    for _, data in proposer.log:
+        (change,) = codec.decode(changes.ChangeList, data).changes
+        assert change.object is not None
+        assert change.object.meta.spec_index == 0
 
 
 async def test_entries_that_contradict_the_state_are_a_defect(store: Store) -> None:
