@@ -17,6 +17,7 @@ from swarmpy.model.ids import ConfigId, SecretId
 from swarmpy.model.objects import Config, Kind, Secret, Service
 from swarmpy.model.references import references
 from swarmpy.model.specs import ContainerSpec, ServiceSpec, TaskSpec
+from swarmpy.model.states import UpdateState
 from swarmpy.store.view import View
 
 Stored = Secret | Config
@@ -140,7 +141,24 @@ def has_to_follow(view: View, service: Service) -> dict[str, str]:
 def moved(service: Service, to: Mapping[str, str]) -> Service:
     """The service once it is updated to refer to other versions."""
     spec = referring(service.spec, to)
-    return attrs.evolve(service, spec=spec, previous_spec=service.spec, update_status=None)
+    return attrs.evolve(service, spec=spec, previous_spec=way_back(service), update_status=None)
+
+
+def way_back(service: Service) -> ServiceSpec:
+    """The spec that a rollback of an update that begins now goes back to.
+
+    That is the present one, unless the service is only just following to other versions and has not come there: who
+    changes a secret and then a config, or the image, has made one change, and means to go back to what was before it.
+    """
+    status, previous = service.update_status, service.previous_spec
+    is_under_way = status is None or status.state in (UpdateState.UPDATING, UpdateState.PAUSED)
+    if previous is not None and is_under_way and _without_versions(previous) == _without_versions(service.spec):
+        return previous
+    return service.spec
+
+
+def _without_versions(spec: ServiceSpec) -> ServiceSpec:
+    return referring(spec, dict.fromkeys(references(spec.task), ""))
 
 
 def referring(spec: ServiceSpec, to: Mapping[str, str]) -> ServiceSpec:

@@ -16,7 +16,7 @@ import attrs
 
 from swarmpy.control.allocator import allocate_ports
 from swarmpy.control.validate import validate_node_spec, validate_service_spec, validate_service_update
-from swarmpy.control.versions import check_referred, has_to_follow, missing_of, referring
+from swarmpy.control.versions import check_referred, has_to_follow, missing_of, referring, way_back
 from swarmpy.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, VersionConflict
 from swarmpy.manager import certificates
 from swarmpy.manager.credentials import Credentials, credentials_of, with_credentials
@@ -161,7 +161,11 @@ def _updated(tx: Tx, service: Service, spec: ServiceSpec, credentials: Credentia
     validate_service_update(service.spec, spec)
     check_referred(tx, spec, service)
     spec = with_credentials(tx, spec, credentials, service)
-    return attrs.evolve(service, spec=spec, previous_spec=service.spec, update_status=None)
+    previous = way_back(service)
+    if previous == spec:
+        # By hand, and not by a rollback.
+        previous = service.spec
+    return attrs.evolve(service, spec=spec, previous_spec=previous, update_status=None)
 
 
 def _rolled_back(tx: Tx, service: Service) -> Service:

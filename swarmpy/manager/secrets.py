@@ -38,7 +38,12 @@ RESERVED_BYTES = 128 * 1024
 
 def named(view: View, family: Family) -> tuple[Stored, ...]:
     """The latest version of each name."""
-    return tuple(obj for obj in family.all(view) if obj.spec.name and is_latest(view, obj))
+    latest: dict[str, Stored] = {}
+    for obj in family.all(view):
+        name = obj.spec.name
+        if name and (name not in latest or latest[name].number < obj.number):
+            latest[name] = obj
+    return tuple(latest.values())
 
 
 def find(view: View, family: Family, reference: str) -> Stored:

@@ -15,7 +15,7 @@ from swarmpy.model.changes import Action, Change
 from swarmpy.model.grammar import printable
 from swarmpy.model.objects import Cluster, Config, Kind, Node, Secret, Service, StoreObject, Task
 
-_NOT_TOLD = frozenset({"id", "meta", "spec_version"})
+_NOT_TOLD = frozenset({"id", "meta", "spec_version", "made_at"})
 """Set by the store, whatever a writer puts there."""
 
 

@@ -167,6 +167,15 @@ def test_a_stack_with_secrets_and_configs(manager: Host, tmp_path: Path) -> None
     assert versions(manager, "config", "st_cfg") == [(1, [], ["st_web"]), (2, ["st_web"], [])]
     assert versions(manager, "secret", "st_tok") == [(2, ["st_web"], [])]
 
+    before_both = reference(manager, "st_web"), reference(manager, "st_web", "Configs")
+    (tmp_path / "tok").write_bytes(SECRET + b", and again")
+    (tmp_path / "cfg").write_bytes(b"x: 3\n")
+    deploy(manager, tmp_path)
+    assert reference(manager, "st_web") != before_both[0]
+    rollback(manager, manager.api("/services/st_web"))
+    until(lambda: manager.api("/services/st_web")["UpdateStatus"]["State"] == "rollback_completed", "it went back")
+    assert (reference(manager, "st_web"), reference(manager, "st_web", "Configs")) == before_both
+
     refused(manager.swarmpy("secret", "rm", "st_tok"), 1, "secret 'st_tok' is in use by the following service: st_web")
     said = manager.does("stack", "rm", "st").splitlines()
     assert said == [

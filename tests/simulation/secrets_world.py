@@ -17,6 +17,7 @@ from swarmpy.manager import secrets
 from swarmpy.manager.credentials import credentials_of
 from swarmpy.manager.manager import Manager
 from swarmpy.manager.operations import create_service, update_service
+from swarmpy.model.data_checks import GOLANG
 from swarmpy.model.ids import ConfigId, SecretId
 from swarmpy.model.objects import Config, Kind, Secret, Service
 from swarmpy.model.references import references
@@ -66,23 +67,37 @@ class SecretsOperator(Operator):
 
     def first(self) -> list[Callable[[Manager], Awaitable[None]]]:
         """See ``Operator``."""
-        return [self._create_data, self._create_referring, self._create_referring, self._new_version]
+        return [
+            self._create_secret,
+            self._create_data,
+            self._create_referring,
+            self._create_referring,
+            self._new_version,
+        ]
 
-    def _data(self) -> bytes:
+    def _data(self, target: str) -> bytes:
+        """Other data each time, from which a task makes what it has at ``target``: whose file it is."""
         self._last += 1
-        return b"data %d" % self._last
+        return f"{target} of {{{{.Task.ID}}}}{{{{/* {self._last} */}}}}".encode()
 
     async def _create_data(self, leader: Manager) -> None:
+        await self._one((self._create_secret, self._create_config))(leader)
+
+    async def _create_secret(self, leader: Manager) -> None:
         name = f"d{self._random.randrange(MAX_NAMES)}"
-        self._tell(f"create {name}")
-        if self._random.random() < 0.5:
-            await secrets.create(leader.store, SECRETS, SecretSpec(name=name, data=self._data()), leader.new_id)
-        else:
-            await secrets.create(leader.store, CONFIGS, ConfigSpec(name=name, data=self._data()), leader.new_id)
+        self._tell(f"create secret {name}")
+        spec = SecretSpec(name=name, data=self._data(name), templating=GOLANG)
+        await secrets.create(leader.store, SECRETS, spec, leader.new_id)
+
+    async def _create_config(self, leader: Manager) -> None:
+        name = f"d{self._random.randrange(MAX_NAMES)}"
+        self._tell(f"create config {name}")
+        spec = ConfigSpec(name=name, data=self._data(_config_target(name)), templating=GOLANG)
+        await secrets.create(leader.store, CONFIGS, spec, leader.new_id)
 
     async def _create_referring(self, leader: Manager) -> None:
         view = leader.store.view()
-        if len(view.services()) > 5:
+        if len(view.services()) > 5 or not secrets.named(view, SECRETS):
             return
         self._last += 1
         container = ContainerSpec(
@@ -93,7 +108,7 @@ class SecretsOperator(Operator):
                 for s in secrets.named(view, SECRETS)
             ),
             configs=tuple(
-                ConfigReference(config_id=ConfigId(c.id), config_name=c.spec.name, file=FileTarget(name=f"/{c.id}"))
+                ConfigReference(config_id=ConfigId(c.id), config_name=c.spec.name, file=_config_file(c))
                 for c in secrets.named(view, CONFIGS)
             ),
         )
@@ -106,7 +121,7 @@ class SecretsOperator(Operator):
             rollback=UpdateConfig(monitor_ns=SECOND_NS // 2, failure_action="continue"),
         )
         self._tell(f"create {spec.name} with {len(container.secrets)} secrets and {len(container.configs)} configs")
-        await create_service(leader.store, spec, leader.new_id, registry_auth=self._data())
+        await create_service(leader.store, spec, leader.new_id, registry_auth=self._data(spec.name))
 
     def _some(self, leader: Manager) -> tuple[Family, Stored] | None:
         view = leader.store.view()
@@ -117,7 +132,8 @@ class SecretsOperator(Operator):
         if (some := self._some(leader)) is not None:
             family, obj = some
             self._tell(f"other data for {family.word} {obj.spec.name}, which is version {obj.number}")
-            await secrets.new_version(leader.store, family, obj.spec.name, self._data(), leader.new_id)
+            target = obj.spec.name if family is SECRETS else _config_target(obj.spec.name)
+            await secrets.new_version(leader.store, family, obj.spec.name, self._data(target), leader.new_id)
 
     async def _go_back(self, leader: Manager) -> None:
         """A service that has followed lately goes back to the version before."""
@@ -151,8 +167,16 @@ class SecretsOperator(Operator):
         service = self._service(leader)
         if service is not None:
             self._tell(f"other credentials for {service.spec.name}")
-            credentials = credentials_of(self._data(), leader.new_id)
+            credentials = credentials_of(self._data(service.spec.name), leader.new_id)
             await update_service(leader.store, service.id, service.meta.version, service.spec, credentials=credentials)
+
+
+def _config_target(name: str) -> str:
+    return f"/etc/{name}"
+
+
+def _config_file(config: Stored) -> FileTarget:
+    return FileTarget(name=_config_target(config.spec.name))
 
 
 def unsettled(view: View) -> str:
