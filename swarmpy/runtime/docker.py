@@ -97,7 +97,6 @@ class DockerRuntime:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._engine.close()
-        await self._files.close()
 
     async def describe(self) -> NodeDescription:
         """The engine's machine."""

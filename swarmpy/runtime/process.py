@@ -141,7 +141,6 @@ class ProcessRuntime:
                 process.exit.set_result(TaskExit(exit_code=_KILLED_EXIT_CODE, error="killed: its node has stopped"))
         self._free_ports.close()
         await self._files.sweep(())
-        await self._files.close()
 
     async def describe(self) -> NodeDescription:
         """This machine; its processors and memory are all offered, and nothing keeps a task within its share."""

@@ -20,7 +20,7 @@ from swarmpy.cli.local_cluster import LocalCluster, LocalNode
 from swarmpy.errors import PermissionDenied, SwarmpyError
 from swarmpy.manager.operations import create_service
 from swarmpy.model import codec
-from swarmpy.model.assignments import SessionMessage, SessionRequest
+from swarmpy.model.assignments import AGENT_LEVEL, SessionMessage, SessionRequest
 from swarmpy.model.dependencies import DependenciesReply, DependenciesRequest
 from swarmpy.model.ids import SecretId, TaskId
 from swarmpy.model.objects import NodeDescription, Secret
@@ -304,7 +304,8 @@ class Worker:
     async def open(cls, fortress: Fortress, identity: NodeIdentity) -> Worker:
         """With a session, as an agent has one."""
         channel = await fortress.dial(identity)
-        request = SessionRequest(description=NodeDescription(hostname="h"), address="127.0.0.1")
+        description = NodeDescription(hostname="h")
+        request = SessionRequest(description=description, address="127.0.0.1", level=AGENT_LEVEL)
         stream = channel.stream("dispatcher.session", codec.to_plain(request))
         return cls(channel, stream, codec.from_plain(SessionMessage, await anext(stream)).session_id)
 

@@ -24,6 +24,7 @@ from swarmpy.errors import Unavailable
 from swarmpy.manager.manager import Manager
 from swarmpy.model import codec
 from swarmpy.model.assignments import Endpoint, PublishedPort
+from swarmpy.model.dependencies import has_files
 from swarmpy.model.ids import ClusterId, NodeId
 from swarmpy.model.objects import Cluster as ClusterObject
 from swarmpy.model.objects import JoinTokens, ManagerStatus, Node, RootCA, Service
@@ -198,7 +199,7 @@ class Cluster:
         strangers = machine.runtime.known_tasks() - {task.id for task in tasks}
         if running != wanted or strangers:
             return f"runs {sorted(running)} and not {sorted(wanted)}, with strangers {sorted(strangers)}"
-        with_secrets = {i for i in running if (task := view.task(i)) is not None and task.spec.container.secrets}
+        with_secrets = {task.id for task in tasks if task.id in running and has_files(task)}
         if set(machine.runtime.files()) != with_secrets:
             return f"has secrets of {sorted(machine.runtime.files())} and not of {sorted(with_secrets)}"
         needed = {object_id for task in tasks if task.id in running for object_id in references(task.spec)}

@@ -21,9 +21,11 @@ from swarmpy.control.filters import host_ports
 from swarmpy.manager.assignments import STOP_WAIT_S
 from swarmpy.manager.manager import Manager
 from swarmpy.model.assignments import Endpoint
+from swarmpy.model.dependencies import has_files
 from swarmpy.model.ids import NodeId, TaskId
-from swarmpy.model.objects import Node, Service, Task
+from swarmpy.model.objects import Config, Node, Secret, Service, Task
 from swarmpy.model.references import references
+from swarmpy.model.specs import ConfigSpec, SecretReference, SecretSpec
 from swarmpy.model.states import Actor, Availability, NodeState, TaskState, may_advance
 from swarmpy.ports import Peer
 from swarmpy.store.view import View
@@ -61,6 +63,8 @@ class ClusterLaws(Ledger):
         """With the time at which they were first applied."""
         self.also: Callable[[View, list[Event]], None] | None = None
         """Laws of another world, of each entry when it is first applied."""
+        self._data: dict[str, SecretSpec | ConfigSpec] = {}
+        """Of all versions of secrets and configs that there ever were."""
         self._cluster = cluster
         self._film = cluster.film
         self._drained_at: dict[str, float] = {}
@@ -119,6 +123,8 @@ class ClusterLaws(Ledger):
                 self._note_node(new, old if isinstance(old, Node) else None)
             elif isinstance(new, Service):
                 services_changed = True
+            elif isinstance(new, Secret | Config):
+                self._data[new.id] = new.spec
         if services_changed:
             self._check_ports(view)
 
@@ -301,10 +307,13 @@ class ClusterLaws(Ledger):
             if task_id not in known:
                 self.fail(f"{machine.name} has secrets of task {task_id}, which is not there")
             for file in files:
-                name = file.place.reference.file.name
-                if file.data != f"{name} of {task_id}".encode():
-                    self.fail(f"task {task_id} has something else as {name} on {machine.name}")
-        if task.spec.container.secrets and task.id not in machine.runtime.files():
+                reference = file.place.reference
+                is_secret = isinstance(reference, SecretReference)
+                spec = self._data[reference.secret_id if is_secret else reference.config_id]
+                given = spec.data.replace(b"{{.Task.ID}}", task_id.encode()) if spec.templating else spec.data
+                if file.data != given:
+                    self.fail(f"task {task_id} has something else as {file.place.what} on {machine.name}")
+        if has_files(task) and task.id not in machine.runtime.files():
             self.fail(f"task {task.id} is prepared on {machine.name} without its secrets")
         self._film.checked("tasks have their own secrets")
 

@@ -18,6 +18,7 @@ from swarmpy.errors import (
     FailedPrecondition,
     NotLeader,
     OutcomeUnknown,
+    PermissionDenied,
     RuntimeUnavailable,
     SwarmpyError,
 )
@@ -229,6 +230,8 @@ class Manager:
         self.questions: list[DependenciesRequest] = []
         self.refusal: SwarmpyError | None = None
         """Of every question for secrets and configs."""
+        self.refused: set[str] = set()
+        """What nobody is given."""
         self.at_once = 100
         """Most objects of one answer."""
         self._queue: asyncio.Queue[SessionMessage | SwarmpyError | None] | None = None
@@ -297,6 +300,8 @@ class Manager:
         if self.refusal is not None:
             raise self.refusal
         assert request.session_id == self.session_id
+        if self.refused.intersection((*request.secrets, *request.configs)):
+            raise PermissionDenied("not for this node")
         secrets = {i: self.contents[i] for i in request.secrets if i in self.contents}
         configs = {i: self.contents[i] for i in request.configs if i in self.contents}
         secrets = dict(list(secrets.items())[: self.at_once])
