@@ -7,6 +7,7 @@ entry everywhere. What agents, runtimes and data planes do is looked at when the
 from __future__ import annotations
 
 import math
+import re
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import aclosing
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 HINDSIGHT_S = 2.0
 """A decision is judged by what its maker may have seen: things as they were at most this long ago."""
 
+_COMMENT = re.compile(rb"\{\{/\*.*?\*/\}\}")
 REMEMBERED = 40
 """Events that are told of a run that fails."""
 
@@ -310,8 +312,7 @@ class ClusterLaws(Ledger):
                 reference = file.place.reference
                 is_secret = isinstance(reference, SecretReference)
                 spec = self._data[reference.secret_id if is_secret else reference.config_id]
-                given = spec.data.replace(b"{{.Task.ID}}", task_id.encode()) if spec.templating else spec.data
-                if file.data != given:
+                if file.data != _expanded(spec, task_id):
                     self.fail(f"task {task_id} has something else as {file.place.what} on {machine.name}")
         if has_files(task) and task.id not in machine.runtime.files():
             self.fail(f"task {task.id} is prepared on {machine.name} without its secrets")
@@ -334,6 +335,13 @@ class ClusterLaws(Ledger):
         if task_id not in self.unwanted_at:
             self.fail(f"{machine.name} stops task {task_id}, which nobody asked to stop")
         self._film.checked("no task is stopped unasked")
+
+
+def _expanded(spec: SecretSpec | ConfigSpec, task_id: TaskId) -> bytes:
+    """What a task has of that data: of templates, the little that the operators write."""
+    if not spec.templating:
+        return spec.data
+    return _COMMENT.sub(b"", spec.data).replace(b"{{.Task.ID}}", task_id.encode())
 
 
 def _told(event: Event) -> str:
