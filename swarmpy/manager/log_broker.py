@@ -150,6 +150,8 @@ class LogBroker:
         until = loop.time() + WAIT_S
         while True:
             subscription.asked_at = self._clock.monotonic()
+            # The end of one of several logs is news, and nothing to take.
+            subscription.news.clear()
             self._look(subscription)
             over = self._is_over(subscription)
             if subscription.parts or over or loop.time() >= until:

@@ -209,6 +209,18 @@ async def test_a_node_that_comes_back_goes_on_where_it_was(world: World) -> None
     assert texts(await world.more(found)) == [b"two\n"]
 
 
+async def test_the_end_of_one_log_does_not_hold_the_loop(world: World) -> None:
+    """While the reader waits for the other one, everything else has its turn."""
+    found = world.open()
+    await world.send(world.good, found, "t-good", ended=True)
+    waiting = asyncio.create_task(world.more(found))
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert not waiting.done()
+    await world.send(world.bad, found, "t-bad", lines=lines(b"x"), ended=True)
+    assert (await waiting).ended
+
+
 async def test_tasks_that_come_later_are_read_from_their_first_line(world: World) -> None:
     """``tail`` is for what there was."""
     world.open(follow=True, tail=1)
