@@ -14,6 +14,7 @@ from swarmpy.model import codec
 from swarmpy.model.changes import Change, ChangeList
 from swarmpy.model.objects import Cluster, Kind, Node, Service, Task
 from swarmpy.model.references import kept_by_service, references
+from swarmpy.model.states import TaskState
 
 
 def version_needed(clusters: Iterable[Cluster], *, remembers_requests: bool) -> int:
@@ -41,7 +42,7 @@ def version_of(entry: ChangeList) -> int:
     for change in entry.changes:
         if change.node is not None:
             version = max(version, _version_of_node(change.node))
-        elif _has_secrets(change):
+        elif _has_secrets(change) or _is_of_job(change):
             version = max(version, codec.SECRETS_VERSION)
     return version
 
@@ -54,6 +55,15 @@ def _has_secrets(change: Change) -> bool:
             return bool(kept_by_service(service))
         case Task() as task:
             return bool(references(task.spec))
+    return False
+
+
+def _is_of_job(change: Change) -> bool:
+    match change.object:
+        case Service() as service:
+            return service.job is not None or service.spec.mode.is_job
+        case Task() as task:
+            return task.iteration is not None or task.desired_state is TaskState.COMPLETE
     return False
 
 

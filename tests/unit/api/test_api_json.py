@@ -287,8 +287,6 @@ def test_a_wrong_value_is_named_by_its_path(data: Any, message: str) -> None:
         ("TaskTemplate.Resources.Reservations.GenericResources", [{"NamedResourceSpec": {"Kind": "GPU"}}]),
         ("TaskTemplate.Placement.Platforms", [{"OS": "linux"}]),
         ("TaskTemplate.PluginSpec", {"Name": "p"}),
-        ("Mode.ReplicatedJob", {}),
-        ("Mode.GlobalJob", {}),
     ],
 )
 def test_what_would_silently_change_meaning_is_refused(path: str, value: Any) -> None:

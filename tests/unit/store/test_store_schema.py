@@ -17,7 +17,7 @@ from store_world import cluster, config, node, secret, service, task, with_refer
 from swarmpy.errors import DataDirMismatch, FailedPrecondition, ProtocolViolation
 from swarmpy.model import changes, codec, objects
 from swarmpy.model.changes import ChangeList
-from swarmpy.model.objects import Certificate, ClientCertificate, FormerRoot, RootRotation
+from swarmpy.model.objects import Certificate, ClientCertificate, FormerRoot, JobStatus, RootRotation
 from swarmpy.model.requests import Answered, RequestId
 from swarmpy.model.specs import ClusterSpec, RaftConfig, ServiceSpec
 from swarmpy.model.states import ApiRole, Role
@@ -62,6 +62,8 @@ ANSWERED = Answered(request=RequestId(session="s", sequence=1), answer=b"\xc0", 
         (ChangeList(changes=(changes.create(attrs.evolve(service("web"), spec=REFERRING)),)), 7),
         (ChangeList(changes=(changes.update(attrs.evolve(service("web"), previous_spec=REFERRING)),)), 7),
         (ChangeList(changes=(changes.create(attrs.evolve(task("t", "id-web"), spec=REFERRING.task)),)), 7),
+        (ChangeList(changes=(changes.create(attrs.evolve(service("web"), job=JobStatus())),)), 7),
+        (ChangeList(changes=(changes.create(attrs.evolve(task("t", "id-web"), iteration=0)),)), 7),
     ],
 )
 def test_an_entry_is_of_the_least_version_that_its_reader_needs(entry: ChangeList, version: int) -> None:
