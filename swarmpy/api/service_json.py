@@ -157,6 +157,7 @@ def _update_config_from_json(fields: Fields) -> UpdateConfig:
         monitor_ns=fields.integer("Monitor") or None,
         max_failure_ratio=fields.number("MaxFailureRatio") if fields.has("MaxFailureRatio") else None,
         order=fields.string("Order") or None,
+        progress_deadline_ns=fields.maybe_integer("ProgressDeadline"),
     )
 
 
@@ -168,6 +169,7 @@ def _update_config_to_json(config: UpdateConfig) -> dict[str, Any]:
         "Monitor": config.monitor_ns,
         "MaxFailureRatio": config.max_failure_ratio,
         "Order": config.order,
+        "ProgressDeadline": config.progress_deadline_ns,
     }
     return {name: value for name, value in values.items() if value is not None}
 

@@ -169,6 +169,16 @@ class Draft:
             self._wake_at(self.now_ns + left_ns)
         return left_ns > 0
 
+    def waits_long(self, what: Hashable, mark: Hashable, most_ns: int) -> bool:
+        """True while ``most_ns`` are not over since ``what`` is waited for with the same ``mark``.
+
+        No time of the state is looked at: it is the time that this leader has waited.
+        """
+        left_ns = self._waits.left_of_ns(what, mark, most_ns)
+        if left_ns:
+            self._wake_at(self.now_ns + left_ns)
+        return left_ns > 0
+
     def waits_to_start(self, task: Task) -> bool:
         """True while the restart delay of ``task`` is not over."""
         return self.waits_for(task.id, task.not_before_ns, restart_policy(task.spec).delay_ns or 0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import attrs
 
+from swarmpy.control.deadline import too_late
 from swarmpy.control.draft import Draft, SlotKey, is_active, is_ended
 from swarmpy.control.ports import is_allocated
 from swarmpy.control.restart import ENDED_BY_ITSELF, next_start_ns
@@ -57,7 +58,9 @@ def decide_update(draft: Draft) -> None:
     part = [slot for slot in slots if slot.is_part]
     failed = [slot.failed for slot in part if slot.failed is not None]
     if config.failure_action != "continue" and failed and len(failed) / len(part) > (config.max_failure_ratio or 0):
-        _fail(draft, failed[0], config, is_rollback=is_rollback)
+        _fail(draft, f"due to failure or early termination of task {failed[0].id}", config, is_rollback=is_rollback)
+    elif config.failure_action != "continue" and (late := _too_late(draft, part, config)):
+        _fail(draft, late, config, is_rollback=is_rollback)
     elif not any(slot.outdated for slot in part):
         _complete(draft, part, config, is_rollback=is_rollback)
     else:
@@ -143,8 +146,12 @@ def _complete(draft: Draft, part: list[SlotProgress], config: UpdateConfig, *, i
         _set_status(draft, UpdateState.COMPLETED, "update completed")
 
 
-def _fail(draft: Draft, task: Task, config: UpdateConfig, *, is_rollback: bool) -> None:
-    reason = f"due to failure or early termination of task {task.id}"
+def _too_late(draft: Draft, part: list[SlotProgress], config: UpdateConfig) -> str:
+    tasks = [task for slot in part for task in draft.slot(slot.key)]
+    return too_late(draft, tasks, config.progress_deadline_ns or 0)
+
+
+def _fail(draft: Draft, reason: str, config: UpdateConfig, *, is_rollback: bool) -> None:
     service = draft.service
     if is_rollback:
         _set_status(draft, UpdateState.ROLLBACK_PAUSED, f"rollback paused {reason}")

@@ -164,6 +164,7 @@ def _check_update(config: UpdateConfig | None, what: str, actions: tuple[str, ..
     _check_not_negative(f"TaskSpec: {what}-parallelism", config.parallelism)
     _check_not_negative(f"TaskSpec: {what}-delay", config.delay_ns)
     _check_not_negative(f"TaskSpec: {what}-monitor", config.monitor_ns)
+    _check_not_negative(f"TaskSpec: {what}-progress-deadline", config.progress_deadline_ns)
     ratio = config.max_failure_ratio
     if ratio is not None and not 0 <= ratio <= 1:
         raise InvalidArgument(f"TaskSpec: {what}-maxfailureratio cannot be less than 0 or bigger than 1: {ratio}")

@@ -209,6 +209,8 @@ class UpdateConfig:
     max_failure_ratio: float | None = None
     order: str | None = None
     """``stop-first`` or ``start-first``."""
+    progress_deadline_ns: int | None = None
+    """The longest time without progress, before the failure action is taken; 0: no bound."""
 
 
 @attrs.frozen(kw_only=True)

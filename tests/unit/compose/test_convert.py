@@ -351,3 +351,13 @@ def test_jobs_have_completions_instead_of_replicas(tmp_path: Path) -> None:
     assert (one.desired_concurrency, one.desired_completions) == (1, 1)
     each = web(tmp_path, "deploy: {mode: global-job}")
     assert (each.mode, each.max_concurrent) == (ServiceMode.GLOBAL_JOB, None)
+
+
+def test_updates_may_have_a_progress_deadline(tmp_path: Path) -> None:
+    """Under a name of ours, which Docker ignores."""
+    lines = "deploy:\n  update_config: {x-swarmpy-progress-deadline: 90s}"
+    update = web(tmp_path, lines).update
+    assert update is not None
+    assert update.progress_deadline_ns == 90_000_000_000
+    with pytest.raises(ComposeError, match="x-swarmpy-progress-deadline"):
+        web(tmp_path, lines.replace("90s", "soon"))
