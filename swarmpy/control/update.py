@@ -15,7 +15,7 @@ from swarmpy.control.restart import ENDED_BY_ITSELF, next_start_ns
 from swarmpy.control.versions import missing_of
 from swarmpy.model.defaults import update_config
 from swarmpy.model.objects import Task, UpdateStatus
-from swarmpy.model.specs import UpdateConfig
+from swarmpy.model.specs import PortConfig, UpdateConfig
 from swarmpy.model.states import TaskState, UpdateState
 
 FINISHED = (None, UpdateState.COMPLETED, UpdateState.ROLLBACK_COMPLETED)
@@ -51,7 +51,7 @@ def decide_update(draft: Draft) -> None:
     ):
         return
     if state in FINISHED:
-        _set_status(draft, UpdateState.UPDATING, "update in progress")
+        _set_status(draft, UpdateState.UPDATING, f"update in progress{_fallback(draft)}")
     is_rollback = state is UpdateState.ROLLBACK_STARTED
     config = update_config(service.spec.rollback if is_rollback else service.spec.update)
     slots = [_progress(draft, key, config) for key in draft.slots]
@@ -98,7 +98,7 @@ def _replace_some(draft: Draft, part: list[SlotProgress], config: UpdateConfig) 
     if config.parallelism:
         room = config.parallelism - sum(_is_in_flight(draft, slot, config.delay_ns or 0) for slot in part)
     for slot in waiting[: max(0, room)]:
-        _replace(draft, slot, start_first=config.order == "start-first" and not _has_host_port(draft))
+        _replace(draft, slot, start_first=config.order == "start-first" and _host_port(draft) is None)
 
 
 def _is_in_flight(draft: Draft, slot: SlotProgress, delay_ns: int) -> bool:
@@ -125,9 +125,17 @@ def _replace(draft: Draft, slot: SlotProgress, *, start_first: bool) -> None:
     draft.start(slot.key, not_before_ns=not_before_ns)
 
 
-def _has_host_port(draft: Draft) -> bool:
-    """True when two tasks of a slot could not run side by side on one node."""
-    return any(port.publish_mode == "host" and port.published_port for port in draft.service.ports)
+def _host_port(draft: Draft) -> PortConfig | None:
+    """A port that two tasks of a slot could not have side by side on one node."""
+    return next((p for p in draft.service.ports if p.publish_mode == "host" and p.published_port), None)
+
+
+def _fallback(draft: Draft) -> str:
+    """What to say of an update that cannot start the new tasks first, as it was asked to."""
+    port = _host_port(draft)
+    if port is None or update_config(draft.service.spec.update).order != "start-first":
+        return ""
+    return f", stop-first: two tasks cannot have port {port.published_port}/{port.protocol} of a node at once"
 
 
 def _complete(draft: Draft, part: list[SlotProgress], config: UpdateConfig, *, is_rollback: bool) -> None:
@@ -143,7 +151,7 @@ def _complete(draft: Draft, part: list[SlotProgress], config: UpdateConfig, *, i
     if is_rollback:
         _set_status(draft, UpdateState.ROLLBACK_COMPLETED, "rollback completed")
     else:
-        _set_status(draft, UpdateState.COMPLETED, "update completed")
+        _set_status(draft, UpdateState.COMPLETED, f"update completed{_fallback(draft)}")
 
 
 def _too_late(draft: Draft, part: list[SlotProgress], config: UpdateConfig) -> str:

@@ -109,6 +109,10 @@ def test_start_first_with_a_host_port_stops_first() -> None:
     world.update_service(web, spec(replicas=1, ports=port, update=update, image="nginx:2"))
     assert least_running(world, web) == 0
     assert world.images(web) == ["nginx:2"]
+    why = "stop-first: two tasks cannot have port 8080/tcp of a node at once"
+    assert message_of(world, web) == f"update in progress, {why}"
+    world.advance(6)
+    assert message_of(world, web) == f"update completed, {why}"
 
 
 def test_failing_update_pauses() -> None:
