@@ -40,8 +40,8 @@ def _seconds(amount_ns: int) -> str:
 
 def _why(draft: Draft, task: Task) -> str:
     if is_ended(task):
-        return f"task {task.id} has {task.status.state.name.lower()} and may not be tried again ({task.status.err})"
-    err = f" ({task.status.err})" if task.status.err else ""
+        return f"task {task.id} has {task.status.state.name.lower()} and may not be tried again: {task.status.err}"
+    err = f": {task.status.err}" if task.status.err else ""
     if task.status.state < TaskState.ASSIGNED:
         return f"task {task.id} could not be placed{err}"
     if task.desired_state is TaskState.READY and any(map(draft.is_stopping, draft.slot(slot_of(task)))):

@@ -410,8 +410,8 @@ def test_an_update_that_cannot_be_placed_is_given_up() -> None:
     assert state_of(world, web) is UpdateState.PAUSED
     (waiting,) = world.tasks(web, TaskState.PENDING)
     assert message_of(world, web) == (
-        f"update paused as it made no progress for 60 seconds: task {waiting.id} could not be placed "
-        f"({waiting.status.err})"
+        f"update paused as it made no progress for 60 seconds: task {waiting.id} could not be placed: "
+        f"{waiting.status.err}"
     )
     assert "no suitable node" in waiting.status.err
     world.advance(3600)
