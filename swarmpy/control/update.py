@@ -20,6 +20,8 @@ from swarmpy.model.states import TaskState, UpdateState
 
 FINISHED = (None, UpdateState.COMPLETED, UpdateState.ROLLBACK_COMPLETED)
 PAUSED = (UpdateState.PAUSED, UpdateState.ROLLBACK_PAUSED)
+ROLLED_BACK = "update rolled back"
+"""How the message of a rollback begins that nobody asked for."""
 ARRIVED = ENDED_BY_ITSELF | {TaskState.RUNNING}
 
 
@@ -149,7 +151,10 @@ def _complete(draft: Draft, part: list[SlotProgress], config: UpdateConfig, *, i
     if part and draft.waits_for("monitor", max(arrivals) + monitor_ns, monitor_ns):
         return
     if is_rollback:
-        _set_status(draft, UpdateState.ROLLBACK_COMPLETED, "rollback completed")
+        before = draft.service.update_status.message if draft.service.update_status else ""
+        # Why there was a rollback is of interest when it is over, too.
+        why = f": {before}" if before.startswith(ROLLED_BACK) else ""
+        _set_status(draft, UpdateState.ROLLBACK_COMPLETED, f"rollback completed{why}")
     else:
         _set_status(draft, UpdateState.COMPLETED, f"update completed{_fallback(draft)}")
 
@@ -170,7 +175,7 @@ def _fail(draft: Draft, reason: str, config: UpdateConfig, *, is_rollback: bool)
     ):
         # One step back only: a rollback is never rolled back.
         draft.service = attrs.evolve(service, spec=service.previous_spec, previous_spec=None)
-        _set_status(draft, UpdateState.ROLLBACK_STARTED, f"update rolled back {reason}")
+        _set_status(draft, UpdateState.ROLLBACK_STARTED, f"{ROLLED_BACK} {reason}")
     else:
         _set_status(draft, UpdateState.PAUSED, f"update paused {reason}")
 

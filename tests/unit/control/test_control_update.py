@@ -230,9 +230,11 @@ def test_failing_update_rolls_back() -> None:
     crashes_as("nginx:2", world)
     world.run()
     assert state_of(world, web) is UpdateState.ROLLBACK_STARTED
-    assert message_of(world, web).startswith("update rolled back due to failure")
+    why = message_of(world, web)
+    assert why.startswith("update rolled back due to failure")
     world.advance(30)
-    assert (state_of(world, web), message_of(world, web)) == (UpdateState.ROLLBACK_COMPLETED, "rollback completed")
+    assert state_of(world, web) is UpdateState.ROLLBACK_COMPLETED
+    assert message_of(world, web) == f"rollback completed: {why}"
     assert world.images(web) == ["nginx:1"] * 4
     assert len(untouched & {task.id for task in world.running(web)}) == 3
     assert world.service(web).previous_spec is None
@@ -457,6 +459,10 @@ def test_an_update_whose_tasks_do_not_get_ready_is_rolled_back() -> None:
     world.advance(20)
     assert world.images(web) == ["nginx:1"] * 2
     assert state_of(world, web) is UpdateState.ROLLBACK_COMPLETED
+    assert message_of(world, web) == (
+        "rollback completed: update rolled back as it made no progress for 60 seconds: "
+        f"task {task.id} is still starting on node {host}"
+    )
 
 
 def test_progress_begins_the_deadline_anew() -> None:
