@@ -12,6 +12,9 @@ The tree (``code`` travels over the wire, ``http_status`` over the API, ``exit_c
     │   ├── VersionConflict       500  "update out of sequence" (Docker's status for it)
     │   ├── NotInCluster          503  this node is in no cluster, or is a worker
     │   ├── AlreadyInCluster      503
+    │   ├── SwarmLocked           503  this manager waits for its unlock key
+    │   ├── NotLocked             409
+    │   ├── WrongUnlockKey        400
     │   └── PermissionDenied      403
     │       ├── NodeRemoved       403  the caller is no member any more
     │       └── CertificateRevoked 403 the caller is a member, but not what its certificate says
@@ -32,6 +35,7 @@ The tree (``code`` travels over the wire, ``http_status`` over the API, ``exit_c
     ├── RuntimeUnavailable        503  the engine does not answer; it may come back
     └── StorageError              500  fatal: the node must stop rather than go on over a disk that lied
         ├── LogCorrupted
+        ├── SealBroken            something that is sealed cannot be opened, or what must be sealed is not
         └── DataDirMismatch       the data directory is of another cluster, node or (newer) version
 
 Programmer's errors are assertions; a broken invariant of the cluster's state raises :class:`InvariantViolation`,
@@ -117,6 +121,33 @@ class AlreadyInCluster(UserError):
 
     code = "already_in_cluster"
     http_status = 503
+
+
+class SwarmLocked(UserError):
+    """This manager's keys are sealed, and nobody has given it the unlock key since it was started."""
+
+    code = "swarm_locked"
+    http_status = 503
+
+    def __init__(
+        self,
+        message: str = "Swarm is encrypted and needs to be unlocked before it can be used. "
+        'Please use "docker swarm unlock" to unlock it.',
+    ) -> None:
+        super().__init__(message)
+
+
+class NotLocked(UserError):
+    """There is nothing to unlock."""
+
+    code = "not_locked"
+    http_status = 409
+
+
+class WrongUnlockKey(UserError):
+    """What this key is to open was sealed with another one, or was changed."""
+
+    code = "wrong_unlock_key"
 
 
 class PermissionDenied(UserError):
@@ -248,6 +279,12 @@ class LogCorrupted(StorageError):
     """The log or a snapshot does not match its checksum or has a hole."""
 
     code = "log_corrupted"
+
+
+class SealBroken(StorageError):
+    """Something that is sealed was changed, moved or is of a key that is gone; or what must be sealed is not."""
+
+    code = "seal_broken"
 
 
 class DataDirMismatch(StorageError):

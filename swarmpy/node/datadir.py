@@ -35,10 +35,10 @@ from swarmpy.model.assignments import ManagerAddress
 from swarmpy.model.ids import ClusterId, NodeId
 from swarmpy.model.specs import RaftConfig
 from swarmpy.security.private_files import OTHERS_MAY_WRITE, make_private_directory
-from swarmpy.wire.log_files import DATABASE, SNAPSHOT_SUFFIX, WAL, forget_mark, mark_of
+from swarmpy.wire.log_files import DATABASE, OWNER, SNAPSHOT_SUFFIX, WAL, forget_mark, mark_of
 
 FORMAT_VERSION = 1
-OWNER = "owner"
+
 CLUSTER_DIRECTORIES = ("certificates", "raft", "raft.next", "raft.superseded", "agent", "tasks")
 
 

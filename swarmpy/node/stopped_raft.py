@@ -30,7 +30,7 @@ from swarmpy.raft.encoding import decode_conf_change
 from swarmpy.raft.messages import ConfChange, ConfChangeKind, Entry, EntryKind
 from swarmpy.raft.storage import BOOTSTRAP_INDEX
 from swarmpy.store.memory import Store
-from swarmpy.wire.log import DATABASE
+from swarmpy.wire.log_files import DATABASE
 from swarmpy.wire.log_inspection import StoppedLog, StoredEntry, StoredSnapshot, open_stopped, unreadable
 
 KINDS = {int(kind): kind for kind in EntryKind}
@@ -159,8 +159,8 @@ def told(entry: StoredEntry, store: Store | None) -> EntrySummary:
         kind=kind.name.lower() if kind is not None else str(entry.kind),
         size=len(entry.data),
     )
-    if not entry.is_sound:
-        return attrs.evolve(one, fault="does not match its checksum")
+    if entry.fault:
+        return attrs.evolve(one, fault=entry.fault)
     fault = OF_NEWER
     try:
         if kind is not None:

@@ -8,21 +8,20 @@ every entry has a CRC-32, every snapshot a SHA-256, ``meta`` says from where to 
 the others' consensus. It never guesses: a torn last write, which nobody was told of, is dropped, and the leader sends
 it again. ``docs/disk.md`` says what is noticed and what cannot be.
 
-Encryption at rest would seal ``data`` of each entry in ``_append`` and a snapshot's data in ``_write_snapshot``, and
-open them in ``_checked_entries`` and ``_read_snapshot``; checksums are of what is on the disk, so they need no key.
+With a ring of keys the data of every entry and snapshot is sealed (:mod:`swarmpy.wire.log_sealing`), on the log's
+threads; checksums are of what is on the disk, so they need no key. What is sealed with an earlier key, or was never
+sealed, is sealed anew by :meth:`SqliteLog.reseal`, beside the appends.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import os
 import sqlite3
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,19 +31,24 @@ from swarmpy.errors import DataDirMismatch, LogCorrupted, StorageError
 from swarmpy.raft.encoding import conf_from_plain, conf_to_plain
 from swarmpy.raft.messages import Entry, EntryKind, HardState, Snapshot
 from swarmpy.raft.storage import StoredState
-from swarmpy.wire import log_files
-from swarmpy.wire.log_files import DATABASE, SCHEMA_VERSION, SNAPSHOT_SUFFIX, WAL
-
-__all__ = [
-    "DATABASE",
-    "SCHEMA_VERSION",
-    "SNAPSHOT_SUFFIX",
-    "SqliteLog",
-    "entry_checksum",
-    "extent_checksum",
-    "hard_state_checksum",
-    "snapshot_checksum",
-]
+from swarmpy.security.sealing import KeyRing
+from swarmpy.wire import log_files, log_resealing
+from swarmpy.wire.log_files import DATABASE, PLAIN_VERSION, SCHEMA_VERSION, SNAPSHOT_SUFFIX, WAL
+from swarmpy.wire.log_rows import (
+    SnapshotRow,
+    entry_checksum,
+    extent_checksum,
+    extent_rows,
+    first_rows,
+    hard_state_checksum,
+    hard_state_rows,
+    integer,
+    set_meta,
+    snapshot_checksum,
+    snapshot_row,
+    transaction,
+)
+from swarmpy.wire.log_sealing import LogSeal, seal_of
 
 log = structlog.get_logger(__name__)
 
@@ -64,8 +68,6 @@ _DISK_ERRORS = frozenset(
 )
 """What is the disk's fault or the system's; everything else that SQLite says is damage."""
 T = TypeVar("T")
-_SnapshotRow = tuple[int, int, str, str, str]
-"""Index, term, membership, file and digest."""
 
 
 class SqliteLog:
@@ -75,8 +77,13 @@ class SqliteLog:
     appends need not wait for them. The first call is :meth:`load`. After any error every call raises StorageError.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, ring: KeyRing | None = None) -> None:
+        """``ring``: what to seal with; without one the log is as versions before sealing wrote it."""
         self._directory = directory
+        self._ring = ring
+        self._seal = LogSeal()
+        self._version = 0
+        self._seals = 0
         self._sql = ThreadPoolExecutor(1, thread_name_prefix="raft-log")
         self._files = ThreadPoolExecutor(1, thread_name_prefix="raft-snapshot")
         self._lock: int | None = None
@@ -111,15 +118,42 @@ class SqliteLog:
         async with self._saving:
             if snapshot.index <= self._snapshot_index:
                 return
-            name = f"{snapshot.term:016x}-{snapshot.index:016x}{SNAPSHOT_SUFFIX}"
-            digest = await self._run(self._files, lambda: self._write_snapshot(name, snapshot))
-            await self._run(self._sql, lambda: self._record(snapshot, name, digest, keep_from_index))
+            row = await self._run(self._files, lambda: self._write_snapshot(snapshot))
+            await self._run(self._sql, lambda: self._record(row, len(snapshot.data), keep_from_index))
 
     async def read_snapshot(self) -> Snapshot | None:
         """The newest snapshot with its data. Raises LogCorrupted, StorageError."""
         async with self._saving:  # its file stays
-            row = await self._run(self._sql, lambda: _snapshot_row(self._loaded))
+            row = await self._run(self._sql, lambda: self._snapshot_row(self._loaded))
             return await self._run(self._files, lambda: self._read_snapshot(row))
+
+    # ---- keys
+
+    @property
+    def seals(self) -> int:
+        """How often the current key has sealed; never too few, but for what a crash undid."""
+        return self._seals
+
+    async def use(self, ring: KeyRing) -> None:
+        """Seal with ``ring`` from now on, which opens all that is stored. Raises StorageError."""
+        await self._run(self._sql, lambda: self._use(ring))
+
+    async def reseal(self) -> None:
+        """Seal anew what is of another key than the current one, or of none; nothing else is left of it on return.
+
+        Appends and snapshots go on meanwhile. After a crash: once more. Raises LogCorrupted, StorageError.
+        """
+        after: int | None = 0
+        while after is not None:
+            after = await self._run(self._sql, partial(self._reseal_entries, after))
+        async with self._saving:
+            row = await self._run(self._sql, lambda: self._snapshot_row(self._loaded))
+            if row is not None and row[-1] != self._seal.key:
+                snapshot = await self._run(self._files, lambda: self._read_snapshot(row))
+                assert snapshot is not None
+                again = await self._run(self._files, lambda: self._write_snapshot(snapshot))
+                await self._run(self._sql, lambda: self._replace_snapshot(again, len(snapshot.data)))
+        await self._run(self._sql, self._rebuild)
 
     async def close(self) -> None:
         """Finish what is under way, close the database and end the threads. Idempotent.
@@ -169,18 +203,22 @@ class SqliteLog:
         if self._lock is None:
             self._lock = log_files.lock(self._directory)
         if self._db is None:
-            self._db, torn = log_files.open_database(self._directory, _first_rows())
+            is_sealed = self._ring is not None
+            self._db, torn = log_files.open_database(self._directory, first_rows(), is_sealed=is_sealed)
             if torn:
                 log.warning("raft_log_torn_write_dropped", directory=str(self._directory), size_bytes=torn)
+        self._seal = seal_of(self._ring, log_files.read_owner(self._directory))
         try:
             stored = self._checked(self._db)
         except (ValueError, TypeError, KeyError) as error:
             raise LogCorrupted(f"{DATABASE} cannot be read: {error}") from error
         if not self._generation:
             log_files.remove_half_written(self._directory)  # first, for it may fill the disk
-            self._begin_generation(self._db, _integer(self._db, "generation"))
-            row = _snapshot_row(self._db)
+            self._begin_generation(self._db, integer(self._db, "generation"))
+            row = self._snapshot_row(self._db)
             log_files.remove_snapshots(self._directory, keep=None if row is None else row[3])
+            if self._ring is not None and self._version == PLAIN_VERSION:
+                self._use(self._ring)
         return stored
 
     @property
@@ -191,12 +229,13 @@ class SqliteLog:
 
     def _checked(self, db: sqlite3.Connection) -> StoredState:
         """Everything, if all of it fits together. Raises LogCorrupted and what unreadable rows raise."""
-        version = _integer(db, "schema_version")
+        version = integer(db, "schema_version")
         if version > SCHEMA_VERSION:
             raise DataDirMismatch(
                 f"{self._directory / DATABASE}: written by a newer swarmpy (schema {version}, this one reads up to "
                 f"{SCHEMA_VERSION}): upgrade this node"
             )
+        self._version = version
         meta: dict[str, int] = dict(db.execute("SELECT key, value FROM meta"))
         hard_state = HardState(term=meta["term"], vote=meta["vote"], commit=meta["commit"])
         if meta["crc"] != hard_state_checksum(hard_state):
@@ -211,7 +250,7 @@ class SqliteLog:
                 f"generation {mark} of the log was begun, but generation {generation} is there: {WAL} is lost, or "
                 "older files were put back"
             )
-        snapshot = self._read_snapshot(_snapshot_row(db))
+        snapshot = self._read_snapshot(self._snapshot_row(db))
         if snapshot_index != (0 if snapshot is None else snapshot.index):
             raise LogCorrupted(f"the snapshot at {snapshot_index} is missing")
         entries = self._checked_entries(db, first, last)
@@ -221,22 +260,26 @@ class SqliteLog:
         if problems != ["ok"]:
             raise LogCorrupted(f"{DATABASE} is damaged: {' '.join(problems[0].split())}")
         self._first_index, self._last_index, self._snapshot_index = first, last, snapshot_index
+        self._seals = meta.get("seals", 0)
         return StoredState(hard_state=hard_state, snapshot=snapshot, entries=tuple(entries))
 
     def _checked_entries(self, db: sqlite3.Connection, first: int, last: int) -> list[Entry]:
         entries: list[Entry] = []
-        for index, term, kind, data, crc in db.execute("SELECT idx, term, kind, data, crc FROM entries ORDER BY idx"):
+        key_column = "0" if self._version == PLAIN_VERSION else "key"
+        query = f"SELECT idx, term, kind, data, crc, {key_column} FROM entries ORDER BY idx"  # noqa: S608
+        for index, term, kind, data, crc, key in db.execute(query):
             expected = first + len(entries)
             if index != expected or index > last:
                 raise LogCorrupted(f"entry {expected} is missing, {index} comes next")
-            if crc != entry_checksum(index, term, kind, data):
+            if crc != entry_checksum(index, term, kind, data, key):
                 raise LogCorrupted(f"entry {index} does not match its checksum")
             if kind > max(EntryKind):
                 raise DataDirMismatch(
                     f"{self._directory}: entry {index} is of kind {kind}, which this swarmpy does not know: upgrade it "
                     "to the version of the other managers"
                 )
-            entries.append(Entry(index=index, term=term, kind=EntryKind(kind), data=data))
+            opened = self._seal.open_entry(index, term, kind, key, data)
+            entries.append(Entry(index=index, term=term, kind=EntryKind(kind), data=opened))
         if first + len(entries) != last + 1:
             raise LogCorrupted(f"entry {first + len(entries)} is missing, and all after it up to {last}")
         return entries
@@ -244,40 +287,94 @@ class SqliteLog:
     def _append(self, hard_state: HardState | None, entries: Sequence[Entry]) -> None:
         db = self._loaded
         first, last = self._first_index, self._last_index
-        with _transaction(db):
+        rows = [self._row(entry) for entry in entries]
+        with transaction(db):
             if entries:
                 begin = entries[0].index
                 if begin <= last:
                     db.execute("DELETE FROM entries WHERE idx >= ?", (begin,))
-                db.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?)", map(_row, entries))
+                db.executemany(f"INSERT INTO entries VALUES ({self._places})", rows)  # noqa: S608
                 first, last = begin if begin < first or first > last else first, entries[-1].index
             if hard_state is not None:
-                _set(db, _hard_state_rows(hard_state))
-            _set(db, _extent_rows(first, last, self._snapshot_index, self._generation))
+                set_meta(db, hard_state_rows(hard_state))
+            set_meta(db, extent_rows(first, last, self._snapshot_index, self._generation))
+            self._count(db, len(entries))
         self._first_index, self._last_index = first, last
         if (self._directory / WAL).stat().st_size >= CHECKPOINT_BYTES:
             self._begin_generation(db, self._generation)
 
-    def _record(self, snapshot: Snapshot, name: str, digest: str, keep_from_index: int) -> None:
+    def _row(self, entry: Entry) -> tuple[object, ...]:
+        data, key = self._seal.entry(entry), self._seal.key
+        checksum = entry_checksum(entry.index, entry.term, entry.kind, data, key)
+        return self._columns((entry.index, entry.term, int(entry.kind), data, checksum, key))
+
+    def _columns(self, row: tuple[object, ...]) -> tuple[object, ...]:
+        """``row`` as this database has it: without a key where nothing has one."""
+        return row[:-1] if self._version == PLAIN_VERSION else row
+
+    @property
+    def _places(self) -> str:
+        return "?, ?, ?, ?, ?" if self._version == PLAIN_VERSION else "?, ?, ?, ?, ?, ?"
+
+    def _count(self, db: sqlite3.Connection, seals: int) -> None:
+        if self._version != PLAIN_VERSION:
+            self._seals += seals
+            set_meta(db, {"seals": self._seals})
+
+    def _record(self, row: SnapshotRow, size: int, keep_from_index: int) -> None:
         db = self._loaded
-        if snapshot.index <= self._snapshot_index:
+        index, term, _, name, _, _ = row
+        if index <= self._snapshot_index:
             return
         first, last = max(self._first_index, keep_from_index), self._last_index
-        with _transaction(db):
-            ours = db.execute("SELECT term FROM entries WHERE idx = ?", (snapshot.index,)).fetchone()
-            if ours is not None and ours[0] == snapshot.term:
+        with transaction(db):
+            ours = db.execute("SELECT term FROM entries WHERE idx = ?", (index,)).fetchone()
+            if ours is not None and ours[0] == term:
                 db.execute("DELETE FROM entries WHERE idx < ?", (keep_from_index,))
             else:
                 db.execute("DELETE FROM entries")
-                first, last = snapshot.index + 1, snapshot.index
+                first, last = index + 1, index
             db.execute("DELETE FROM snapshots")
-            conf = json.dumps(conf_to_plain(snapshot.conf))
-            db.execute(
-                "INSERT INTO snapshots VALUES (?, ?, ?, ?, ?)", (snapshot.index, snapshot.term, conf, name, digest)
-            )
-            _set(db, _extent_rows(first, last, snapshot.index, self._generation))
-        self._first_index, self._last_index, self._snapshot_index = first, last, snapshot.index
+            db.execute(f"INSERT INTO snapshots VALUES ({self._places})", self._columns(row))  # noqa: S608
+            set_meta(db, extent_rows(first, last, index, self._generation))
+            self._count(db, self._seal.seals_for(size))
+        self._first_index, self._last_index, self._snapshot_index = first, last, index
         log_files.remove_snapshots(self._directory, keep=name)
+        self._begin_generation(db, self._generation)
+
+    def _use(self, ring: KeyRing) -> None:
+        db = self._loaded
+        with transaction(db):
+            if self._version == PLAIN_VERSION:
+                log_files.add_keys(db)
+            set_meta(db, {"seals": 0})
+        self._version, self._seals = SCHEMA_VERSION, 0
+        self._ring, self._seal = ring, seal_of(ring, log_files.read_owner(self._directory))
+
+    def _reseal_entries(self, after: int) -> int | None:
+        """The next few entries after ``after``; returns the last one of them, None when there are no more."""
+        db = self._loaded
+        rows, last = log_resealing.next_rows(db, self._seal, after)
+        if rows:
+            with transaction(db):
+                log_resealing.replace(db, rows)
+                self._count(db, len(rows))
+            if (self._directory / WAL).stat().st_size >= CHECKPOINT_BYTES:
+                self._begin_generation(db, self._generation)
+        return last
+
+    def _replace_snapshot(self, row: SnapshotRow, size: int) -> None:
+        db = self._loaded
+        index, _, _, name, digest, key = row
+        with transaction(db):
+            db.execute("UPDATE snapshots SET file = ?, sha256 = ?, key = ? WHERE idx = ?", (name, digest, key, index))
+            self._count(db, self._seal.seals_for(size))
+        log_files.remove_snapshots(self._directory, keep=name)
+
+    def _rebuild(self) -> None:
+        """Have no page in the files that is not in use: free ones keep what was in them."""
+        db = self._loaded
+        db.execute("VACUUM")
         self._begin_generation(db, self._generation)
 
     def _begin_generation(self, db: sqlite3.Connection, previous: int) -> None:
@@ -286,8 +383,8 @@ class SqliteLog:
         if busy:
             raise StorageError(f"{self._directory}: the raft log is locked: its WAL cannot be emptied")
         generation = previous + 1
-        with _transaction(db):
-            _set(db, _extent_rows(self._first_index, self._last_index, self._snapshot_index, generation))
+        with transaction(db):
+            set_meta(db, extent_rows(self._first_index, self._last_index, self._snapshot_index, generation))
         log_files.write_mark(self._directory, generation)
         self._generation = generation
 
@@ -302,96 +399,33 @@ class SqliteLog:
 
     # ---- on the snapshots' thread
 
-    def _read_snapshot(self, row: _SnapshotRow | None) -> Snapshot | None:
+    def _snapshot_row(self, db: sqlite3.Connection) -> SnapshotRow | None:
+        return snapshot_row(db, has_keys=self._version != PLAIN_VERSION)
+
+    def _read_snapshot(self, row: SnapshotRow | None) -> Snapshot | None:
         """The one that ``row`` tells of. The file may be large, and appends must not wait for it."""
         if row is None:
             return None
-        index, term, conf, name, digest = row
+        index, term, conf, name, digest, key = row
         try:
             data = (self._directory / name).read_bytes()
         except FileNotFoundError:
             raise LogCorrupted(f"the snapshot {name} is missing") from None
-        if snapshot_checksum(index, term, conf, data) != digest:
+        if snapshot_checksum(index, term, conf, data, key) != digest:
             raise LogCorrupted(f"the snapshot {name} does not match its checksum")
+        data = self._seal.open_snapshot(index, term, conf, key, data)
         try:
             return Snapshot(index=index, term=term, conf=conf_from_plain(json.loads(conf)), data=data)
         except (ValueError, TypeError) as error:
             raise LogCorrupted(f"the members in the snapshot {name} cannot be read: {error}") from error
 
-    def _write_snapshot(self, name: str, snapshot: Snapshot) -> str:
-        """Write the file; it counts when the database names it. Returns the digest."""
-        log_files.write_file(self._directory / name, snapshot.data)
-        return snapshot_checksum(snapshot.index, snapshot.term, json.dumps(conf_to_plain(snapshot.conf)), snapshot.data)
-
-
-@contextmanager
-def _transaction(db: sqlite3.Connection) -> Iterator[None]:
-    """Every one writes the page of ``meta``, on which :mod:`swarmpy.wire.wal` counts."""
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    except BaseException:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
-        raise
-    db.execute("COMMIT")
-
-
-def _set(db: sqlite3.Connection, rows: dict[str, int]) -> None:
-    db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows.items())
-
-
-def _integer(db: sqlite3.Connection, key: str) -> int:
-    row = db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-    if row is None or type(row[0]) is not int:
-        raise LogCorrupted(f"{DATABASE} does not tell its {key}")
-    number: int = row[0]
-    return number
-
-
-def _snapshot_row(db: sqlite3.Connection) -> _SnapshotRow | None:
-    """What is stored of the newest snapshot."""
-    row: _SnapshotRow | None = db.execute(
-        "SELECT idx, term, conf, file, sha256 FROM snapshots ORDER BY idx DESC"
-    ).fetchone()
-    return row
-
-
-def _row(entry: Entry) -> tuple[int, int, int, bytes, int]:
-    checksum = entry_checksum(entry.index, entry.term, entry.kind, entry.data)
-    return entry.index, entry.term, int(entry.kind), entry.data, checksum
-
-
-def _first_rows() -> dict[str, int]:
-    return {**_hard_state_rows(HardState()), **_extent_rows(1, 0, 0, 0)}
-
-
-def _hard_state_rows(state: HardState) -> dict[str, int]:
-    return {"term": state.term, "vote": state.vote, "commit": state.commit, "crc": hard_state_checksum(state)}
-
-
-def _extent_rows(first: int, last: int, snapshot: int, generation: int) -> dict[str, int]:
-    checksum = extent_checksum(first, last, snapshot, generation)
-    return {"first": first, "last": last, "snapshot": snapshot, "generation": generation, "extent_crc": checksum}
-
-
-def extent_checksum(first: int, last: int, snapshot: int, generation: int) -> int:
-    """What is stored beside from where to where the log reaches."""
-    return zlib.crc32(b"%d %d %d %d" % (first, last, snapshot, generation))
-
-
-def entry_checksum(index: int, term: int, kind: int, data: bytes) -> int:
-    """What is stored beside an entry."""
-    return zlib.crc32(data, zlib.crc32(b"%d %d %d" % (index, term, kind)))
-
-
-def hard_state_checksum(state: HardState) -> int:
-    """What is stored beside term, vote and commit."""
-    return zlib.crc32(b"%d %d %d" % (state.term, state.vote, state.commit))
-
-
-def snapshot_checksum(index: int, term: int, conf: str, data: bytes) -> str:
-    """What the database remembers of a snapshot's file; ``conf`` is the membership as it is stored there."""
-    digest = hashlib.sha256(f"{index} {term} {conf}\n".encode())
-    digest.update(data)
-    return digest.hexdigest()
+    def _write_snapshot(self, snapshot: Snapshot) -> SnapshotRow:
+        """Write the file; it counts when the database has the row that is returned."""
+        index, term, seal = snapshot.index, snapshot.term, self._seal
+        conf = json.dumps(conf_to_plain(snapshot.conf))
+        # Sealed anew, it is another file: the one that counts stays until the other does.
+        of_key = f"-{seal.key:x}" if seal.key else ""
+        name = f"{term:016x}-{index:016x}{of_key}{SNAPSHOT_SUFFIX}"
+        pieces = list(seal.snapshot(index, term, conf, snapshot.data))
+        log_files.write_file(self._directory / name, *pieces)
+        return index, term, conf, name, snapshot_checksum(index, term, conf, pieces, seal.key), seal.key

@@ -22,7 +22,11 @@ DATABASE = "raft.db"
 WAL = f"{DATABASE}-wal"
 SNAPSHOT_SUFFIX = ".snap"
 TEMPORARY_SUFFIX = ".tmp"
-SCHEMA_VERSION = 1
+OWNER = "owner"
+"""The file that says which node and member the log is of."""
+PLAIN_VERSION = 1
+"""Of a database whose rows do not tell a key: nothing in it is sealed."""
+SCHEMA_VERSION = 2
 PAGE_BYTES = 4096
 
 _SCHEMA = """
@@ -35,12 +39,18 @@ CREATE TABLE snapshots (
 );
 """
 """``meta`` comes first: its page has a low number, which :mod:`swarmpy.wire.wal` counts on."""
+_KEYS = (
+    "ALTER TABLE entries ADD COLUMN key INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE snapshots ADD COLUMN key INTEGER NOT NULL DEFAULT 0",
+)
+"""Since version 2: the number of the key that the data is sealed with, 0 for none."""
 _PRAGMAS = (
     "PRAGMA locking_mode=EXCLUSIVE",  # no -shm file, and no other program in between
     "PRAGMA journal_mode=WAL",
     "PRAGMA synchronous=FULL",
     "PRAGMA cache_spill=OFF",  # a transaction reaches the WAL in one piece, its pages in order
     "PRAGMA wal_autocheckpoint=0",  # done by hand: SQLite would hide that one failed
+    "PRAGMA temp_store=MEMORY",  # what VACUUM copies stays out of other files
 )
 _HEADER = b"SQLite format 3\0" + PAGE_BYTES.to_bytes(2, "big") + b"\x02\x02"
 """With the two bytes that say "use the WAL": damage there would have SQLite ignore it."""
@@ -64,15 +74,16 @@ def lock(directory: Path) -> int:
     return descriptor
 
 
-def open_database(directory: Path, first_rows: dict[str, int]) -> tuple[sqlite3.Connection, int]:
+def open_database(directory: Path, first_rows: dict[str, int], *, is_sealed: bool) -> tuple[sqlite3.Connection, int]:
     """The database of a locked directory, made with ``first_rows`` in ``meta`` when there is no log at all.
 
-    Returns how many bytes of a torn write were cut from its WAL, too. Raises LogCorrupted, sqlite3.Error, OSError.
+    One that is to be sealed is made for that; one that is there stays as it is. Returns how many bytes of a torn write
+    were cut from its WAL, too. Raises LogCorrupted, sqlite3.Error, OSError.
     """
     path = directory / DATABASE
     if not path.exists():
         _check_nothing_is_left(directory)
-        _create(path, first_rows)
+        _create(path, first_rows, is_sealed=is_sealed)
     with path.open("rb") as file:
         check_header(file)
     torn = wal.check(directory / WAL, path.stat().st_size // PAGE_BYTES)
@@ -92,7 +103,7 @@ def _check_nothing_is_left(directory: Path) -> None:
         raise LogCorrupted(f"{DATABASE} is missing, though there is {left[0]}")
 
 
-def _create(path: Path, first_rows: dict[str, int]) -> None:
+def _create(path: Path, first_rows: dict[str, int], *, is_sealed: bool) -> None:
     """Make the database whole or not at all: one that lost its tables is never taken for a new one."""
     temporary = path.with_suffix(TEMPORARY_SUFFIX)
     for leftover in (temporary, *path.parent.glob(f"{temporary.name}-*")):
@@ -106,7 +117,9 @@ def _create(path: Path, first_rows: dict[str, int]) -> None:
         db.execute("BEGIN IMMEDIATE")
         for statement in _SCHEMA.split(";"):
             db.execute(statement)
-        rows = {"schema_version": SCHEMA_VERSION, **first_rows}
+        for statement in _KEYS if is_sealed else ():
+            db.execute(statement)
+        rows = {"schema_version": SCHEMA_VERSION if is_sealed else PLAIN_VERSION, **first_rows}
         db.executemany("INSERT INTO meta VALUES (?, ?)", rows.items())
         db.execute("COMMIT")
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -115,6 +128,21 @@ def _create(path: Path, first_rows: dict[str, int]) -> None:
         raise OSError(f"{temporary} cannot be closed")
     temporary.rename(path)
     sync_directory(path.parent)
+
+
+def add_keys(db: sqlite3.Connection) -> None:
+    """Change a database of PLAIN_VERSION to one whose rows tell a key, in the transaction that is open."""
+    for statement in _KEYS:
+        db.execute(statement)
+    db.execute("INSERT OR REPLACE INTO meta VALUES ('schema_version', ?)", (SCHEMA_VERSION,))
+
+
+def read_owner(directory: Path) -> str:
+    """Which node and member the log in ``directory`` is of; "" when nothing says it. Raises OSError."""
+    try:
+        return (directory / OWNER).read_text(errors="replace")
+    except FileNotFoundError:
+        return ""
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -165,13 +193,13 @@ def _mark(generation: int) -> bytes:
 # ---- files
 
 
-def write_file(path: Path, data: bytes) -> None:
+def write_file(path: Path, *pieces: bytes) -> None:
     """Write a file so that its name, once it exists, is complete and durable. Raises OSError."""
     temporary = path.with_suffix(TEMPORARY_SUFFIX)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+            file.writelines(pieces)
             file.flush()
             os.fsync(file.fileno())
         temporary.rename(path)

@@ -31,11 +31,14 @@ from swarmpy.errors import (
 )
 from swarmpy.raft.encoding import conf_from_plain
 from swarmpy.raft.messages import ConfState, HardState
+from swarmpy.security.sealing import PLAIN, KeyRing
 from swarmpy.wire import log_files, wal
-from swarmpy.wire.log import entry_checksum, extent_checksum, hard_state_checksum, snapshot_checksum
-from swarmpy.wire.log_files import DATABASE, SCHEMA_VERSION, SNAPSHOT_SUFFIX, WAL
+from swarmpy.wire.log_files import DATABASE, PLAIN_VERSION, SCHEMA_VERSION, SNAPSHOT_SUFFIX, WAL
+from swarmpy.wire.log_rows import entry_checksum, extent_checksum, hard_state_checksum, snapshot_checksum
+from swarmpy.wire.log_sealing import LogSeal, seal_of
 
 _MOST_FAULTS = 3
+_MISMATCH = "does not match its checksum"
 
 
 @attrs.frozen(kw_only=True)
@@ -65,8 +68,13 @@ class StoredEntry:
     term: int
     kind: int
     data: bytes
-    is_sound: bool
-    """It matches its checksum."""
+    fault: str = ""
+    """Why its data is not known: it does not match its checksum, or cannot be opened."""
+
+    @property
+    def is_sound(self) -> bool:
+        """True when its data is what was written."""
+        return not self.fault
 
 
 @attrs.frozen(kw_only=True)
@@ -78,6 +86,8 @@ class StoredSnapshot:
     conf: str
     file: str
     sha256: str
+    key: int = PLAIN
+    """The number of the key that its file is sealed with."""
 
     def members(self) -> ConfState:
         """Who took part. Raises LogCorrupted."""
@@ -103,9 +113,10 @@ class StoppedLog:
     Entries are read one by one: a log may be larger than the memory.
     """
 
-    def __init__(self, directory: Path, db: sqlite3.Connection) -> None:
+    def __init__(self, directory: Path, db: sqlite3.Connection, seal: LogSeal) -> None:
         self._directory = directory
         self._db = db
+        self._seal = seal
 
     def check_schema(self) -> None:
         """Raises DataDirMismatch for a database of a newer version."""
@@ -115,6 +126,10 @@ class StoppedLog:
                 f"{self._directory / DATABASE} was written by a newer swarmpy (schema {found}, this one reads up to "
                 f"{SCHEMA_VERSION}): upgrade this node"
             )
+
+    def _key_column(self) -> str:
+        (found,) = self._numbers("schema_version")
+        return "0" if found == PLAIN_VERSION else "key"
 
     def faults(self) -> list[str]:
         """What SQLite's own check of the database finds, at most a few lines."""
@@ -160,15 +175,20 @@ class StoppedLog:
 
     def snapshot(self) -> StoredSnapshot | None:
         """The newest snapshot, if there is one."""
-        row = self._row("SELECT idx, term, conf, file, sha256 FROM snapshots ORDER BY idx DESC LIMIT 1")
+        columns = f"idx, term, conf, file, sha256, {self._key_column()}"
+        row = self._row(f"SELECT {columns} FROM snapshots ORDER BY idx DESC LIMIT 1")  # noqa: S608
         if row is None:
             return None
-        index, term, conf, file, sha256 = row
-        if type(term) is not int or not all(isinstance(text, str) for text in (conf, file, sha256)):
+        index, term, conf, file, sha256, key = row
+        if (
+            type(term) is not int
+            or type(key) is not int
+            or not all(isinstance(text, str) for text in (conf, file, sha256))
+        ):
             raise LogCorrupted("the record of the snapshot is no such record")
         if Path(file).name != file:
             raise LogCorrupted("the record of the snapshot names a file elsewhere")
-        return StoredSnapshot(index=index, term=term, conf=conf, file=file, sha256=sha256)
+        return StoredSnapshot(index=index, term=term, conf=conf, file=file, sha256=sha256, key=key)
 
     def size_of(self, snapshot: StoredSnapshot) -> int:
         """Bytes of a snapshot's file."""
@@ -176,12 +196,13 @@ class StoppedLog:
             return self._file(snapshot).stat().st_size
 
     def data_of(self, snapshot: StoredSnapshot) -> bytes:
-        """A snapshot's data, which matches its digest."""
+        """A snapshot's data, which matches its digest, and is opened if it was sealed."""
         with self._damage():
             data = self._file(snapshot).read_bytes()
-        if snapshot_checksum(snapshot.index, snapshot.term, snapshot.conf, data) != snapshot.sha256:
+        index, term, conf, key = snapshot.index, snapshot.term, snapshot.conf, snapshot.key
+        if snapshot_checksum(index, term, conf, data, key) != snapshot.sha256:
             raise LogCorrupted(f"the snapshot {snapshot.file} does not match its checksum")
-        return data
+        return self._seal.open_snapshot(index, term, conf, key, data)
 
     def _file(self, snapshot: StoredSnapshot) -> Path:
         file = self._directory / snapshot.file
@@ -197,14 +218,23 @@ class StoppedLog:
 
     def entries(self, last: int | None = None) -> Iterator[StoredEntry]:
         """Entries in order, up to ``last``."""
-        query = "SELECT idx, term, kind, data, crc FROM entries WHERE idx <= ? ORDER BY idx"
+        columns = f"idx, term, kind, data, crc, {self._key_column()}"
+        query = f"SELECT {columns} FROM entries WHERE idx <= ? ORDER BY idx"  # noqa: S608
         with self._damage():
-            for index, term, kind, data, crc in self._db.execute(query, (last or (1 << 63) - 1,)):
-                if type(term) is not int or type(kind) is not int or type(data) is not bytes:
-                    yield StoredEntry(index=index, term=0, kind=0, data=b"", is_sound=False)
-                    continue
-                is_sound = crc == entry_checksum(index, term, kind, data)
-                yield StoredEntry(index=index, term=term, kind=kind, data=data, is_sound=is_sound)
+            for row in self._db.execute(query, (last or (1 << 63) - 1,)):
+                yield self._entry(*row)
+
+    def _entry(self, index: int, term: Any, kind: Any, stored: Any, crc: Any, key: Any) -> StoredEntry:
+        is_row = all(type(number) is int for number in (term, kind, key)) and type(stored) is bytes
+        if not is_row:
+            return StoredEntry(index=index, term=0, kind=0, data=b"", fault=_MISMATCH)
+        if crc != entry_checksum(index, term, kind, stored, key):
+            return StoredEntry(index=index, term=term, kind=kind, data=stored, fault=_MISMATCH)
+        try:
+            data = self._seal.open_entry(index, term, kind, key, stored)
+        except LogCorrupted as error:
+            return StoredEntry(index=index, term=term, kind=kind, data=stored, fault=_seal_fault(error))
+        return StoredEntry(index=index, term=term, kind=kind, data=data)
 
     def _row(self, query: str) -> tuple[Any, ...] | None:
         with self._damage():
@@ -222,9 +252,14 @@ class StoppedLog:
             raise unreadable(self._directory, error) from error
 
 
+def _seal_fault(error: LogCorrupted) -> str:
+    # "entry 7 cannot be opened: ...": which one it is stands beside it.
+    return " ".join(str(error).split(" ")[2:])
+
+
 @contextmanager
-def open_stopped(directory: Path) -> Iterator[StoppedLog]:
-    """The log in ``directory``, on which no daemon may run meanwhile: the caller sees to that.
+def open_stopped(directory: Path, ring: KeyRing | None = None) -> Iterator[StoppedLog]:
+    """The log in ``directory``, on which no daemon may run meanwhile: the caller sees to that. ``ring`` opens it.
 
     Raises FailedPrecondition when there is none, LogCorrupted for one that is no log, PermissionDenied, StorageError.
     """
@@ -232,18 +267,19 @@ def open_stopped(directory: Path) -> Iterator[StoppedLog]:
         source, beside = directory / DATABASE, directory / WAL
         try:
             _look(directory)
+            seal = seal_of(ring, log_files.read_owner(directory))
             is_settled = not beside.exists() or not beside.stat().st_size
         except OSError as error:
             raise unreadable(directory, error) from error
         if is_settled:
             with _connected(f"{source.absolute().as_uri()}?immutable=1") as db:
-                yield StoppedLog(directory, db)
+                yield StoppedLog(directory, db, seal)
             return
         with tempfile.TemporaryDirectory(prefix="swarmpy-raft-") as private:
             _copy((source, beside), Path(private))
             with _connected((Path(private) / DATABASE).as_uri()) as db:
                 db.execute("PRAGMA locking_mode=EXCLUSIVE")
-                yield StoppedLog(directory, db)
+                yield StoppedLog(directory, db, seal)
 
 
 @contextmanager

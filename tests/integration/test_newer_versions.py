@@ -19,7 +19,8 @@ from swarmpy.raft.storage import StoredState
 from swarmpy.security.identity import load_identity
 from swarmpy.security.tls import Credentials
 from swarmpy.wire.frames import OLDEST_VERSION, PROTOCOL_VERSION, Decoder, Kind, encode
-from swarmpy.wire.log import SqliteLog, entry_checksum
+from swarmpy.wire.log import SqliteLog
+from swarmpy.wire.log_rows import entry_checksum
 
 NEWER = codec.SCHEMA_VERSION + 1
 HELLO = encode(Kind.HELLO, PROTOCOL_VERSION, OLDEST_VERSION)

@@ -4,11 +4,15 @@ It is an append log of records, as a real one is: one is written at a time, sect
 its sectors are there. What a crash leaves of the last record is any subset of its sectors; that is cut off at the next
 load. A broken record with others after it was synced once and has rotted since: LogCorrupted, and the host must not
 start.
+
+What it holds is sealed as on a real disk, under a key of each life of the host, and opened as it is loaded.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
+import struct
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
@@ -19,6 +23,8 @@ from loop import SimLoop
 from swarmpy.errors import LogCorrupted, StorageError
 from swarmpy.raft.messages import Entry, HardState, Snapshot
 from swarmpy.raft.storage import MemoryStorage, StoredState
+from swarmpy.security.sealing import DataKey, KeyRing
+from swarmpy.wire.log_sealing import LogSeal, seal_of
 
 SECTOR_BYTES = 512
 CHECKPOINT_RECORDS = 64
@@ -62,6 +68,9 @@ class SimDisk:
         self.events: Counter[str] = Counter()
         """What happened to writes, by kind."""
         self._loop = loop
+        self._keys: tuple[DataKey, ...] = ()
+        self._nonces = itertools.count()
+        self._seal = self._next_seal()
         self._base = MemoryStorage()
         self._has_base = False
         self._base_is_rotten = False
@@ -117,18 +126,21 @@ class SimDisk:
             raise LogCorrupted("the raft log is damaged before its end")
         self._checkpoint()
         stored = await self._base.load()
-        self._snapshot = stored.snapshot
-        return stored
+        self._seal = self._next_seal()
+        self._snapshot = stored.snapshot and self._opened_snapshot(stored.snapshot)
+        entries = tuple(self._opened(entry) for entry in stored.entries)
+        return attrs.evolve(stored, snapshot=self._snapshot, entries=entries)
 
     async def append(self, hard_state: HardState | None, entries: Sequence[Entry]) -> None:
         """See ``LogStorage``."""
-        stored = tuple(entries)
-        size = sum(len(entry.data) for entry in stored)
+        stored = tuple(self._sealed(entry) for entry in entries)
+        size = sum(len(entry.data) for entry in entries)
         await self._write(lambda storage: storage.append(hard_state, stored), size)
 
     async def save_snapshot(self, snapshot: Snapshot, keep_from_index: int) -> None:
         """See ``LogStorage``."""
-        await self._write(lambda storage: storage.save_snapshot(snapshot, keep_from_index), len(snapshot.data))
+        sealed = self._sealed_snapshot(snapshot)
+        await self._write(lambda storage: storage.save_snapshot(sealed, keep_from_index), len(snapshot.data))
         if self._snapshot is None or snapshot.index > self._snapshot.index:
             self._snapshot = snapshot
 
@@ -139,6 +151,33 @@ class SimDisk:
 
     async def close(self) -> None:
         """See ``LogStorage``."""
+
+    # -- sealing ------------------------------------------------------------------------------------------------------
+
+    def _next_seal(self) -> LogSeal:
+        # Counted nonces, as all of the simulation must come out the same again.
+        self._keys += (DataKey(len(self._keys) + 1, len(self._keys).to_bytes(32, "big")),)
+        ring = KeyRing(self._keys, nonces=lambda size: next(self._nonces).to_bytes(size, "big"))
+        return seal_of(ring, "simulated")
+
+    def _sealed(self, entry: Entry) -> Entry:
+        return attrs.evolve(entry, data=self._numbered(self._seal.entry(entry)))
+
+    def _opened(self, entry: Entry) -> Entry:
+        key, data = _of_key(entry.data)
+        return attrs.evolve(entry, data=self._seal.open_entry(entry.index, entry.term, entry.kind, key, data))
+
+    def _sealed_snapshot(self, snapshot: Snapshot) -> Snapshot:
+        pieces = self._seal.snapshot(snapshot.index, snapshot.term, repr(snapshot.conf), snapshot.data)
+        return attrs.evolve(snapshot, data=self._numbered(b"".join(pieces)))
+
+    def _opened_snapshot(self, snapshot: Snapshot) -> Snapshot:
+        key, data = _of_key(snapshot.data)
+        about = snapshot.index, snapshot.term, repr(snapshot.conf)
+        return attrs.evolve(snapshot, data=self._seal.open_snapshot(*about, key, data))
+
+    def _numbered(self, sealed: bytes) -> bytes:
+        return struct.pack(">I", self._seal.key) + sealed
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -204,6 +243,11 @@ class SimDisk:
             self.events["stalled"] += 1
             return seconds + random.uniform(1.0, 5.0)
         return seconds * 100 if random.random() < options.slow else seconds
+
+
+def _of_key(stored: bytes) -> tuple[int, bytes]:
+    """The number of the key, and what it has sealed."""
+    return int.from_bytes(stored[:4], "big"), stored[4:]
 
 
 def _finish(work: Coroutine[Any, Any, None]) -> None:

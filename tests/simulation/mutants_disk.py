@@ -7,6 +7,7 @@ from functools import partial
 from mutation import LOG_TESTS, Edit, Mutant
 
 _log = partial(Mutant, world=LOG_TESTS, module="swarmpy.wire.log")
+_sealing = partial(Mutant, world=LOG_TESTS, module="swarmpy.wire.log_sealing")
 _files = partial(Mutant, world=LOG_TESTS, module="swarmpy.wire.log_files")
 
 DISK = (
@@ -53,7 +54,7 @@ DISK = (
         name="entry-checksum-ignored",
         tests="test_log_disk.py",
         bug="An entry that was damaged on the disk is read as if it were whole.",
-        edits=(Edit("if crc != entry_checksum(index, term, kind, data):", "if crc is None:"),),
+        edits=(Edit("if crc != entry_checksum(index, term, kind, data, key):", "if crc is None:"),),
     ),
     _log(
         name="vote-checksum-ignored",
@@ -65,16 +66,18 @@ DISK = (
         name="snapshot-checksum-ignored",
         tests="test_log_disk.py",
         bug="A damaged snapshot is restored from.",
-        edits=(Edit("if snapshot_checksum(index, term, conf, data) != digest:", "if not digest:"),),
+        edits=(Edit("if snapshot_checksum(index, term, conf, data, key) != digest:", "if not digest:"),),
     ),
     _log(
         name="append-in-pieces",
         tests="test_log_full.py",
         bug="Cutting the tail, appending and the vote are not one transaction.",
         edits=(
-            Edit("from contextlib import contextmanager\n", "from contextlib import contextmanager, nullcontext\n"),
             Edit(
-                "        with _transaction(db):\n            if entries:\n",
+                "from functools import partial\n", "from contextlib import nullcontext\nfrom functools import partial\n"
+            ),
+            Edit(
+                "        with transaction(db):\n            if entries:\n",
                 "        with nullcontext():\n            if entries:\n",
             ),
         ),
@@ -91,14 +94,19 @@ DISK = (
         bug="An installed snapshot leaves the entries of another log behind it.",
         edits=(
             Edit('                db.execute("DELETE FROM entries")\n', ""),
-            Edit("first, last = snapshot.index + 1, snapshot.index", "pass"),
+            Edit("first, last = index + 1, index", "pass"),
         ),
     ),
     _log(
         name="snapshots-overlap",
         tests="test_log_order.py",
         bug="The record of the own snapshot removes the file of a leader's, which is recorded next.",
-        edits=(Edit("        async with self._saving:\n", "        async with asyncio.Lock():\n"),),
+        edits=(
+            Edit(
+                "        async with self._saving:\n            if snapshot.index",
+                "        async with asyncio.Lock():\n            if snapshot.index",
+            ),
+        ),
     ),
     _log(
         name="old-snapshot-goes-first",
@@ -106,10 +114,34 @@ DISK = (
         bug="The old snapshot's file is removed before the new one is recorded.",
         edits=(
             Edit(
-                "        with _transaction(db):\n            ours = db.execute(",
+                "        with transaction(db):\n            ours = db.execute(",
                 "        log_files.remove_snapshots(self._directory, keep=name)\n"
-                "        with _transaction(db):\n            ours = db.execute(",
+                "        with transaction(db):\n            ours = db.execute(",
             ),
         ),
+    ),
+    _sealing(
+        name="entry-of-any-place",
+        tests="test_log_sealing.py",
+        bug="A sealed entry is not bound to its index.",
+        edits=(Edit('b"e", index, term, kind)', 'b"e", 0, term, kind)'),),
+    ),
+    _sealing(
+        name="log-of-any-member",
+        tests="test_log_sealing.py",
+        bug="What is sealed is not bound to the log it is in.",
+        edits=(Edit('names_of("swarmpy raft log", owner)', 'names_of("swarmpy raft log", "")'),),
+    ),
+    _log(
+        name="free-pages-stay",
+        tests="test_log_sealing.py",
+        bug="Free pages keep what was there before it was sealed.",
+        edits=(Edit('        db.execute("VACUUM")\n', ""),),
+    ),
+    _log(
+        name="snapshot-not-sealed-anew",
+        tests="test_log_sealing.py",
+        bug="A key is taken for replaced though the snapshot is still of the old one.",
+        edits=(Edit("if row is not None and row[-1] != self._seal.key:", "if row is None:"),),
     ),
 )

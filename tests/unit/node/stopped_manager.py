@@ -22,7 +22,8 @@ from swarmpy.raft.encoding import encode_conf_change
 from swarmpy.raft.messages import ConfChange, ConfChangeKind, ConfState, Entry, EntryKind, HardState, Member, Snapshot
 from swarmpy.raft.storage import bootstrap
 from swarmpy.store.memory import Store
-from swarmpy.wire.log import SqliteLog, entry_checksum
+from swarmpy.wire.log import SqliteLog
+from swarmpy.wire.log_rows import entry_checksum
 
 SECRETS = ("SWMTKN-1-sesame", "PRIVATE KEY", "hunter2", "label-secret", "argument-secret")
 ME = Member(raft_id=1, node_id="node1", address="10.0.0.1:2377")

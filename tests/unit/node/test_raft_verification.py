@@ -13,8 +13,8 @@ from swarmpy.model import codec
 from swarmpy.model.changes import create
 from swarmpy.node.raft_verification import Outcome, verify
 from swarmpy.raft.messages import HardState
-from swarmpy.wire.log import hard_state_checksum
 from swarmpy.wire.log_files import write_mark
+from swarmpy.wire.log_rows import hard_state_checksum
 
 Damage = Callable[[StoppedManager], object]
 NEWER = bytes([codec.SCHEMA_VERSION + 1])

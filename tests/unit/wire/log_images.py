@@ -17,6 +17,7 @@ from types import MappingProxyType
 import pytest
 
 from swarmpy.raft.storage import StoredState
+from swarmpy.security.sealing import DataKey, KeyRing
 from swarmpy.wire import log_files
 from swarmpy.wire.log import SqliteLog
 from swarmpy.wire.log_files import DATABASE, WAL, mark_of
@@ -24,6 +25,8 @@ from swarmpy.wire.log_files import DATABASE, WAL, mark_of
 SECTOR = 512
 WAL_HEADER, FRAME = 32, 24 + 4096
 Photo = Mapping[str, bytes]
+KEYS = tuple(DataKey(number, bytes([number]) * 32) for number in range(1, 10))
+RING = KeyRing(KEYS, takes_plain=True)
 
 
 def take(directory: Path) -> Photo:
@@ -43,8 +46,8 @@ def put(photo: Photo, directory: Path) -> Path:
 
 
 async def opened(photo: Photo, directory: Path) -> StoredState:
-    """What a new process finds there, in ``directory``, which is removed. Raises what it raises."""
-    log = SqliteLog(put(photo, directory))
+    """What a new process finds there that has all keys, in ``directory``, which is removed. Raises what it raises."""
+    log = SqliteLog(put(photo, directory), RING)
     try:
         return await log.load()
     finally:
@@ -55,8 +58,8 @@ async def opened(photo: Photo, directory: Path) -> StoredState:
 class FilmedLog(SqliteLog):
     """Takes a photo before every transaction, checkpoint and file that it writes."""
 
-    def __init__(self, directory: Path, patch: pytest.MonkeyPatch) -> None:
-        super().__init__(directory)
+    def __init__(self, directory: Path, patch: pytest.MonkeyPatch, ring: KeyRing | None = None) -> None:
+        super().__init__(directory, ring)
         self.photos: list[Photo] = []
         self._write_file = log_files.write_file
         patch.setattr(log_files, "write_file", self._filmed_write)
@@ -70,12 +73,12 @@ class FilmedLog(SqliteLog):
         return super()._checked(db)
 
     def _traced(self, statement: str) -> None:
-        if statement.startswith(("BEGIN", "PRAGMA wal_checkpoint")):
+        if statement.startswith(("BEGIN", "PRAGMA wal_checkpoint", "VACUUM")):
             self.photo()
 
-    def _filmed_write(self, path: Path, data: bytes) -> None:
+    def _filmed_write(self, path: Path, *pieces: bytes) -> None:
         self.photo()
-        self._write_file(path, data)
+        self._write_file(path, *pieces)
         self.photo()
 
 

@@ -13,6 +13,7 @@ from disk import SimDisk
 from swarmpy.errors import AlreadyInCluster
 from swarmpy.raft.messages import ConfState, Entry, EntryKind, HardState, Member, Snapshot
 from swarmpy.raft.storage import LogStorage, MemoryStorage, StoredState, bootstrap
+from swarmpy.security.sealing import DataKey, KeyRing
 from swarmpy.wire.log import SqliteLog
 
 ME = Member(raft_id=1, node_id="node1", address="10.0.0.1:2377")
@@ -34,12 +35,12 @@ def snapshot(index: int, term: int = 1, data: bytes = b"state") -> Snapshot:
     return Snapshot(index=index, term=term, conf=CONF, data=data)
 
 
-async def on_disk(scenario: Scenario, directory: Path) -> None:
-    opened = [SqliteLog(directory)]
+async def on_disk(scenario: Scenario, directory: Path, ring: KeyRing | None = None) -> None:
+    opened = [SqliteLog(directory, ring)]
 
     async def reopen(old: LogStorage) -> LogStorage:
         await old.close()
-        opened.append(SqliteLog(directory))
+        opened.append(SqliteLog(directory, ring))
         return opened[-1]
 
     try:
@@ -68,7 +69,7 @@ async def simulated(scenario: Scenario, loop: simulation.SimLoop) -> None:
     await scenario(disk, reopen)
 
 
-@pytest.fixture(params=["memory", "sqlite", "simulated"])
+@pytest.fixture(params=["memory", "sqlite", "sealed", "simulated"])
 def play(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Scenario], None]:
     """Runs a scenario on a storage, with a way to restart it: in the simulator that is a power cut."""
 
@@ -76,7 +77,9 @@ def play(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Scenario],
         if request.param == "simulated":
             simulation.run(1, lambda loop: simulated(scenario, loop))
         else:
-            asyncio.run(in_memory(scenario) if request.param == "memory" else on_disk(scenario, tmp_path / "raft"))
+            ring = KeyRing((DataKey.new(1),)) if request.param == "sealed" else None
+            on_it = in_memory(scenario) if request.param == "memory" else on_disk(scenario, tmp_path / "raft", ring)
+            asyncio.run(on_it)
 
     return run
 

@@ -18,12 +18,13 @@ import attrs
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from log_images import FilmedLog, Photo, images, last_transaction, opened
+from log_images import KEYS, FilmedLog, Photo, images, last_transaction, opened
 from test_log_contract import entry, snapshot
 
 from swarmpy.errors import DataDirMismatch, LogCorrupted
 from swarmpy.raft.messages import Entry, HardState
 from swarmpy.raft.storage import MemoryStorage, StoredState
+from swarmpy.security.sealing import KeyRing
 from swarmpy.wire import log as module
 from swarmpy.wire.log_files import WAL
 
@@ -57,12 +58,18 @@ class TakeSnapshot:
     size: int
 
 
-Step = Append | TakeSnapshot
+@attrs.frozen
+class Reseal:
+    """The next key is used, and all that is there is sealed with it."""
+
+
+Step = Append | TakeSnapshot | Reseal
 SIZES = st.sampled_from((0, 7, 300, 3000, 9000))
 STEPS = st.one_of(
     st.builds(Append, st.integers(0, 3), st.integers(0, 4), SIZES, st.booleans()),
     st.builds(Append, st.just(0), st.integers(1, 4), SIZES, st.booleans()),
     st.builds(TakeSnapshot, st.integers(0, 3), st.integers(0, 3), SIZES),
+    st.builds(Reseal),
 )
 HISTORIES = st.lists(STEPS, min_size=1, max_size=8)
 
@@ -82,7 +89,9 @@ class Played:
 
     async def play(self, steps: list[Step], directory: Path, patch: pytest.MonkeyPatch) -> None:
         """Play all steps; the log is closed afterwards."""
-        log, model = FilmedLog(directory, patch), MemoryStorage()
+        # Of a version without keys, or sealed from the beginning.
+        keys = len(steps) % 2
+        log, model = FilmedLog(directory, patch, KeyRing(KEYS[:keys]) if keys else None), MemoryStorage()
         term = 1
         try:
             for number, step in enumerate([None, *steps], 1):
@@ -91,6 +100,10 @@ class Played:
                     log.photo()
                 if step is None:
                     await log.load()
+                elif isinstance(step, Reseal):
+                    keys += 1
+                    await log.use(KeyRing(KEYS[:keys], takes_plain=True))
+                    await log.reseal()
                 elif isinstance(step, Append):
                     term += step.votes
                     await self._append(step, term, before, (log, model))
