@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from swarmpy.api.backend import ManagerBackend, NodeBackend
-from swarmpy.errors import NotInCluster
+from swarmpy.errors import NotInCluster, SwarmLocked
 
 _NO_CLUSTER = (
     'This node is not a swarm manager: it is in no swarm. Create one ("swarm init") or join one, and try again.'
@@ -24,6 +24,8 @@ def require_manager(node: NodeBackend) -> ManagerBackend:
             raise NotInCluster(_WORKER)
         case "pending":
             raise NotInCluster(_PENDING)
+        case "locked":
+            raise SwarmLocked
         case "error":
             raise NotInCluster(f"This node is not a swarm manager: {node.error}")
         case _:

@@ -17,7 +17,7 @@ import attrs
 
 from swarmpy.api.callers import Caller, Door
 
-QUERY_SHOWN = ("version", "force", "rollback", "rotateWorkerToken", "rotateManagerToken")
+QUERY_SHOWN = ("version", "force", "rollback", "rotateWorkerToken", "rotateManagerToken", "rotateManagerUnlockKey")
 """The parameters that say what was done. No others: a client may have put anything into them."""
 MAX_TEXT_CHARS = 256
 """Of everything in an entry that a client chose."""

@@ -12,6 +12,7 @@ from swarmpy.model.objects import Node, NodeDescription
 from swarmpy.model.specs import ClusterSpec
 from swarmpy.model.states import Availability, TaskState
 from swarmpy.raft.status import RaftStatus
+from swarmpy.security.sealing import UnlockKey
 from swarmpy.store.memory import Store
 from swarmpy.store.view import View
 
@@ -103,7 +104,7 @@ class NodeBackend(Protocol):
 
     @property
     def local_state(self) -> str:
-        """``inactive``, ``pending`` (joining), ``active`` or ``error``."""
+        """``inactive``, ``pending`` (joining), ``active``, ``locked`` or ``error``."""
 
     @property
     def error(self) -> str:
@@ -167,4 +168,13 @@ class NodeBackend(Protocol):
         """
 
     async def leave(self, *, force: bool) -> None:
-        """Leave the cluster. Raises NotInCluster; FailedPrecondition for a manager without ``force``."""
+        """Leave the cluster; with ``force`` also one whose key nobody has.
+
+        Raises NotInCluster; FailedPrecondition for a manager without ``force``.
+        """
+
+    async def unlock(self, key: UnlockKey) -> None:
+        """Go on as the manager that this node is, where it waits for its unlock key; a key may have to wait its turn.
+
+        Raises NotLocked, NotInCluster, InvalidArgument (it is not the key), Unavailable (another one is being tried).
+        """

@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 
+import attrs
 import structlog
 
 from swarmpy.api.access import require_manager
@@ -16,9 +17,10 @@ from swarmpy.api.node_json import availability_from_json
 from swarmpy.api.request import BINARY, ApiRequest, ApiResponse, StreamedResponse, json_response
 from swarmpy.api.router import Route, Scope
 from swarmpy.api.swarm_json import cluster_spec_from_json, root_request_from_json, swarm_to_json
-from swarmpy.errors import AlreadyInCluster, InvalidArgument, NotInCluster, Unavailable
+from swarmpy.errors import AlreadyInCluster, InvalidArgument, NotInCluster, SwarmLocked, Unavailable
 from swarmpy.manager import operations
 from swarmpy.model.specs import ClusterSpec
+from swarmpy.security.sealing import UnlockKey
 from swarmpy.store.backup import Header, written
 
 log = structlog.get_logger(__name__)
@@ -28,6 +30,7 @@ MAX_BACKUPS = 2
 
 _ALREADY = 'This node is already part of a swarm: leave it first ("swarm leave"), then create or join another one.'
 _DEFAULT_LISTEN_ADDR = "0.0.0.0:2377"
+_LOCKED_LEAVES = "Swarm is encrypted and locked. Please unlock it first or use `--force` to ignore this message."
 _MANAGER_LEAVES = (
     "You are attempting to leave the swarm on a node that is participating as a manager. "
     "Without it there are fewer managers to agree on changes, and without the last one the swarm's state is lost: "
@@ -52,6 +55,7 @@ class SwarmApi:
             Route("GET", "/swarm/backup", Scope.READ, Access.ADMIN, self.backup, tells_secrets=True),
             Route("POST", "/swarm/restore", Scope.LOCAL, Access.ADMIN, self.restore),
             Route("POST", "/swarm/update", Scope.WRITE, Access.ADMIN, self.update),
+            Route("POST", "/swarm/unlock", Scope.LOCAL, Access.ADMIN, self.unlock),
             Route("GET", "/swarm/unlockkey", Scope.READ, Access.ADMIN, self.unlock_key, tells_secrets=True),
         ]
 
@@ -63,17 +67,20 @@ class SwarmApi:
     async def init(self, request: ApiRequest) -> ApiResponse:
         """``POST /swarm/init``; answers the node's id as a JSON string."""
         fields = Fields(parse_json(request.body))
-        fields.refuse("AutoLockManagers", "DefaultAddrPool", "DataPathAddr", "DataPathPort")
+        fields.refuse("DefaultAddrPool", "DataPathAddr", "DataPathPort")
         fields.nested("Spec").nested("CAConfig").refuse("ForceRotate", "SigningCACert", "SigningCAKey")
         if fields.boolean("ForceNewCluster"):
             return json_response(await self._node.init(_forced(fields)))
         self._require_outside()
+        spec = cluster_spec_from_json(fields.raw("Spec"), ClusterSpec(), "Spec")
+        if fields.boolean("AutoLockManagers"):
+            spec = attrs.evolve(spec, autolock_managers=True)
         node_id = await self._node.init(
             InitRequest(
                 listen_addr=_listen_addr(fields),
                 advertise_addr=fields.string("AdvertiseAddr"),
                 availability=availability_from_json(fields.string("Availability")),
-                spec=cluster_spec_from_json(fields.raw("Spec"), ClusterSpec(), "Spec"),
+                spec=spec,
             )
         )
         return json_response(node_id)
@@ -106,6 +113,8 @@ class SwarmApi:
         force = request.boolean("force")
         if self._node.local_state == "inactive":
             raise NotInCluster("This node is not part of a swarm")
+        if self._node.local_state == "locked" and not force:
+            raise SwarmLocked(_LOCKED_LEAVES)
         if self._node.manager is not None and not force:
             raise NotInCluster(_MANAGER_LEAVES)
         await self._node.leave(force=force)
@@ -161,11 +170,9 @@ class SwarmApi:
         return json_response(node_id)
 
     async def update(self, request: ApiRequest) -> ApiResponse:
-        """``POST /swarm/update?version=&rotateWorkerToken=&rotateManagerToken=``."""
+        """``POST /swarm/update?version=&rotateWorkerToken=&rotateManagerToken=&rotateManagerUnlockKey=``."""
         manager = require_manager(self._node)
         data = parse_json(request.body)
-        if request.boolean("rotateManagerUnlockKey"):
-            raise InvalidArgument("rotateManagerUnlockKey is not supported yet")
         await operations.update_cluster(
             manager.store,
             request.version("swarm"),
@@ -173,16 +180,25 @@ class SwarmApi:
             new_join_token=manager.new_join_token,
             rotate_worker_token=request.boolean("rotateWorkerToken"),
             rotate_manager_token=request.boolean("rotateManagerToken"),
+            rotate_unlock_key=request.boolean("rotateManagerUnlockKey"),
             root=root_request_from_json(data),
             request=request.request_id,
         )
         return ApiResponse()
 
     async def unlock_key(self, _request: ApiRequest) -> ApiResponse:
-        """``GET /swarm/unlockkey``: empty, as managers are never locked."""
-        return json_response({"UnlockKey": ""})
+        """``GET /swarm/unlockkey``: empty without autolock."""
+        key = require_manager(self._node).store.view().cluster().unlock_key
+        return json_response({"UnlockKey": UnlockKey(key).text if key else ""})
+
+    async def unlock(self, request: ApiRequest) -> ApiResponse:
+        """``POST /swarm/unlock``: give a manager that was started the key to what it has on its disk."""
+        await self._node.unlock(UnlockKey.parse(Fields(parse_json(request.body)).string("UnlockKey")))
+        return ApiResponse()
 
     def _require_outside(self) -> None:
+        if self._node.local_state == "locked":
+            raise SwarmLocked
         if self._node.local_state != "inactive":
             raise AlreadyInCluster(_ALREADY)
 

@@ -23,7 +23,6 @@ def cluster_spec_from_json(data: object, current: ClusterSpec, path: str = "") -
     """``current`` with what the client gave; what it did not give stays. Raises InvalidArgument."""
     fields = Fields(data, path)
     ca, raft = fields.nested("CAConfig"), fields.nested("Raft")
-    fields.nested("EncryptionConfig").refuse("AutoLockManagers")
     fields.nested("TaskDefaults").refuse("LogDriver")
     ca.refuse("ExternalCAs")
     config = attrs.evolve(
@@ -36,6 +35,7 @@ def cluster_spec_from_json(data: object, current: ClusterSpec, path: str = "") -
         heartbeat_tick=raft.integer("HeartbeatTick") or current.raft.heartbeat_tick,
     )
     config.check()
+    locks = fields.nested("EncryptionConfig").maybe_boolean("AutoLockManagers")
     history = fields.nested("Orchestration").maybe_integer("TaskHistoryRetentionLimit", least=-INT64_MAX)
     heartbeat_ns = fields.nested("Dispatcher").integer("HeartbeatPeriod")
     return attrs.evolve(
@@ -48,6 +48,7 @@ def cluster_spec_from_json(data: object, current: ClusterSpec, path: str = "") -
             current.dispatcher, heartbeat_period_ns=heartbeat_ns or current.dispatcher.heartbeat_period_ns
         ),
         node_cert_expiry_ns=ca.integer("NodeCertExpiry") or current.node_cert_expiry_ns,
+        autolock_managers=current.autolock_managers if locks is None else locks,
     )
 
 
@@ -78,7 +79,7 @@ def cluster_spec_to_json(spec: ClusterSpec) -> dict[str, Any]:
         "Dispatcher": {"HeartbeatPeriod": spec.dispatcher.heartbeat_period_ns},
         "CAConfig": {"NodeCertExpiry": spec.node_cert_expiry_ns, **given(ForceRotate=spec.force_rotate)},
         "TaskDefaults": {},
-        "EncryptionConfig": {"AutoLockManagers": False},
+        "EncryptionConfig": {"AutoLockManagers": spec.autolock_managers},
     }
 
 

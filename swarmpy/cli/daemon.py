@@ -22,7 +22,7 @@ import click
 from swarmpy.cli.client import ApiClient
 from swarmpy.cli.daemon_options import advertise_option, as_arguments, daemon_options, listen_option, node_config
 from swarmpy.cli.settings import Settings, data_dir_option, pass_settings
-from swarmpy.cli.swarm_spec import SPEC_OPTIONS, edited, spec_options, swarm_update
+from swarmpy.cli.swarm_spec import SPEC_OPTIONS, edited, spec_options, swarm_update, unlock_advice
 from swarmpy.errors import (
     ConnectionFailed,
     DataDirMismatch,
@@ -104,6 +104,8 @@ def swarm_init(
         click.echo(f"Swarm initialized: current node ({node_id}) is now a manager.\n")
         for role in ("worker", "manager"):
             await _echo_join_command(client, role)
+        if given["autolock"]:
+            click.echo(await unlock_advice(client))
 
     with_daemon(settings, init, **options)
 

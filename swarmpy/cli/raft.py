@@ -9,12 +9,14 @@ from typing import Any
 
 import click
 
+from swarmpy.cli.swarm_lock import read_unlock_key
 from swarmpy.errors import DataDirMismatch, LogCorrupted, StorageError
 from swarmpy.model.grammar import printable
 from swarmpy.model.summary import Summary
 from swarmpy.node.raft_verification import Outcome, verify
-from swarmpy.node.stopped_raft import EntrySummary, stopped_log, summaries
+from swarmpy.node.stopped_raft import EntrySummary, is_locked, stopped_log, summaries
 from swarmpy.raft.messages import Member
+from swarmpy.security.sealing import UnlockKey
 from swarmpy.wire.log_inspection import StoppedLog
 
 MOST_TEXT = 160
@@ -23,6 +25,12 @@ MOST_TEXT = 160
 _HEADING = f"{'INDEX':>10}  {'TERM':>6}  {'KIND':<11}  {'BYTES':>8}  WHAT"
 
 _directory = click.argument("data_dir", metavar="DATA_DIR", type=click.Path(path_type=Path))
+_unlock_key_option = click.option(
+    "--unlock-key-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Where the unlock key of a locked manager is; without it the key is asked for, or read from standard input.",
+)
 
 
 @click.group()
@@ -32,13 +40,14 @@ def raft() -> None:
 
 @raft.command("verify")
 @_directory
-def raft_verify(data_dir: Path) -> None:
+@_unlock_key_option
+def raft_verify(data_dir: Path, unlock_key_file: Path | None) -> None:
     """Check everything that a manager's log and snapshot must be.
 
     Exit code 0: sound; 74: damaged; 78: of another node, or written by a newer version.
     """
     found = []
-    for finding in verify(data_dir):
+    for finding in verify(data_dir, key_for(data_dir, unlock_key_file)):
         click.echo(f"{finding.outcome:<8}  {finding.check:<10}  {finding.text}")
         found.append(finding)
     for outcome, error in ((Outcome.DAMAGED, LogCorrupted), (Outcome.MISMATCH, DataDirMismatch)):
@@ -59,15 +68,25 @@ _REMEDIES = {
 
 @raft.command("dump")
 @_directory
+@_unlock_key_option
 @click.option("--from", "first", type=click.IntRange(min=1), metavar="INDEX", default=1, help="The first entry.")
 @click.option("--to", "last", type=click.IntRange(min=1), metavar="INDEX", help="The last entry.")
 @click.option("--limit", type=click.IntRange(min=0), metavar="N", help="At most so many entries.")
 @click.option("--entries/--no-entries", default=True, show_default=True, help="Each entry, or how many there are.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-def raft_dump(data_dir: Path, first: int, last: int | None, limit: int | None, *, entries: bool, as_json: bool) -> None:
+def raft_dump(
+    data_dir: Path,
+    first: int,
+    last: int | None,
+    limit: int | None,
+    unlock_key_file: Path | None,
+    *,
+    entries: bool,
+    as_json: bool,
+) -> None:
     """Show what is stored: term and vote, snapshot, entries. Never what is in an object, which may be secret."""
     faults, heading = 0, "" if as_json else _HEADING
-    with stopped_log(data_dir) as log:
+    with stopped_log(data_dir, key_for(data_dir, unlock_key_file)) as log:
         for record in _records(log, first, last, limit if entries else 0):
             if heading and record["type"] == "entry":
                 click.echo(heading)
@@ -193,3 +212,8 @@ def _line(record: dict[str, Any]) -> str:
 
 def _shortened(text: str) -> str:
     return text if len(text) <= MOST_TEXT else f"{text[: MOST_TEXT - 3]}..."
+
+
+def key_for(data_dir: Path, file: Path | None) -> UnlockKey | None:
+    """The unlock key of the manager in ``data_dir``, if it needs one. Raises InvalidArgument."""
+    return read_unlock_key(file) if is_locked(data_dir) else None

@@ -57,6 +57,14 @@ _OPTIONS = (
         help="Silence after which another manager takes over, at the earliest; at least five heartbeats "
         "[default: 500ms].",
     ),
+    click.option(
+        "--autolock",
+        type=bool,
+        is_flag=False,
+        flag_value=True,
+        metavar="[=true|false]",
+        help="Whether a manager that is started waits for the unlock key  [default: false].",
+    ),
 )
 
 
@@ -67,6 +75,7 @@ SPEC_OPTIONS = (
     "snapshot_interval",
     "heartbeat_interval",
     "election_timeout",
+    "autolock",
 )
 """What :func:`edited` takes."""
 
@@ -87,6 +96,7 @@ def edited(
     snapshot_interval: int | None,
     heartbeat_interval: int | None,
     election_timeout: int | None,
+    autolock: bool | None,
 ) -> Json:
     """Docker's JSON of a cluster's spec with what the options say. Raises InvalidArgument."""
     out = dict(spec)
@@ -94,6 +104,7 @@ def edited(
     _set(out, "CAConfig", "NodeCertExpiry", cert_expiry)
     _set(out, "Dispatcher", "HeartbeatPeriod", dispatcher_heartbeat)
     _set(out, "Raft", "SnapshotInterval", snapshot_interval)
+    _set(out, "EncryptionConfig", "AutoLockManagers", autolock)
     if heartbeat_interval is not None or election_timeout is not None:
         config = _timing(out.get("Raft") or {})
         config = config.with_timing(
@@ -115,16 +126,28 @@ def _timing(raft: Json) -> RaftConfig:
     )
 
 
-def _set(spec: Json, part: str, field: str, value: int | None) -> None:
+def _set(spec: Json, part: str, field: str, value: int | bool | None) -> None:
     if value is not None:
         spec[part] = {**(spec.get(part) or {}), field: value}
+
+
+async def unlock_advice(client: ApiClient) -> str:
+    """What to do with the cluster's unlock key; "" without one."""
+    key = str((await client.get("/swarm/unlockkey"))["UnlockKey"])
+    if not key:
+        return ""
+    return (
+        'To unlock a swarm manager after it restarts, run "swarmpy swarm unlock" and provide the following key:\n\n'
+        f"    {key}\n\n"
+        "Store it in a password manager: without it no manager can be started again."
+    )
 
 
 @click.command("update")
 @spec_options
 @data_dir_option
 @pass_settings
-def swarm_update(settings: Settings, **options: int | None) -> None:
+def swarm_update(settings: Settings, **options: Any) -> None:
     """Change the cluster's settings while it runs; nothing is restarted."""
     if all(value is None for value in options.values()):
         raise click.UsageError("nothing to change: give an option, as --help lists them")
@@ -137,6 +160,8 @@ def swarm_update(settings: Settings, **options: int | None) -> None:
                 await client.post("/swarm/update", edited(swarm["Spec"], **options), query=query)
 
             await change(lambda: client.get("/swarm"), write)
+            click.echo("Swarm updated.")
+            if options["autolock"]:
+                click.echo(await unlock_advice(client))
 
     asyncio.run(work())
-    click.echo("Swarm updated.")

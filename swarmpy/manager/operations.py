@@ -9,6 +9,7 @@ whose errors all may raise as well).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
@@ -19,6 +20,7 @@ from swarmpy.control.validate import validate_node_spec, validate_service_spec, 
 from swarmpy.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, VersionConflict
 from swarmpy.manager import certificates
 from swarmpy.manager.rotation import RootRequest, with_root
+from swarmpy.manager.unlock_keys import with_unlock_key
 from swarmpy.model.ids import ServiceId
 from swarmpy.model.objects import JoinTokens, Meta, Node, Service, Task, UpdateStatus
 from swarmpy.model.requests import RequestId
@@ -234,13 +236,15 @@ async def update_cluster(
     change: Callable[[ClusterSpec], ClusterSpec],
     *,
     new_join_token: Callable[[str], str],
+    random_bytes: Callable[[int], bytes] = os.urandom,
     rotate_worker_token: bool = False,
     rotate_manager_token: bool = False,
+    rotate_unlock_key: bool = False,
     root: RootRequest | None = None,
     request: RequestId | None = None,
 ) -> None:
-    """Change the cluster's spec and, if asked for, make join tokens useless that were given away; begin a change of the
-    root CA.
+    """Change the cluster's spec and, if asked for, make join tokens and the unlock key useless that were given away;
+    begin a change of the root CA.
 
     ``change`` makes the new spec from the current one; ``new_join_token`` makes a token for a root CA's digest.
     Raises VersionConflict, InvalidArgument, and FailedPrecondition as :func:`~swarmpy.manager.rotation.with_root`.
@@ -257,6 +261,7 @@ async def update_cluster(
             manager=new_join_token(digest) if rotate_manager_token else tokens.manager,
         )
         changed = attrs.evolve(cluster, spec=spec, join_tokens=tokens)
+        changed = with_unlock_key(changed, rotate=rotate_unlock_key, random_bytes=random_bytes)
         tx.update(changed if root is None else with_root(changed, root, tx.now_ns))
 
     await store.update(update, request=request)

@@ -348,6 +348,10 @@ class Cluster:
     clients: dict[str, ClientCertificate] = attrs.Factory(dict)
     """Who may use the API over TCP, by the serial number of his certificate (hexadecimal, lower case). A certificate
     that is not this very one counts for nothing, whoever signed it."""
+    unlock_key: bytes = attrs.field(default=b"", repr=False)
+    """What the managers lock their vaults with; b"" without autolock."""
+    unlock_key_number: int = 0
+    """Grows with each change of it, and when it is given up: managers go by later ones only."""
 
 
 StoreObject = Cluster | Node | Service | Task | Secret | Config

@@ -17,6 +17,7 @@ ignores it would end a change of the root too early, or take a certificate that 
 CLIENTS_VERSION = 6
 """Of an entry or a snapshot that knows who may use the API over TCP: who ignores it would shut them out."""
 SECRETS_VERSION = 7
-"""Of an entry or a snapshot with secrets, configs, or specs that refer to some: who ignores them would lose them."""
+"""Of an entry or a snapshot with secrets, configs, or specs that refer to some: who ignores them would lose them.
+Also of one with an unlock key: who ignores it would not lock. Managers seal what is on their disks from here on."""
 BASE_VERSION = REQUESTS_VERSION
 """What every manager reads that does not tell what it reads: it may be written without asking."""

@@ -353,3 +353,5 @@ class ClusterSpec:
     node_cert_expiry_ns: int = 90 * 24 * 3600 * 1_000_000_000
     force_rotate: int = 0
     """Another number than before asks for a new root CA."""
+    autolock_managers: bool = False
+    """A manager that is started needs an operator, who has the unlock key."""

@@ -23,8 +23,9 @@ from swarmpy.model.states import Role
 from swarmpy.node.joining import rejoin_identity, renew_identity
 from swarmpy.ports import Clock, Random
 from swarmpy.security.certificates import SKEW_NS
-from swarmpy.security.identity import NodeIdentity, next_key, save_identity, save_roots
+from swarmpy.security.identity import NodeIdentity, next_key, reseal_keys, save_identity, save_roots
 from swarmpy.security.tls import Credentials
+from swarmpy.security.vault import Vault
 
 log = structlog.get_logger(__name__)
 
@@ -72,9 +73,11 @@ class CertificateKeeper:
         on_role_change: Callable[[], None],
         clock: Clock,
         random: Random,
+        vault: Vault | None = None,
     ) -> None:
-        """``manager`` gives the manager half, while there is one."""
+        """``manager`` gives the manager half, while there is one; ``vault`` seals a manager's key."""
         self._data_dir = data_dir
+        self._vault = vault or Vault(data_dir)
         self._credentials = credentials
         self._ask_leader = ask_leader
         self._manager = manager
@@ -170,7 +173,7 @@ class CertificateKeeper:
         """
         async with self._changing:
             try:
-                key_pem = await asyncio.to_thread(next_key, self._data_dir)
+                key_pem = await asyncio.to_thread(next_key, self._data_dir, self._vault.ring)
                 identity = await renew_identity(self._ask_leader, self.identity, key_pem)
             except SwarmpyError as error:
                 self._failure = error
@@ -183,7 +186,7 @@ class CertificateKeeper:
         Raises as :func:`~swarmpy.node.joining.rejoin_identity`, and StorageError.
         """
         async with self._changing:
-            key_pem = await asyncio.to_thread(next_key, self._data_dir)
+            key_pem = await asyncio.to_thread(next_key, self._data_dir, self._vault.ring)
             identity, certified = await rejoin_identity(
                 addresses, token, self.identity, key_pem, incarnation, self._random
             )
@@ -192,7 +195,10 @@ class CertificateKeeper:
 
     async def _put_in_force(self, identity: NodeIdentity) -> None:
         before = self.identity
-        await asyncio.to_thread(save_identity, self._data_dir, identity)
+        if identity.role is Role.MANAGER and before.role is not Role.MANAGER and not self._vault.exists:
+            await asyncio.to_thread(self._vault.create)
+        ring = self._vault.ring if identity.role is Role.MANAGER else None
+        await asyncio.to_thread(save_identity, self._data_dir, identity, ring)
         self._credentials.replace(identity)
         self._failure = None
         self._retry_s = RETRY_FIRST_S
@@ -210,6 +216,12 @@ class CertificateKeeper:
             trusting = self.identity.trusting(roots)
             await asyncio.to_thread(save_roots, self._data_dir, trusting)
             self._credentials.replace(trusting)
+
+    async def reseal(self) -> None:
+        """Seal the key with the vault's current one. Raises StorageError."""
+        async with self._changing:
+            if self._vault.ring is not None and self.identity.role is Role.MANAGER:
+                await asyncio.to_thread(reseal_keys, self._data_dir, self._vault.ring)
 
     async def _renew_expired(self) -> None:
         async with self._changing:

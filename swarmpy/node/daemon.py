@@ -18,10 +18,16 @@ from swarmpy.errors import (
     AlreadyInCluster,
     DataDirMismatch,
     DeadlineExceeded,
+    InvalidArgument,
     NotInCluster,
+    NotLocked,
+    SwarmLocked,
     SwarmpyError,
+    Unavailable,
+    WrongUnlockKey,
 )
 from swarmpy.model.ids import ClusterId, NodeId
+from swarmpy.model.objects import Cluster
 from swarmpy.model.states import Role
 from swarmpy.node import addresses, forced, restoring
 from swarmpy.node.audit_log import FILE as AUDIT_FILE
@@ -34,16 +40,21 @@ from swarmpy.node.founding import found
 from swarmpy.node.joining import fetch_identity
 from swarmpy.node.member import Member, new_raft_id
 from swarmpy.node.moving import manager_hints, where_now
+from swarmpy.node.opening import make_vault, opened_vault
 from swarmpy.node.renewal import renew
 from swarmpy.ports import Clock, Random, Runtime
 from swarmpy.runtime.choose import choose_runtime
 from swarmpy.security.identity import NodeIdentity, load_identity, save_identity
+from swarmpy.security.sealing import UnlockKey
+from swarmpy.security.vault import Vault
 from swarmpy.wire.descriptors import raise_limit
 from swarmpy.wire.router import MANAGERS, Router
 
 log = structlog.get_logger(__name__)
 
 READY_TIMEOUT_S = 30.0
+_NOT_IN_SWARM = "This node is not part of a swarm"
+_Known = tuple[NodeState, NodeIdentity, Vault]
 
 
 class Node(NodeFacts):
@@ -71,13 +82,15 @@ class Node(NodeFacts):
         await asyncio.to_thread(self._data.open)
         try:
             async with contextlib.AsyncExitStack() as servers:
-                known = await asyncio.to_thread(self._who_am_i)
+                known = await asyncio.to_thread(self._who_am_i_if_unlocked)
                 self._audit.start()
                 servers.push_async_callback(self._audit.close)
                 await open_doors(servers, self._api, self._config, self._data.socket, self._clock)
                 self._failed = asyncio.get_running_loop().create_future()
                 if known is not None:
                     await self._resume(*known)
+                elif self._locked is not None:
+                    log.warning("manager_locked", node=self._locked.node_id, reason=str(SwarmLocked()))
                 elif self._config.has_addresses:
                     log.warning("addresses_not_used", reason="this node is in no cluster: give them as it enters one")
                 if started is not None:
@@ -100,12 +113,21 @@ class Node(NodeFacts):
             stopped.cancel()
             await asyncio.wait([stopped])
 
-    def _who_am_i(self) -> tuple[NodeState, NodeIdentity] | None:
+    def _who_am_i_if_unlocked(self) -> _Known | None:
+        try:
+            return self._who_am_i()
+        except SwarmLocked:
+            self._locked = self._data.load()
+            return None
+
+    def _who_am_i(self, unlock_key: UnlockKey | None = None) -> _Known | None:
+        """Raises SwarmLocked and WrongUnlockKey, too."""
         state = self._data.load()
         if state is None:
             return None
         self._data.finish_renewal(state)
-        identity = load_identity(self._data.path)
+        vault = opened_vault(self._data, unlock_key)
+        identity = load_identity(self._data.path, vault.ring)
         if identity is None:
             raise DataDirMismatch(
                 f"{self._data.path} says that this is node {state.node_id}, but its certificate is missing: restore "
@@ -122,15 +144,16 @@ class Node(NodeFacts):
             log.warning("raft_log_missing", directory=str(self._data.raft), consequence="joining the managers anew")
             state = attrs.evolve(state, raft_id=new_raft_id(self._random))
             self._data.save(state)
-        return state, identity
+        return state, identity, vault
 
-    async def _resume(self, state: NodeState, identity: NodeIdentity) -> None:
+    async def _resume(self, state: NodeState, identity: NodeIdentity, vault: Vault) -> None:
         asked = self._config.runtime
         kind = state.runtime if asked in (None, "auto") else asked
         # A node whose engine is not there yet, or no more, is a member all the same; a manager may be needed.
         state = await asyncio.to_thread(where_now, self._data, self._config, state)
         runtime = await self._runtime(state.node_id, state.advertise_address, kind, may_be_away=True)
-        self._start_member(self._new_member(state, identity, runtime, manager_hints=manager_hints(self._config)))
+        hints = manager_hints(self._config)
+        self._start_member(self._new_member(state, identity, runtime, vault=vault, manager_hints=hints))
         log.info("node_resumed", node=state.node_id, cluster=state.cluster_id, role=identity.role.value)
 
     def _new_member(self, state: NodeState, identity: NodeIdentity, runtime: Runtime, **more: object) -> Member:
@@ -142,7 +165,7 @@ class Node(NodeFacts):
             clock=self._clock,
             random=self._random,
             serve_api=self._serve_peers,
-            **more,  # type: ignore[arg-type]
+            **{"vault": Vault(self._data.path), **more},  # type: ignore[arg-type]
         )
 
     def _start_member(self, member: Member) -> None:
@@ -216,13 +239,15 @@ class Node(NodeFacts):
                 state,
                 founding.identity,
                 self._new_member(state, founding.identity, runtime, founding=founding),
-                is_founding=True,
+                founded=founding.cluster,
             )
             log.info("cluster_founded", cluster=cluster_id, node=node_id, address=advertise)
             return node_id
 
     async def _begin_anew(self, request: InitRequest) -> str:
         async with self._changing:
+            if self._locked is not None:
+                raise SwarmLocked
             member = forced.manager_of(self._member)
             await forced.check_no_quorum(member)
             state = await asyncio.to_thread(forced.new_state, member.state, request, new_raft_id(self._random))
@@ -239,9 +264,9 @@ class Node(NodeFacts):
         await asyncio.to_thread(addresses.check_free, state.listen_address, before.listen_address)
         await self._end_member()
         try:
-            await renew(self._data, before, state, self._clock)
+            await renew(self._data, before, state, self._clock, member.vault.ring)
         finally:
-            known = await asyncio.to_thread(self._who_am_i)
+            known = await asyncio.to_thread(self._who_am_i, member.vault.unlock_key)
             assert known is not None, "it was a member a moment ago"
             await self._resume(*known)
         assert self._member is not None
@@ -259,7 +284,7 @@ class Node(NodeFacts):
             )
             state, identity = found.state, found.identity
             member = self._new_member(state, identity, found.runtime, first_snapshot=found.snapshot)
-            await self._enter(state, identity, member, is_founding=True)
+            await self._enter(state, identity, member, founded=found.cluster)
             log.warning("cluster_restored", cluster=state.cluster_id, node=state.node_id, index=found.snapshot.index)
             return state.node_id
 
@@ -294,7 +319,7 @@ class Node(NodeFacts):
                 managers=certified.managers,
             )
             runtime = await self._runtime(identity.node_id, advertise, probe.name)
-            await self._enter(state, identity, self._new_member(state, identity, runtime), is_founding=False)
+            await self._enter(state, identity, self._new_member(state, identity, runtime), founded=None)
             log.info("cluster_joined", cluster=state.cluster_id, node=state.node_id, role=identity.role.value)
 
     async def _rejoin(self, request: JoinRequest) -> None:
@@ -311,9 +336,12 @@ class Node(NodeFacts):
     async def leave(self, *, force: bool) -> None:
         """Leave the cluster, and forget it."""
         async with self._changing:
+            if self._locked is not None:
+                await self._leave_locked(self._locked, force=force)
+                return
             member = self._member
             if member is None:
-                raise NotInCluster("This node is not part of a swarm")
+                raise NotInCluster(_NOT_IN_SWARM)
             if member.role is Role.MANAGER and not force:
                 raise NotInCluster(
                     "You are attempting to leave the swarm on a node that is participating as a manager. Removing a "
@@ -325,8 +353,45 @@ class Node(NodeFacts):
             self._error = ""
             log.info("cluster_left", cluster=member.state.cluster_id, node=member.state.node_id)
 
+    async def _leave_locked(self, state: NodeState, *, force: bool) -> None:
+        if not force:
+            raise SwarmLocked
+        await asyncio.to_thread(self._data.forget_cluster)
+        self._locked = None
+        log.warning("cluster_left_locked", cluster=state.cluster_id, node=state.node_id, consequence="nobody was told")
+
+    async def unlock(self, key: UnlockKey) -> None:
+        """Go on as the manager that this node is, with the key that it waits for."""
+        if self._locked is None:
+            raise NotLocked("swarm is not locked") if self._member is not None else NotInCluster(_NOT_IN_SWARM)
+        if self._changing.locked():
+            raise Unavailable("another unlock key is being tried: wait a moment")
+        async with self._changing:
+            if self._locked is None:
+                raise NotLocked("swarm is not locked")
+            await asyncio.sleep(self._attempts.wait_s(self._clock.monotonic()))
+            try:
+                known = await asyncio.to_thread(self._who_am_i, key)
+            except WrongUnlockKey:
+                wait_s = self._attempts.failed(self._clock.monotonic())
+                log.warning("unlock_key_wrong", count=self._attempts.wrong, next_one_waits_s=wait_s)
+                raise InvalidArgument("swarm could not be unlocked: invalid key provided") from None
+            self._attempts.succeeded()
+            self._locked = None
+            log.info("manager_unlocked")
+            try:
+                assert known is not None, "it was a manager"
+                await self._resume(*known)
+            except SwarmpyError as error:
+                # As at a start: this daemon is of no use.
+                if self._failed is not None and not self._failed.done():
+                    self._failed.set_exception(error)
+                raise
+
     @contextlib.asynccontextmanager
     async def _change(self) -> AsyncIterator[None]:
+        if self._locked is not None:
+            raise SwarmLocked
         if self._changing.locked() or self._member is not None:
             raise AlreadyInCluster(
                 'This node is already part of a swarm: leave it first ("swarm leave"), then create or join another one.'
@@ -338,10 +403,15 @@ class Node(NodeFacts):
             finally:
                 self._pending = False
 
-    async def _enter(self, state: NodeState, identity: NodeIdentity, member: Member, *, is_founding: bool) -> None:
+    async def _enter(
+        self, state: NodeState, identity: NodeIdentity, member: Member, *, founded: Cluster | None
+    ) -> None:
+        is_founding = founded is not None
         # What an attempt that was cut short has left behind belongs to nobody.
         await asyncio.to_thread(self._data.forget_cluster)
-        await asyncio.to_thread(save_identity, self._data.path, identity)
+        if identity.role is Role.MANAGER:
+            await asyncio.to_thread(make_vault, self._data, member.vault, founded)
+        await asyncio.to_thread(save_identity, self._data.path, identity, member.vault.ring)
         if not is_founding:
             await asyncio.to_thread(self._data.save, state)
         self._start_member(member)

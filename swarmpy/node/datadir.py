@@ -8,6 +8,8 @@ Layout::
       swarmpy.sock     the API
       audit.log        who asked the API for what (audit_log); audit.log.1 and so on: before that
       certificates/    the node's key and certificate, the root certificate
+      vault            the keys that a manager's key and log are sealed with (security.vault)
+      vault.key        the key to that, where managers are not locked
       raft/            the log and snapshots; managers only
       raft.mark        how much of the log must be there (wire.log_files)
       raft.next/       while the cluster is begun anew: the log that shall count next
@@ -35,9 +37,12 @@ from swarmpy.model.assignments import ManagerAddress
 from swarmpy.model.ids import ClusterId, NodeId
 from swarmpy.model.specs import RaftConfig
 from swarmpy.security.private_files import OTHERS_MAY_WRITE, make_private_directory
+from swarmpy.security.vault import Vault, copy_vault
 from swarmpy.wire.log_files import DATABASE, OWNER, SNAPSHOT_SUFFIX, WAL, forget_mark, mark_of
 
-FORMAT_VERSION = 1
+FIRST_VERSION = 1
+FORMAT_VERSION = 2
+"""Of a directory with sealed things in it, which versions before could make nothing of."""
 
 CLUSTER_DIRECTORIES = ("certificates", "raft", "raft.next", "raft.superseded", "agent", "tasks")
 
@@ -69,6 +74,7 @@ class DataDir:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock: int | None = None
+        self._format = FIRST_VERSION
 
     @property
     def socket(self) -> Path:
@@ -160,6 +166,7 @@ class DataDir:
                 f"{self.path} was written by a newer swarmpy (format {version}, this one reads {FORMAT_VERSION}): "
                 "upgrade this node"
             )
+        self._format = max(self._format, version)
         try:
             return codec.from_plain(NodeState, data)
         except ProtocolViolation as error:
@@ -170,9 +177,13 @@ class DataDir:
             f"{self._state_file} is damaged: restore it from a backup, or empty {self.path} and join again"
         )
 
+    def raise_format(self) -> None:
+        """From the next :meth:`save` on versions that know no vault are told so; to be done before there is one."""
+        self._format = FORMAT_VERSION
+
     def save(self, state: NodeState) -> None:
         """Remember who this node is. Durable on return."""
-        data: dict[str, Any] = {"version": FORMAT_VERSION, **codec.to_plain(state)}
+        data: dict[str, Any] = {"version": self._format, **codec.to_plain(state)}
         try:
             _write(self._state_file, json.dumps(data, indent=2))
         except OSError as error:
@@ -189,6 +200,8 @@ class DataDir:
             shutil.rmtree(self.path / name, ignore_errors=True)
         for log in (self.raft, self.next_raft):
             forget_mark(log)
+        Vault(self.path).discard()
+        self._format = FIRST_VERSION
 
     def make_agent(self) -> None:
         """Make room for the agent's local state."""
@@ -247,6 +260,7 @@ class DataDir:
         try:
             if self.raft.exists():
                 shutil.rmtree(self.superseded_raft, ignore_errors=True)
+                copy_vault(self.path, self.raft)
                 self.raft.rename(self.superseded_raft)
                 _fsync_directory(self.path)
             forget_mark(self.raft)

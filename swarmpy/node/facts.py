@@ -5,13 +5,16 @@ from __future__ import annotations
 import attrs
 
 from swarmpy import __version__
+from swarmpy.errors import SwarmLocked
 from swarmpy.manager.manager import Manager
 from swarmpy.model.assignments import ManagerAddress
 from swarmpy.model.objects import NodeDescription
 from swarmpy.model.states import TaskState
 from swarmpy.node.audit_log import AuditLog
 from swarmpy.node.config import NodeConfig
+from swarmpy.node.datadir import NodeState
 from swarmpy.node.member import Member
+from swarmpy.node.unlocking import Attempts
 
 
 class NodeFacts:
@@ -24,19 +27,26 @@ class NodeFacts:
         self._pending = False
         """It is being made part of a cluster."""
         self._error = ""
+        self._locked: NodeState | None = None
+        """Who it is, while it waits for its unlock key."""
+        self._attempts = Attempts()
 
     @property
     def local_state(self) -> str:
-        """``inactive``, ``pending``, ``active`` or ``error``."""
+        """``inactive``, ``pending``, ``active``, ``locked`` or ``error``."""
         if self._pending:
             return "pending"
+        if self._locked is not None:
+            return "locked"
         if self._member is None:
             return "inactive"
         return "error" if self.error else "active"
 
     @property
     def error(self) -> str:
-        """Why the state is ``error``."""
+        """Why the state is ``error`` or ``locked``."""
+        if self._locked is not None:
+            return str(SwarmLocked())
         if self._error or self._member is None:
             return self._error
         return self._member.agent.removal or self._member.certificate.error
@@ -44,7 +54,8 @@ class NodeFacts:
     @property
     def node_id(self) -> str:
         """This node's id, or "" outside a cluster."""
-        return self._member.state.node_id if self._member else ""
+        state = self._member.state if self._member else self._locked
+        return state.node_id if state else ""
 
     @property
     def node_address(self) -> str:
@@ -54,7 +65,8 @@ class NodeFacts:
     @property
     def cluster_id(self) -> str:
         """The cluster's id, or ""."""
-        return self._member.state.cluster_id if self._member else ""
+        state = self._member.state if self._member else self._locked
+        return state.cluster_id if state else ""
 
     @property
     def manager(self) -> Manager | None:
@@ -83,6 +95,8 @@ class NodeFacts:
     def problems(self) -> tuple[str, ...]:
         """What does not work on this node."""
         found = self._audit.problems()
+        if self._locked is not None and self._attempts.wrong:
+            found = (*found, f"wrong unlock keys were given: {self._attempts.wrong}")
         if self._member is None:
             return found
         own = self.manager.problems() if self.manager is not None else ()

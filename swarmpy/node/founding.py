@@ -5,6 +5,7 @@ from __future__ import annotations
 import attrs
 
 from swarmpy.manager.certificates import described
+from swarmpy.manager.unlock_keys import with_unlock_key
 from swarmpy.model import codec
 from swarmpy.model.ids import ClusterId, NodeId, encode_id
 from swarmpy.model.objects import Cluster, ManagerStatus, Node, NodeDescription, NodeStatus
@@ -53,6 +54,7 @@ def found(
     join_tokens = tokens.make_tokens(root.cert_digest, random)
     # Its only manager is this one, which reads the newest.
     cluster = Cluster(id=cluster_id, spec=spec, root_ca=root, join_tokens=join_tokens, schema=codec.SCHEMA_VERSION)
+    cluster = with_unlock_key(cluster, rotate=False, random_bytes=random.randbytes)
     node = Node(
         id=node_id,
         spec=NodeSpec(role=Role.MANAGER, availability=availability),

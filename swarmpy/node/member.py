@@ -28,6 +28,7 @@ from swarmpy.node.founding import Founding
 from swarmpy.node.garbage import keep_collections_short
 from swarmpy.node.renewal import renew
 from swarmpy.node.roots import RootKeeper
+from swarmpy.node.vault_keeper import VaultKeeper
 from swarmpy.ports import Clock, Peer, Random, Runtime
 from swarmpy.raft.messages import Member as RaftMember
 from swarmpy.raft.messages import Snapshot
@@ -35,6 +36,7 @@ from swarmpy.raft.status import RaftStatus
 from swarmpy.raft.storage import bootstrap, bootstrap_from
 from swarmpy.security.identity import NodeIdentity
 from swarmpy.security.tls import Credentials
+from swarmpy.security.vault import Vault
 from swarmpy.wire.checked import CheckedDialer
 from swarmpy.wire.descriptors import shares
 from swarmpy.wire.entrance import EntranceLimits
@@ -70,6 +72,7 @@ class Member:
         clock: Clock,
         random: Random,
         serve_api: Callable[[Router], None],
+        vault: Vault,
         founding: Founding | None = None,
         manager_hints: tuple[str, ...] = (),
         first_snapshot: Snapshot | None = None,
@@ -83,6 +86,7 @@ class Member:
         self.manager: Manager | None = None
         self.ready = asyncio.Event()
         self._data = data
+        self.vault = vault
         self._credentials = Credentials(identity)
         self._clock = clock
         self._random = random
@@ -113,7 +117,9 @@ class Member:
             on_role_change=self._role_news.set,
             clock=clock,
             random=random,
+            vault=vault,
         )
+        self._vault_keeper = VaultKeeper(vault=vault, begin=self._begin_sealing, reseal_key=self.certificate.reseal)
         self._roots = RootKeeper(
             credentials=self._credentials,
             renew=self.certificate.renew,
@@ -228,7 +234,7 @@ class Member:
     async def _start_manager(self, group: asyncio.TaskGroup) -> Manager:
         router = Router()
         await asyncio.to_thread(self._data.claim_raft, self.state)
-        storage = SqliteLog(self._data.raft)
+        storage = SqliteLog(self._data.raft, self.vault.ring)
         if self._founding is not None:
             member = RaftMember(
                 raft_id=self.state.raft_id, node_id=self.state.node_id, address=self.state.advertise_address
@@ -271,7 +277,10 @@ class Member:
 
     async def _run_manager(self, manager: Manager, server: RpcServer, storage: SqliteLog) -> None:
         try:
-            await manager.run()
+            async with asyncio.TaskGroup() as group:
+                keeping = group.create_task(self._vault_keeper.run(manager, storage), name="vault")
+                await manager.run()
+                keeping.cancel()
         finally:
             self.manager = None
             # Without a state there is nobody to judge them.
@@ -281,6 +290,10 @@ class Member:
             finally:
                 # Its threads may be writing still; the directory may be removed or opened anew after this.
                 await storage.close()
+
+    def _begin_sealing(self) -> None:
+        self._data.raise_format()
+        self._data.save(self.state)
 
     async def _stop_manager(self) -> None:
         task, self._manager_task = self._manager_task, None
@@ -419,7 +432,7 @@ class Member:
         async with self._halves:
             await self._stop_manager()
             try:
-                await renew(self._data, self.state, state, self._clock)
+                await renew(self._data, self.state, state, self._clock, self.vault.ring)
                 self.state = state
             finally:
                 manager = await self._start_manager(self._group)
@@ -441,8 +454,11 @@ class Member:
             await asyncio.to_thread(self._data.forget_raft)
         if self.role is not self.agent.role or is_removed:
             await self.certificate.renew()
+        if self.role is Role.WORKER and self.manager is None:
+            await asyncio.to_thread(self.vault.discard)
         if self.role is Role.MANAGER:
             if self.manager is None:
+                self._data.raise_format()
                 # A raft id is used for one membership only: the group may remember things of an earlier one.
                 self.state = attrs.evolve(self.state, raft_id=new_raft_id(self._random))
                 await asyncio.to_thread(self._data.save, self.state)

@@ -17,6 +17,7 @@ from swarmpy.node.datadir import DataDir
 from swarmpy.node.stopped_raft import KINDS, OF_NEWER, conf_change, raft_directory, state_of, stopped_log, told
 from swarmpy.raft.membership import changed
 from swarmpy.raft.messages import ConfState, EntryKind
+from swarmpy.security.sealing import UnlockKey
 from swarmpy.store.memory import Store
 from swarmpy.wire.log_inspection import StoppedLog, StoredEntry, StoredSnapshot
 
@@ -43,12 +44,12 @@ class Finding:
     text: str
 
 
-def verify(data_dir: Path) -> Iterator[Finding]:
+def verify(data_dir: Path, unlock_key: UnlockKey | None = None) -> Iterator[Finding]:
     """Check everything, in the order in which one thing builds on another.
 
     Raises what :func:`~swarmpy.node.stopped_raft.stopped_log` raises: then there is nothing to check.
     """
-    with stopped_log(data_dir) as log:
+    with stopped_log(data_dir, unlock_key) as log:
         yield _check("identity", lambda: _identity(data_dir))
         yield _check("database", lambda: _database(log))
         yield _check("WAL", lambda: _wal(log))

@@ -22,17 +22,19 @@ from swarmpy.raft.encoding import decode_conf_change
 from swarmpy.raft.membership import MAX_REMOVED_REMEMBERED, changed
 from swarmpy.raft.messages import ConfState, EntryKind, Member, Snapshot
 from swarmpy.raft.storage import BOOTSTRAP_INDEX, StoredState, bootstrap_from
+from swarmpy.security.sealing import KeyRing
 from swarmpy.store.memory import Store
 from swarmpy.wire.log import SqliteLog
 
 
-async def renew(data: DataDir, before: NodeState, after: NodeState, clock: Clock) -> None:
+async def renew(data: DataDir, before: NodeState, after: NodeState, clock: Clock, ring: KeyRing | None = None) -> None:
     """Replace the stopped manager's log by that of a group of its own, and make ``after`` who this node is.
 
-    After a crash at any point this node is ``before`` with its old log or ``after`` with the new one. Raises
-    FailedPrecondition when the log holds no cluster that this node is a manager of, StorageError.
+    ``ring`` opens the one and seals the other. After a crash at any point this node is ``before`` with its old log or
+    ``after`` with the new one. Raises FailedPrecondition when the log holds no cluster that this node is a manager of,
+    StorageError.
     """
-    work = asyncio.create_task(_renew(data, before, after, clock), name="renewal")
+    work = asyncio.create_task(_renew(data, before, after, clock, ring), name="renewal")
     try:
         await asyncio.shield(work)
     except asyncio.CancelledError:
@@ -41,29 +43,29 @@ async def renew(data: DataDir, before: NodeState, after: NodeState, clock: Clock
         raise
 
 
-async def _renew(data: DataDir, before: NodeState, after: NodeState, clock: Clock) -> None:
-    stored = await read(data.raft)
+async def _renew(data: DataDir, before: NodeState, after: NodeState, clock: Clock, ring: KeyRing | None) -> None:
+    stored = await read(data.raft, ring)
     me = Member(raft_id=after.raft_id, node_id=after.node_id, address=after.advertise_address)
     conf = alone(stored, me, before.raft_id)
     store = await asyncio.to_thread(replay, stored, clock)
     snapshot = await taken_over(store, conf, me, last=position(stored), clock=clock)
     await asyncio.to_thread(data.begin_renewal, after)
-    await write(data.next_raft, snapshot)
+    await write(data.next_raft, snapshot, ring)
     await asyncio.to_thread(data.commit_renewal, after)
 
 
-async def read(directory: Path) -> StoredState:
+async def read(directory: Path, ring: KeyRing | None = None) -> StoredState:
     """All that the log in ``directory`` holds, checked. Raises StorageError."""
-    log = SqliteLog(directory)
+    log = SqliteLog(directory, ring)
     try:
         return await log.load()
     finally:
         await log.close()
 
 
-async def write(directory: Path, snapshot: Snapshot) -> None:
+async def write(directory: Path, snapshot: Snapshot, ring: KeyRing | None = None) -> None:
     """A new log that begins with ``snapshot``, closed in good order. Raises StorageError."""
-    log = SqliteLog(directory)
+    log = SqliteLog(directory, ring)
     try:
         await bootstrap_from(log, snapshot)
     finally:

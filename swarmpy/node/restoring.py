@@ -57,6 +57,8 @@ class Restoration:
     runtime: Runtime
     snapshot: Snapshot
     """What its log begins with."""
+    cluster: Cluster = attrs.field(repr=False)
+    """The cluster, as it is in there."""
 
 
 async def prepare(
@@ -88,7 +90,7 @@ async def prepare(
         raft=backup.cluster.spec.raft,
     )
     snapshot = await first_snapshot(backup, state, identity, hostname=hostname, clock=clock)
-    return Restoration(state, identity, chosen, snapshot)
+    return Restoration(state, identity, chosen, snapshot, backup.cluster)
 
 
 def read_backup(path: Path, clock: Clock) -> Backup:

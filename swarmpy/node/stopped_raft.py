@@ -29,6 +29,8 @@ from swarmpy.node.clock import SystemClock
 from swarmpy.raft.encoding import decode_conf_change
 from swarmpy.raft.messages import ConfChange, ConfChangeKind, Entry, EntryKind
 from swarmpy.raft.storage import BOOTSTRAP_INDEX
+from swarmpy.security.sealing import KeyRing, UnlockKey
+from swarmpy.security.vault import Vault
 from swarmpy.store.memory import Store
 from swarmpy.wire.log_files import DATABASE
 from swarmpy.wire.log_inspection import StoppedLog, StoredEntry, StoredSnapshot, open_stopped, unreadable
@@ -73,16 +75,37 @@ def raft_directory(data_dir: Path) -> Path:
 
 
 @contextmanager
-def stopped_log(data_dir: Path) -> Iterator[StoppedLog]:
-    """The log in a data directory; no daemon can start on it meanwhile.
+def stopped_log(data_dir: Path, unlock_key: UnlockKey | None = None) -> Iterator[StoppedLog]:
+    """The log in a data directory; no daemon can start on it meanwhile. ``unlock_key`` opens its vault if it is locked.
 
-    Raises FailedPrecondition while a daemon runs on it, DataDirMismatch when a newer version wrote it; otherwise as
-    :func:`raft_directory` and :func:`~swarmpy.wire.log_inspection.open_stopped`.
+    Raises SwarmLocked (without a key) and WrongUnlockKey, FailedPrecondition while a daemon runs on it, DataDirMismatch
+    when a newer version wrote it; otherwise as :func:`raft_directory` and
+    :func:`~swarmpy.wire.log_inspection.open_stopped`.
     """
     directory = raft_directory(data_dir)
-    with _daemon_kept_out(directory.parent), open_stopped(directory) as log:
+    with _daemon_kept_out(directory.parent), open_stopped(directory, _ring(directory, unlock_key)) as log:
         log.check_schema()
         yield log
+
+
+def is_locked(data_dir: Path) -> bool:
+    """True when the log in a data directory opens with an unlock key only. Raises as :func:`raft_directory`."""
+    vault = _vault(raft_directory(data_dir))
+    return vault is not None and vault.is_locked
+
+
+def _vault(directory: Path) -> Vault | None:
+    """Of a log: the one beside it, or the one in it, where the log was set aside or copied with it."""
+    vaults = (Vault(directory), Vault(directory.parent))
+    return next((vault for vault in vaults if vault.exists), None)
+
+
+def _ring(directory: Path, unlock_key: UnlockKey | None) -> KeyRing | None:
+    vault = _vault(directory)
+    if vault is None:
+        return None
+    vault.open(unlock_key, tidy=False)
+    return vault.ring
 
 
 @contextmanager

@@ -3,12 +3,14 @@
 Key and certificate are two files that belong together. A renewal writes the new key beside the old one, asks for its
 certificate, writes that, then puts the key in its place: whatever instant the machine stops at, one matching pair is
 found again.
+A manager's key is sealed; a worker, which has no vault, keeps it in clear.
 When the roots change, the old and the new ones are trusted together before that, and only the new ones after it.
 """
 
 from __future__ import annotations
 
-import os
+import base64
+import binascii
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,18 +20,22 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from swarmpy.errors import BadCertificate, DataDirMismatch, StorageError
+from swarmpy.errors import BadCertificate, DataDirMismatch, SealBroken, StorageError
 from swarmpy.model.ids import NodeId
 from swarmpy.model.states import Role
+from swarmpy.security import private_files
 from swarmpy.security.ca import load_private_key, private_key_pem
 from swarmpy.security.certificates import MAX_PEM_BYTES, SKEW_NS, is_issued_by, load_certificate, read_certificate
 from swarmpy.security.roots import check_chain, digest_of, fingerprint, joined, split
+from swarmpy.security.sealing import KeyRing
 
 DIRECTORY = "certificates"
 KEY_FILE = "swarm-node.key"
 NEW_KEY_FILE = "swarm-node.key.new"
 CERT_FILE = "swarm-node.crt"
 CA_FILE = "swarm-root-ca.crt"
+_SEALED = b"swarmpy sealed key "
+_ABOUT = b"swarmpy node key"
 
 
 @attrs.frozen(kw_only=True)
@@ -117,43 +123,45 @@ def csr_for(key_pem: bytes) -> bytes:
     return builder.sign(load_private_key(key_pem), hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 
-def next_key(data_dir: Path) -> bytes:
+def next_key(data_dir: Path, ring: KeyRing | None = None) -> bytes:
     """The private key (PEM) that this node's next certificate is to be for, durable below ``data_dir``.
 
     It is the same one until :meth:`save_identity` has put it in place: whoever signs knows the repetition of a request
-    whose answer was lost by its key. Raises StorageError.
+    whose answer was lost by its key. With a ``ring`` it is sealed. Raises StorageError.
     """
     path = data_dir / DIRECTORY / NEW_KEY_FILE
-    found = _read(path)
+    found = _saved_key(path, ring)
     if found is not None and _is_key(found):
         return found
     key_pem, _ = new_key_and_csr()
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _write(path, key_pem)
+        private_files.write_privately(path, _sealed(key_pem, ring))
     except OSError as error:
         raise StorageError(f"cannot save a new key in {path.parent}: {error.strerror or error}") from error
     return key_pem
 
 
-def save_identity(data_dir: Path, identity: NodeIdentity) -> None:
-    """Write the identity below ``data_dir``, durably. Raises StorageError."""
+def save_identity(data_dir: Path, identity: NodeIdentity, ring: KeyRing | None = None) -> None:
+    """Write the identity below ``data_dir``, durably, its key sealed where there is a ``ring``. Raises StorageError."""
     directory = data_dir / DIRECTORY
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         directory.chmod(0o700)
         both = joined((*_roots_in(directory), *split(identity.ca_pem)))
         shown = joined((identity.cert_pem, *split(identity.chain_pem)))
-        _write(directory / CA_FILE, both)
-        if _read(directory / KEY_FILE) == identity.key_pem:
-            _write(directory / CERT_FILE, shown)
+        private_files.write_privately(directory / CA_FILE, both)
+        if _saved_key(directory / KEY_FILE, ring) == identity.key_pem:
+            private_files.write_privately(directory / CERT_FILE, shown)
+            if ring is not None:
+                private_files.write_privately(directory / KEY_FILE, _sealed(identity.key_pem, ring))
         else:
-            _write(directory / NEW_KEY_FILE, identity.key_pem)
-            _write(directory / CERT_FILE, shown)
+            private_files.write_privately(directory / NEW_KEY_FILE, _sealed(identity.key_pem, ring))
+            private_files.write_privately(directory / CERT_FILE, shown)
             _finish_renewal(directory)
         if both != identity.ca_pem:
-            _write(directory / CA_FILE, identity.ca_pem)
-        _sync_directory(data_dir)
+            private_files.write_privately(directory / CA_FILE, identity.ca_pem)
+        private_files.sync_directory(data_dir)
     except OSError as error:
         raise StorageError(f"cannot save the node's certificate in {directory}: {error.strerror or error}") from error
 
@@ -162,13 +170,39 @@ def save_roots(data_dir: Path, identity: NodeIdentity) -> None:
     """Write only the root CAs of an identity that is saved already, durably. Raises StorageError."""
     path = data_dir / DIRECTORY / CA_FILE
     try:
-        _write(path, identity.ca_pem)
+        private_files.write_privately(path, identity.ca_pem)
     except OSError as error:
         raise StorageError(f"cannot save the root CAs in {path}: {error.strerror or error}") from error
 
 
-def load_identity(data_dir: Path) -> NodeIdentity | None:
-    """The identity saved below ``data_dir``; None when there is none.
+def reseal_keys(data_dir: Path, ring: KeyRing) -> None:
+    """Seal the private keys below ``data_dir`` with the current key of ``ring``. Raises StorageError."""
+    for name in (KEY_FILE, NEW_KEY_FILE):
+        path = data_dir / DIRECTORY / name
+        key_pem = _read_key(path, ring)
+        if key_pem is None:
+            continue
+        try:
+            private_files.write_privately(path, _sealed(key_pem, ring))
+        except OSError as error:
+            raise StorageError(f"cannot seal the key in {path}: {error.strerror or error}") from error
+
+
+def saved_role(data_dir: Path) -> Role | None:
+    """The role that the certificate below ``data_dir`` says, which no key is needed to read; None without one.
+
+    Raises DataDirMismatch, StorageError.
+    """
+    path = data_dir / DIRECTORY / CERT_FILE
+    cert_pem = _read(path)
+    try:
+        return None if cert_pem is None else read_certificate(cert_pem).role
+    except BadCertificate as error:
+        raise DataDirMismatch(f"unusable certificate {path}: {error.message}; restore it or join again") from error
+
+
+def load_identity(data_dir: Path, ring: KeyRing | None = None) -> NodeIdentity | None:
+    """The identity saved below ``data_dir``, whose key ``ring`` opens if it is sealed; None when there is none.
 
     Raises DataDirMismatch when the files are damaged or do not belong together, StorageError when they cannot be read.
     """
@@ -179,10 +213,15 @@ def load_identity(data_dir: Path) -> NodeIdentity | None:
         return None
     if ca_pem is None:
         raise DataDirMismatch(f"{directory / CA_FILE} is missing: restore it, or leave and join again")
+    why = ""
     try:
         certificate = load_certificate(cert_pem)
         for name in (KEY_FILE, NEW_KEY_FILE):
-            key_pem = _read(directory / name)
+            try:
+                key_pem = _read_key(directory / name, ring)
+            except SealBroken as error:
+                why = f" ({error})"
+                continue
             if key_pem is not None and _is_pair(certificate, key_pem):
                 if name == NEW_KEY_FILE:
                     _finish_renewal(directory)
@@ -190,7 +229,36 @@ def load_identity(data_dir: Path) -> NodeIdentity | None:
                 return NodeIdentity.from_pem(cert_pem=own, key_pem=key_pem, ca_pem=ca_pem, chain_pem=joined(chain))
     except BadCertificate as error:
         raise DataDirMismatch(f"unusable identity in {directory}: {error.message}; restore it or join again") from error
-    raise DataDirMismatch(f"no key in {directory} belongs to {CERT_FILE}: restore it, or leave and join again")
+    raise DataDirMismatch(f"no key in {directory} belongs to {CERT_FILE}{why}: restore it, or leave and join again")
+
+
+def _sealed(key_pem: bytes, ring: KeyRing | None) -> bytes:
+    if ring is None:
+        return key_pem
+    return _SEALED + b"%d\n%b\n" % (ring.current, base64.b64encode(ring.seal(key_pem, _ABOUT)))
+
+
+def _read_key(path: Path, ring: KeyRing | None) -> bytes | None:
+    """A private key (PEM), sealed or not; None when there is none. Raises SealBroken, StorageError."""
+    raw = _read(path)
+    if raw is None or not raw.startswith(_SEALED):
+        return raw
+    number, _, sealed = raw.removeprefix(_SEALED).partition(b"\n")
+    if ring is None:
+        raise SealBroken(f"{path.name} is sealed, and the vault that it was sealed with is gone")
+    try:
+        return ring.open(int(number), base64.b64decode(sealed.strip(), validate=True), _ABOUT)
+    except (ValueError, binascii.Error):
+        raise SealBroken(f"{path.name} is damaged") from None
+    except SealBroken as error:
+        raise SealBroken(f"{path.name} cannot be opened: {error}") from None
+
+
+def _saved_key(path: Path, ring: KeyRing | None) -> bytes | None:
+    try:
+        return _read_key(path, ring)
+    except SealBroken:
+        return None
 
 
 def _is_key(key_pem: bytes) -> bool:
@@ -218,27 +286,7 @@ def _roots_in(directory: Path) -> tuple[bytes, ...]:
 
 def _finish_renewal(directory: Path) -> None:
     (directory / NEW_KEY_FILE).replace(directory / KEY_FILE)
-    _sync_directory(directory)
-
-
-def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.unlink(missing_ok=True)
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    _sync_directory(path.parent)
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    private_files.sync_directory(directory)
 
 
 def _read(path: Path) -> bytes | None:

@@ -23,6 +23,8 @@ def version_needed(clusters: Iterable[Cluster], *, remembers_requests: bool) -> 
 
 
 def _version_of_cluster(cluster: Cluster) -> int:
+    if cluster.spec.autolock_managers or cluster.unlock_key_number:
+        return max(cluster.schema, codec.SECRETS_VERSION)
     if cluster.spec.force_rotate:
         return max(cluster.schema, codec.ROOTS_VERSION)
     if cluster.clients:

@@ -344,11 +344,12 @@ class SqliteLog:
 
     def _use(self, ring: KeyRing) -> None:
         db = self._loaded
-        with transaction(db):
-            if self._version == PLAIN_VERSION:
-                log_files.add_keys(db)
-            set_meta(db, {"seals": 0})
-        self._version, self._seals = SCHEMA_VERSION, 0
+        if self._version == PLAIN_VERSION or ring.current != self._seal.key:
+            with transaction(db):
+                if self._version == PLAIN_VERSION:
+                    log_files.add_keys(db)
+                set_meta(db, {"seals": 0})
+            self._version, self._seals = SCHEMA_VERSION, 0
         self._ring, self._seal = ring, seal_of(ring, log_files.read_owner(self._directory))
 
     def _reseal_entries(self, after: int) -> int | None:

@@ -22,6 +22,7 @@ from swarmpy.cli.local_cluster import LocalCluster, LocalNode
 from swarmpy.errors import SwarmpyError
 from swarmpy.security.identity import load_identity
 from swarmpy.security.tls import client_context
+from swarmpy.security.vault import Vault
 from swarmpy.wire.calling import RpcChannel
 from swarmpy.wire.rpc import RpcDialer
 from tests.bench.attackers import KINDS
@@ -78,7 +79,9 @@ async def hostile(options: argparse.Namespace) -> None:
     async with running(options.managers, max(1, options.workers)) as cluster:
         leader = await leading(cluster)
         assert isinstance(leader, HostedNode)
-        identity = load_identity(leader.data_dir)
+        vault = Vault(leader.data_dir)
+        vault.open(tidy=False)
+        identity = load_identity(leader.data_dir, vault.ring)
         assert identity is not None
         dialer = RpcDialer(client_context(identity), identity.cluster_id)
         channel = await dialer.dial(leader.cluster_address, timeout=TIMEOUT_S)

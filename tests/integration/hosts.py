@@ -25,6 +25,8 @@ from clocks import Clock
 
 from swarmpy.cli.local_cluster import reserve_prefix
 from swarmpy.cli.main import main
+from swarmpy.security.sealing import KeyRing
+from swarmpy.security.vault import Vault
 
 MAX_HOSTS = 9
 DOCKER = shutil.which("docker") or "docker"
@@ -193,6 +195,14 @@ class Host:
         """True when it answers as a manager."""
         self.api("/services")
         return True
+
+    @property
+    def ring(self) -> KeyRing | None:
+        """What it seals with, where no operator's key is needed to have it; None where nothing is sealed."""
+        vault = Vault(self.data_dir)
+        if vault.exists:
+            vault.open(tidy=False)
+        return vault.ring
 
     def docker(self, *arguments: str, timeout: float = 60) -> str:
         """What the docker CLI says that speaks to this machine's daemon."""

@@ -355,7 +355,7 @@ def expire(host: Host, root: RootCA) -> NodeIdentity:
         now_ns=time.time_ns() - DAY_NS,
     )
     expired = NodeIdentity.from_pem(cert_pem=cert_pem, key_pem=old.key_pem, ca_pem=old.ca_pem)
-    save_identity(host.data_dir, expired)
+    save_identity(host.data_dir, expired, host.ring)
     return expired
 
 

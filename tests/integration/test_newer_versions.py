@@ -28,7 +28,7 @@ HELLO = encode(Kind.HELLO, PROTOCOL_VERSION, OLDEST_VERSION)
 
 def converse(host: Host, identity_of: Host, *frames: bytes) -> list[Any]:
     """Send frames to a manager, with another one's certificate; the frame that ends its answer."""
-    identity = load_identity(identity_of.data_dir)
+    identity = load_identity(identity_of.data_dir, identity_of.ring)
     assert identity is not None
     context, decoder = Credentials(identity).client_context(), Decoder()
     with (
@@ -87,7 +87,7 @@ def rewrite(host: Host, change: Callable[[SqliteLog, StoredState], Any]) -> None
     """Change the log of a stopped manager, as the daemon itself would."""
 
     async def run() -> None:
-        storage = SqliteLog(host.data_dir / "raft")
+        storage = SqliteLog(host.data_dir / "raft", host.ring)
         stored = await storage.load()
         await change(storage, stored)
         await storage.close()
@@ -142,8 +142,8 @@ def test_what_is_on_the_disk(hosts: Hosts) -> None:
 
     path = state.data_dir / "node.json"
     text = path.read_text()
-    path.write_text(json.dumps(json.loads(text) | {"version": 2}))
-    assert "was written by a newer swarmpy (format 2, this one reads 1): upgrade this node" in last_words(state, 78)
+    path.write_text(json.dumps(json.loads(text) | {"version": 3}))
+    assert "was written by a newer swarmpy (format 3, this one reads 2): upgrade this node" in last_words(state, 78)
     path.write_text(text)
     state.resume()
     until(lambda: state.is_manager, "its own version goes on")
@@ -152,6 +152,7 @@ def test_what_is_on_the_disk(hosts: Hosts) -> None:
 def change_kind(host: Host, kind: int) -> None:
     """Give the last entry another kind, with the checksum that belongs to it."""
     with closing(sqlite3.connect(host.data_dir / "raft" / "raft.db", isolation_level=None)) as db:
-        index, term, data = db.execute("SELECT idx, term, data FROM entries ORDER BY idx DESC LIMIT 1").fetchone()
-        checksum = entry_checksum(index, term, kind, data)
+        last = db.execute("SELECT idx, term, data, key FROM entries ORDER BY idx DESC LIMIT 1")
+        index, term, data, key = last.fetchone()
+        checksum = entry_checksum(index, term, kind, data, key)
         db.execute("UPDATE entries SET kind = ?, crc = ? WHERE idx = ?", (kind, checksum, index))

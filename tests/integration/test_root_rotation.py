@@ -52,7 +52,7 @@ DAY_NS = 24 * 3600 * 10**9
 
 def identity(host: Host) -> NodeIdentity:
     """What is on the machine's disk."""
-    found = load_identity(host.data_dir)
+    found = load_identity(host.data_dir, host.ring)
     assert found is not None
     return found
 

@@ -15,7 +15,7 @@ from swarmpy.api.audit import Auditor
 from swarmpy.api.backend import InitRequest, JoinRequest, RestoreRequest
 from swarmpy.api.callers import Access, Caller, Door
 from swarmpy.api.request import ApiRequest, ApiResponse
-from swarmpy.errors import ConnectionFailed, NoQuorum
+from swarmpy.errors import ConnectionFailed, InvalidArgument, NoQuorum, NotLocked
 from swarmpy.manager.operations import create_service
 from swarmpy.model.assignments import ManagerAddress
 from swarmpy.model.codec import BASE_VERSION
@@ -40,6 +40,7 @@ from swarmpy.raft.messages import ConfState, Member
 from swarmpy.raft.state import RaftRole
 from swarmpy.raft.status import RaftStatus
 from swarmpy.security.ca import create_root_ca
+from swarmpy.security.sealing import UnlockKey
 from swarmpy.security.tokens import make_token, make_tokens
 from swarmpy.store.memory import Store
 from swarmpy.store.view import View
@@ -193,6 +194,7 @@ class BenchNode:
         self.leaves: list[bool] = []
         self.troubles: tuple[str, ...] = ()
         self.may_rejoin = False
+        self.unlock_key = UnlockKey(b"k" * 32)
 
     def manager_addresses(self) -> tuple[ManagerAddress, ...]:
         """One manager."""
@@ -223,6 +225,14 @@ class BenchNode:
     async def leave(self, *, force: bool) -> None:
         """Remember the request."""
         self.leaves.append(force)
+
+    async def unlock(self, key: UnlockKey) -> None:
+        """Compare it with the one that the node waits for."""
+        if self.local_state != "locked":
+            raise NotLocked("swarm is not locked")
+        if key.secret != self.unlock_key.secret:
+            raise InvalidArgument("swarm could not be unlocked: invalid key provided")
+        self.local_state = "active"
 
 
 def description(hostname: str) -> NodeDescription:

@@ -281,7 +281,7 @@ async def test_the_swarm_is_shown_with_its_tokens_and_changed(api: Api) -> None:
     ("body", "message"),
     [
         ({"CAConfig": {"NodeCertExpiry": 1}}, "30 minutes"),
-        ({"EncryptionConfig": {"AutoLockManagers": True}}, "AutoLockManagers is not supported yet"),
+        ({"EncryptionConfig": {"AutoLockManagers": "yes"}}, "EncryptionConfig.AutoLockManagers: expected boolean"),
         ({"CAConfig": {"ExternalCAs": [{"URL": "https://ca"}]}}, "ExternalCAs is not supported yet"),
         ({"CAConfig": {"SigningCAKey": "k"}}, "a CA key needs its certificate"),
         ({"CAConfig": {"SigningCACert": "c", "SigningCAKey": "k"}}, "must be one PEM certificate"),

@@ -16,8 +16,7 @@ from swarmpy.model.ids import NodeId
 from swarmpy.model.objects import RootCA
 from swarmpy.model.states import Role
 from swarmpy.ports import Peer
-from swarmpy.security import identity as identity_module
-from swarmpy.security import roots
+from swarmpy.security import private_files, roots
 from swarmpy.security.ca import create_root_ca, issue
 from swarmpy.security.identity import (
     CA_FILE,
@@ -119,7 +118,7 @@ def test_interrupted_renewal_leaves_one_matching_pair(
     old, new, newest = make(root), make(root), make(root)
     save_identity(tmp_path, old)
     steps = 0
-    real = identity_module._sync_directory
+    real = private_files.sync_directory
 
     def cut(path: Path) -> None:
         nonlocal steps
@@ -128,10 +127,10 @@ def test_interrupted_renewal_leaves_one_matching_pair(
             raise OSError(5, "Input/output error")
         real(path)
 
-    monkeypatch.setattr(identity_module, "_sync_directory", cut)
+    monkeypatch.setattr(private_files, "sync_directory", cut)
     with contextlib.suppress(StorageError):
         save_identity(tmp_path, new)
-    monkeypatch.setattr(identity_module, "_sync_directory", real)
+    monkeypatch.setattr(private_files, "sync_directory", real)
     assert load_identity(tmp_path) in (old, new)
     save_identity(tmp_path, newest)
     assert load_identity(tmp_path) == newest
@@ -153,7 +152,7 @@ def test_an_interrupted_change_of_the_root_leaves_an_identity_of_one_piece(
     old, new, other = node(before), node(reached), node(reached, "other")
     save_identity(tmp_path, old)
     steps = 0
-    real = identity_module._sync_directory
+    real = private_files.sync_directory
 
     def cut(path: Path) -> None:
         nonlocal steps
@@ -162,10 +161,10 @@ def test_an_interrupted_change_of_the_root_leaves_an_identity_of_one_piece(
             raise OSError(5, "Input/output error")
         real(path)
 
-    monkeypatch.setattr(identity_module, "_sync_directory", cut)
+    monkeypatch.setattr(private_files, "sync_directory", cut)
     with contextlib.suppress(StorageError):
         save_identity(tmp_path, new)
-    monkeypatch.setattr(identity_module, "_sync_directory", real)
+    monkeypatch.setattr(private_files, "sync_directory", real)
     found = load_identity(tmp_path)
     assert found is not None
     assert (found.cert_pem, found.chain_pem) in ((old.cert_pem, b""), (new.cert_pem, new.chain_pem))
@@ -184,8 +183,8 @@ def test_the_crash_points_are_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     before = cluster_of()
     save_identity(tmp_path, node(before))
     seen: list[Path] = []
-    real = identity_module._sync_directory
-    monkeypatch.setattr(identity_module, "_sync_directory", lambda path: (seen.append(path), real(path)))
+    real = private_files.sync_directory
+    monkeypatch.setattr(private_files, "sync_directory", lambda path: (seen.append(path), real(path)))
     save_identity(tmp_path, node(rotated(rotating(before))))
     assert len(seen) == len(CRASH_POINTS) - 1
 

@@ -20,7 +20,7 @@ from swarmpy.model.changes import ChangeList
 from swarmpy.model.ids import ClusterId
 from swarmpy.model.objects import Certificate, ClientCertificate, Cluster, FormerRoot, JoinTokens, RootCA, RootRotation
 from swarmpy.model.requests import Answered, RequestId
-from swarmpy.model.specs import RaftConfig
+from swarmpy.model.specs import ClusterSpec, RaftConfig
 from swarmpy.model.states import ApiRole, Role
 from swarmpy.node.clock import SystemClock
 from swarmpy.raft.driver import RaftDriver
@@ -60,6 +60,8 @@ ANSWERED = Answered(request=RequestId(session="s", sequence=1), answer=b"\xc0", 
         (ChangeList(changes=(changes.update(attrs.evolve(cluster(5), rotation=ROTATION)),)), 5),
         (ChangeList(changes=(changes.create(attrs.evolve(node("n"), certificate=CERTIFICATE)),)), 4),
         (ChangeList(changes=(changes.update(attrs.evolve(cluster(3), clients={"1f": CLIENT})),)), 6),
+        (ChangeList(changes=(changes.update(attrs.evolve(cluster(3), spec=ClusterSpec(autolock_managers=True))),)), 7),
+        (ChangeList(changes=(changes.update(attrs.evolve(cluster(3), unlock_key_number=1)),)), 7),
         (ChangeList(changes=(changes.update(cluster(5)), changes.create(node("n"))), answered=ANSWERED), 5),
     ],
 )
