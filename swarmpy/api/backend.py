@@ -54,6 +54,8 @@ class RestoreRequest:
     advertise_addr: str = ""
     force: bool = False
     """Also when managers of that cluster answer: they will count no more."""
+    unlock_key: UnlockKey | None = None
+    """Of a backup that is sealed."""
 
 
 class ManagerBackend(Protocol):

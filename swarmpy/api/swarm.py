@@ -20,6 +20,7 @@ from swarmpy.api.swarm_json import cluster_spec_from_json, root_request_from_jso
 from swarmpy.errors import AlreadyInCluster, InvalidArgument, NotInCluster, SwarmLocked, Unavailable
 from swarmpy.manager import operations
 from swarmpy.model.specs import ClusterSpec
+from swarmpy.security.sealed_stream import about_backup, sealed_stream
 from swarmpy.security.sealing import UnlockKey
 from swarmpy.store.backup import Header, written
 
@@ -137,7 +138,10 @@ class SwarmApi:
             swarmpy=self._node.version,
             holds={"nodes": len(view.nodes()), "services": len(view.services()), "tasks": len(view.tasks())},
             managers=self._node.manager_addresses(),
+            sealed=bool(cluster.unlock_key),
         )
+        if header.sealed:
+            parts = sealed_stream(UnlockKey(cluster.unlock_key), about_backup(header), parts)
         return StreamedResponse(content_type=BINARY, chunks=self._counted(header, parts))
 
     async def _counted(self, header: Header, parts: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
@@ -165,6 +169,7 @@ class SwarmApi:
                 listen_addr=_listen_addr(fields),
                 advertise_addr=fields.string("AdvertiseAddr"),
                 force=fields.boolean("Force"),
+                unlock_key=UnlockKey.parse(key) if (key := fields.string("UnlockKey")) else None,
             )
         )
         return json_response(node_id)

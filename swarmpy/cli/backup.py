@@ -17,6 +17,7 @@ from swarmpy.cli.client import ApiClient
 from swarmpy.cli.daemon import JOIN_TIMEOUT_S, with_daemon
 from swarmpy.cli.daemon_options import advertise_option, daemon_options, listen_option
 from swarmpy.cli.settings import Settings, data_dir_option, pass_settings
+from swarmpy.cli.swarm_lock import read_unlock_key
 from swarmpy.errors import AlreadyExists, InvalidArgument, StorageError, SwarmpyError
 from swarmpy.model.grammar import printable
 from swarmpy.store.backup import Header, Reader
@@ -34,7 +35,7 @@ def swarm_backup(settings: Settings, file: Path, force: bool) -> None:
     """Write the whole state of the cluster to FILE ("-": standard output), as of one moment.
 
     It holds every secret of the cluster: the key of its CA, the join tokens, the environment of services. Keep it as
-    safe as the key of a house.
+    safe as the key of a house. With autolock it is sealed: only the unlock key of now opens it, so keep that, too.
     """
     asyncio.run(_back_up(settings, file, force=force))
 
@@ -43,6 +44,12 @@ def swarm_backup(settings: Settings, file: Path, force: bool) -> None:
 @click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
 @click.option("--check", is_flag=True, help="Only check FILE, and show what is in it.")
 @click.option("-f", "--force", is_flag=True, help="Although managers of that cluster answer: they count no more then.")
+@click.option(
+    "--unlock-key-file",
+    type=click.Path(path_type=Path),
+    metavar="KEY_FILE",
+    help="Where the unlock key of a sealed backup is; without it the key is asked for, or read from standard input.",
+)
 @listen_option
 @advertise_option
 @daemon_options
@@ -53,6 +60,7 @@ def swarm_restore(
     file: Path,
     check: bool,
     force: bool,
+    unlock_key_file: Path | None,
     listen_addr: str,
     advertise_addr: str,
     **daemon: Any,
@@ -62,9 +70,15 @@ def swarm_restore(
     The daemon on this machine must be in no cluster; where none runs, one is started.
     """
     from swarmpy.node.clock import SystemClock
-    from swarmpy.node.restoring import read_backup
+    from swarmpy.node.restoring import read_backup, read_header
 
-    header = read_backup(file, SystemClock()).header
+    header = read_header(file)
+    if check and header.sealed and unlock_key_file is None:
+        click.echo(_described(header))
+        click.echo("verdict: whole; it is sealed, and without --unlock-key-file nothing in it was looked at")
+        return
+    key = read_unlock_key(unlock_key_file) if header.sealed else None
+    read_backup(file, SystemClock(), key)
     if check:
         click.echo(_described(header))
         click.echo("verdict: sound")
@@ -75,6 +89,7 @@ def swarm_restore(
         "ListenAddr": listen_addr,
         "AdvertiseAddr": advertise_addr,
         "Force": force,
+        **({} if key is None else {"UnlockKey": key.text}),
     }
 
     async def restore(client: ApiClient) -> None:
@@ -119,7 +134,8 @@ async def _back_up(settings: Settings, file: Path, *, force: bool) -> None:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
     click.echo(_described(header))
-    click.echo(f"{file}: {size} bytes. It holds the key of the cluster's CA and all its secrets: keep it safe.")
+    sealed = " It is sealed: only the swarm's unlock key of now opens it." if header.sealed else ""
+    click.echo(f"{file}: {size} bytes. It holds the key of the cluster's CA and all its secrets: keep it safe.{sealed}")
 
 
 def _check_target(file: Path, *, force: bool) -> None:

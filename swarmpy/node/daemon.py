@@ -18,13 +18,11 @@ from swarmpy.errors import (
     AlreadyInCluster,
     DataDirMismatch,
     DeadlineExceeded,
-    InvalidArgument,
     NotInCluster,
     NotLocked,
     SwarmLocked,
     SwarmpyError,
     Unavailable,
-    WrongUnlockKey,
 )
 from swarmpy.model.ids import ClusterId, NodeId
 from swarmpy.model.objects import Cluster
@@ -89,9 +87,7 @@ class Node(NodeFacts):
                 self._failed = asyncio.get_running_loop().create_future()
                 if known is not None:
                     await self._resume(*known)
-                elif self._locked is not None:
-                    log.warning("manager_locked", node=self._locked.node_id, reason=str(SwarmLocked()))
-                elif self._config.has_addresses:
+                elif self._gate.waiting is None and self._config.has_addresses:
                     log.warning("addresses_not_used", reason="this node is in no cluster: give them as it enters one")
                 if started is not None:
                     started.set()
@@ -117,7 +113,7 @@ class Node(NodeFacts):
         try:
             return self._who_am_i()
         except SwarmLocked:
-            self._locked = self._data.load()
+            self._gate.close(self._data.load())
             return None
 
     def _who_am_i(self, unlock_key: UnlockKey | None = None) -> _Known | None:
@@ -246,8 +242,7 @@ class Node(NodeFacts):
 
     async def _begin_anew(self, request: InitRequest) -> str:
         async with self._changing:
-            if self._locked is not None:
-                raise SwarmLocked
+            self._gate.check()
             member = forced.manager_of(self._member)
             await forced.check_no_quorum(member)
             state = await asyncio.to_thread(forced.new_state, member.state, request, new_raft_id(self._random))
@@ -336,8 +331,8 @@ class Node(NodeFacts):
     async def leave(self, *, force: bool) -> None:
         """Leave the cluster, and forget it."""
         async with self._changing:
-            if self._locked is not None:
-                await self._leave_locked(self._locked, force=force)
+            if self._gate.waiting is not None:
+                await self._leave_locked(self._gate.waiting, force=force)
                 return
             member = self._member
             if member is None:
@@ -357,30 +352,21 @@ class Node(NodeFacts):
         if not force:
             raise SwarmLocked
         await asyncio.to_thread(self._data.forget_cluster)
-        self._locked = None
+        self._gate.close(None)
         log.warning("cluster_left_locked", cluster=state.cluster_id, node=state.node_id, consequence="nobody was told")
 
     async def unlock(self, key: UnlockKey) -> None:
         """Go on as the manager that this node is, with the key that it waits for."""
-        if self._locked is None:
-            raise NotLocked("swarm is not locked") if self._member is not None else NotInCluster(_NOT_IN_SWARM)
-        if self._changing.locked():
+        if self._gate.waiting is None and self._member is None:
+            raise NotInCluster(_NOT_IN_SWARM)
+        if self._gate.waiting is not None and self._changing.locked():
             raise Unavailable("another unlock key is being tried: wait a moment")
         async with self._changing:
-            if self._locked is None:
+            if self._gate.waiting is None:
                 raise NotLocked("swarm is not locked")
-            await asyncio.sleep(self._attempts.wait_s(self._clock.monotonic()))
+            known = await self._gate.pass_with(key, self._who_am_i, self._clock)
+            assert known is not None, "it was a manager"
             try:
-                known = await asyncio.to_thread(self._who_am_i, key)
-            except WrongUnlockKey:
-                wait_s = self._attempts.failed(self._clock.monotonic())
-                log.warning("unlock_key_wrong", count=self._attempts.wrong, next_one_waits_s=wait_s)
-                raise InvalidArgument("swarm could not be unlocked: invalid key provided") from None
-            self._attempts.succeeded()
-            self._locked = None
-            log.info("manager_unlocked")
-            try:
-                assert known is not None, "it was a manager"
                 await self._resume(*known)
             except SwarmpyError as error:
                 # As at a start: this daemon is of no use.
@@ -390,8 +376,7 @@ class Node(NodeFacts):
 
     @contextlib.asynccontextmanager
     async def _change(self) -> AsyncIterator[None]:
-        if self._locked is not None:
-            raise SwarmLocked
+        self._gate.check()
         if self._changing.locked() or self._member is not None:
             raise AlreadyInCluster(
                 'This node is already part of a swarm: leave it first ("swarm leave"), then create or join another one.'

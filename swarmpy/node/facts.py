@@ -12,9 +12,8 @@ from swarmpy.model.objects import NodeDescription
 from swarmpy.model.states import TaskState
 from swarmpy.node.audit_log import AuditLog
 from swarmpy.node.config import NodeConfig
-from swarmpy.node.datadir import NodeState
 from swarmpy.node.member import Member
-from swarmpy.node.unlocking import Attempts
+from swarmpy.node.unlocking import Gate
 
 
 class NodeFacts:
@@ -27,16 +26,14 @@ class NodeFacts:
         self._pending = False
         """It is being made part of a cluster."""
         self._error = ""
-        self._locked: NodeState | None = None
-        """Who it is, while it waits for its unlock key."""
-        self._attempts = Attempts()
+        self._gate = Gate()
 
     @property
     def local_state(self) -> str:
         """``inactive``, ``pending``, ``active``, ``locked`` or ``error``."""
         if self._pending:
             return "pending"
-        if self._locked is not None:
+        if self._gate.waiting is not None:
             return "locked"
         if self._member is None:
             return "inactive"
@@ -45,7 +42,7 @@ class NodeFacts:
     @property
     def error(self) -> str:
         """Why the state is ``error`` or ``locked``."""
-        if self._locked is not None:
+        if self._gate.waiting is not None:
             return str(SwarmLocked())
         if self._error or self._member is None:
             return self._error
@@ -54,7 +51,7 @@ class NodeFacts:
     @property
     def node_id(self) -> str:
         """This node's id, or "" outside a cluster."""
-        state = self._member.state if self._member else self._locked
+        state = self._member.state if self._member else self._gate.waiting
         return state.node_id if state else ""
 
     @property
@@ -65,7 +62,7 @@ class NodeFacts:
     @property
     def cluster_id(self) -> str:
         """The cluster's id, or ""."""
-        state = self._member.state if self._member else self._locked
+        state = self._member.state if self._member else self._gate.waiting
         return state.cluster_id if state else ""
 
     @property
@@ -94,9 +91,7 @@ class NodeFacts:
 
     def problems(self) -> tuple[str, ...]:
         """What does not work on this node."""
-        found = self._audit.problems()
-        if self._locked is not None and self._attempts.wrong:
-            found = (*found, f"wrong unlock keys were given: {self._attempts.wrong}")
+        found = (*self._audit.problems(), *self._gate.problems())
         if self._member is None:
             return found
         own = self.manager.problems() if self.manager is not None else ()

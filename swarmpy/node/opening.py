@@ -17,7 +17,9 @@ def opened_vault(data: DataDir, unlock_key: UnlockKey | None) -> Vault:
     if not vault.exists:
         return vault
     if saved_role(data.path) is Role.WORKER:
-        # It was on its way to be a manager, or is one no more: its certificate goes with a key that is not sealed.
+        # It was on its way to be a manager, or is one no more: its certificate goes with a key that is not sealed, and
+        # what there is of a log is of no use to anybody.
+        data.forget_raft()
         vault.discard()
         return vault
     vault.open(unlock_key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TypeVar
 
 import attrs
 
@@ -24,11 +25,14 @@ from swarmpy.raft.messages import ConfState, Member, Snapshot
 from swarmpy.security import ca, roots
 from swarmpy.security.files import open_regular
 from swarmpy.security.identity import NodeIdentity, new_key_and_csr
+from swarmpy.security.sealed_stream import about_backup, opened_stream
+from swarmpy.security.sealing import UnlockKey
 from swarmpy.security.tls import client_context
 from swarmpy.store.backup import Header, Reader
 from swarmpy.store.memory import Store
 from swarmpy.wire.rpc import RpcDialer
 
+T = TypeVar("T")
 READ_BYTES = 1 << 20
 PROBE_TIMEOUT_S = 2.0
 PROBES = 16
@@ -73,7 +77,7 @@ async def prepare(
 
     Raises as :func:`read_backup` and :func:`check_nobody_answers`; InvalidArgument for addresses.
     """
-    backup = await asyncio.to_thread(read_backup, Path(request.file), clock)
+    backup = await asyncio.to_thread(read_backup, Path(request.file), clock, request.unlock_key)
     listen, advertise = await asyncio.to_thread(addresses.choose, request.listen_addr, request.advertise_addr, "")
     node_id = NodeId(encode_id(random.randbytes(16)))
     identity = identity_for(backup, node_id, clock)
@@ -93,14 +97,24 @@ async def prepare(
     return Restoration(state, identity, chosen, snapshot, backup.cluster)
 
 
-def read_backup(path: Path, clock: Clock) -> Backup:
-    """The backup in a file, all of it checked. Blocks.
+def read_backup(path: Path, clock: Clock, unlock_key: UnlockKey | None = None) -> Backup:
+    """The backup in a file, all of it checked, opened with ``unlock_key`` if it is sealed. Blocks.
 
     Raises InvalidArgument when it cannot be read, LogCorrupted when it is damaged, cut short or something else,
-    DataDirMismatch when a newer swarmpy made it. Each names the file.
+    DataDirMismatch when a newer swarmpy made it, FailedPrecondition when it needs a key, WrongUnlockKey when it needs
+    another one. Each names the file.
     """
+    return _reading(path, lambda: _read(path, clock, unlock_key))
+
+
+def read_header(path: Path) -> Header:
+    """What a backup says of itself, after its checksum was checked. Blocks. Raises as :func:`read_backup`."""
+    return _reading(path, lambda: _stored(path)[0])
+
+
+def _reading(path: Path, read: Callable[[], T]) -> T:
     try:
-        return _read(path, clock)
+        return read()
     except OSError as error:
         raise InvalidArgument(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
@@ -111,17 +125,25 @@ def read_backup(path: Path, clock: Clock) -> Backup:
         raise type(error)(f"{path}: {error}") from None
 
 
-def _read(path: Path, clock: Clock) -> Backup:
+def _stored(path: Path) -> tuple[Header, bytes]:
     reader = Reader()
     payload = bytearray()
     with open(path, "rb", opener=open_regular) as file:
         while data := file.read(READ_BYTES):
             for piece in reader.feed(data):
                 payload += piece
-    header = reader.finish()
+    return reader.finish(), bytes(payload)
+
+
+def _read(path: Path, clock: Clock, unlock_key: UnlockKey | None) -> Backup:
+    header, payload = _stored(path)
+    if header.sealed and unlock_key is None:
+        raise FailedPrecondition("it is sealed: the unlock key that its cluster had when it was taken is needed")
+    if header.sealed and unlock_key is not None:
+        payload = opened_stream(unlock_key, about_backup(header), payload)
     store = Store(clock)
     try:
-        store.restore_at_once(bytes(payload))
+        store.restore_at_once(payload)
         store.view().cluster()
     except (LogCorrupted, NotFound, InvariantViolation):
         raise LogCorrupted("the state in the backup cannot be read, though its checksum is right") from None

@@ -85,6 +85,11 @@ def stopped_log(data_dir: Path, unlock_key: UnlockKey | None = None) -> Iterator
     directory = raft_directory(data_dir)
     with _daemon_kept_out(directory.parent), open_stopped(directory, _ring(directory, unlock_key)) as log:
         log.check_schema()
+        if log.is_sealed and _vault(directory) is None:
+            raise FailedPrecondition(
+                f"the log in {directory} is sealed, and the vault with its keys is not there: of a copy, copy the "
+                "node's vault and vault.key into it, too"
+            )
         yield log
 
 

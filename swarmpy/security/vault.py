@@ -136,8 +136,8 @@ class Vault:
                 unlock = UnlockKey.parse((self._directory / name).read_text(errors="replace"))
                 return unlock, unlock.open(sealed, header.about)
         raise DataDirMismatch(
-            f"no key in {self._directory / KEY_FILE} opens {self._directory / FILE}: restore them together, or leave "
-            'with "swarm leave --force" and join again'
+            f"no key in {self._directory / KEY_FILE} opens {self._directory / FILE}: restore them together, or empty "
+            f"{self._directory} and join again"
         )
 
     def _tidy(self, header: _Header, unlock: UnlockKey) -> None:
@@ -164,7 +164,7 @@ class Vault:
             header = _Header(locks=bool(plain["autolock"]), version=KeyVersion(incarnation, number))
             return header, base64.b64decode(plain["sealed"], validate=True)
         except (ValueError, TypeError, KeyError):
-            raise DataDirMismatch(f"{path} is damaged: restore it, or leave and join again") from None
+            raise DataDirMismatch(f"{path} is damaged: restore it, or empty {self._directory} and join again") from None
 
     def _ring_of(self, data: bytes) -> KeyRing:
         plain = json.loads(data)

@@ -9,7 +9,8 @@ A backup is::
 
 Numbers are big-endian. The payload is a snapshot as :mod:`swarmpy.store.snapshot` makes it. It holds every secret of
 the cluster: the key of its CA, the join tokens, the environment of services. So whoever has the file can join nodes,
-issue certificates and read what services were given.
+issue certificates and read what services were given. Of a cluster with autolock the payload is sealed
+(:mod:`swarmpy.security.sealed_stream`), and only its unlock key of that time opens it: format version 2.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ from swarmpy.model.assignments import ManagerAddress
 
 MAGIC = b"swarmpy-backup\r\n"
 """With a line end that a transfer as text would change."""
-FORMAT_VERSION = 1
+PLAIN_VERSION = 1
+FORMAT_VERSION = 2
+"""The newest, and that of a sealed backup."""
 CHUNK_BYTES = 256 << 10
 MAX_CHUNK_BYTES = 1 << 20
 MAX_HEADER_BYTES = 1 << 20
@@ -55,13 +58,15 @@ class Header:
     holds: dict[str, int]
     """How many objects of each kind."""
     managers: tuple[ManagerAddress, ...] = ()
+    sealed: bool = False
+    """Its payload opens with the cluster's unlock key only."""
 
 
 async def written(header: Header, parts: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
     """The bytes of a backup, in pieces of about CHUNK_BYTES; holds no more than one of them and one of ``parts``."""
     digest = hashlib.sha256()
     text = json.dumps(codec.to_plain(header), indent=1).encode()
-    fixed = _FIXED.pack(FORMAT_VERSION, len(text))
+    fixed = _FIXED.pack(FORMAT_VERSION if header.sealed else PLAIN_VERSION, len(text))
     first = MAGIC + fixed + _NUMBER.pack(zlib.crc32(fixed)) + text
     digest.update(first)
     yield first

@@ -127,6 +127,11 @@ class StoppedLog:
                 f"{SCHEMA_VERSION}): upgrade this node"
             )
 
+    @property
+    def is_sealed(self) -> bool:
+        """True when its rows tell a key."""
+        return self._key_column() == "key"
+
     def _key_column(self) -> str:
         (found,) = self._numbers("schema_version")
         return "0" if found == PLAIN_VERSION else "key"

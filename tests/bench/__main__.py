@@ -12,6 +12,7 @@ big          many tasks: how long the leader's loop is held, memory, and how lon
 idle         what a quiet cluster uses
 agents       hundreds of agents: joins and sessions a second, what a heartbeat costs, how soon all have the next leader
 cost         what one committed write costs, layer by layer
+sealing      what encryption at rest costs, beside a committed write
 hostile      the cluster port under attack: what a steady client notices of it
 """
 
@@ -24,7 +25,20 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from swarmpy.errors import SwarmpyError
-from tests.bench import agents, attackers, big, cost, failover, hostile, idle, listing, machine, throughput, workers
+from tests.bench import (
+    agents,
+    attackers,
+    big,
+    cost,
+    failover,
+    hostile,
+    idle,
+    listing,
+    machine,
+    sealing,
+    throughput,
+    workers,
+)
 
 BENCHES: dict[str, Callable[[argparse.Namespace], Coroutine[Any, Any, None]]] = {
     "writes": throughput.writes,
@@ -38,6 +52,7 @@ BENCHES: dict[str, Callable[[argparse.Namespace], Coroutine[Any, Any, None]]] = 
     "cost": cost.cost,
     "agents": agents.agents,
     "hostile": hostile.hostile,
+    "sealing": sealing.sealing,
 }
 
 

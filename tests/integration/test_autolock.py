@@ -271,3 +271,55 @@ def docker(host: Host, *arguments: str, key: str = "") -> Finished:
     """The docker CLI, whatever comes of it."""
     command = ["docker", "-H", f"unix://{host.data_dir}/swarmpy.sock", *arguments]
     return subprocess.run(command, input=f"{key}\n", capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_tools_take_the_key(hosts: Hosts, tmp_path: Path) -> None:
+    """Of a stopped manager, of a backup, of a cluster begun anew: from a file or standard input, with nothing told."""
+    first, second = hosts.cluster(2, 0)
+    deploy(first, tmp_path)
+    first.does("swarm", "update", "--autolock=true")
+    key = key_of(first)
+    for host in (first, second):
+        settled(host)
+    file, wrong, backup = tmp_path / "key", tmp_path / "wrong", tmp_path / "backup"
+    file.write_text(f"{key}\n")
+    wrong.write_text("SWMKEY-1-7c37Cc8654o6p38HnroywCi19pllOnGtbdZEgtKxZu8\n")
+    assert "It is sealed" in first.does("swarm", "backup", str(backup))
+    assert not [form for form in (WORD, key, first.token("worker")) if form.encode() in backup.read_bytes()]
+
+    second.kill(signal.SIGKILL)
+    for tool in ("verify", "dump"):
+        shown = second.does("raft", tool, "--unlock-key-file", file, second.data_dir)
+        assert "verdict: sound" in shown if tool == "verify" else "create service shop_web" in shown
+        assert command(second, "raft", tool, str(second.data_dir), key=key).stdout == shown
+        assert key not in shown
+        refused(second.swarmpy("raft", tool, "--unlock-key-file", wrong, second.data_dir), 1, "invalid key provided")
+        refused(command(second, "raft", tool, str(second.data_dir)), 1, "an unlock key is SWMKEY-1-")
+    first.kill(signal.SIGKILL)
+    second.resume()
+    assert unlock(second, key).returncode == 0
+    second.does("swarm", "init", "--force-new-cluster")
+    until(lambda: second.nodes()["host-2"][1] == "leader", "it leads alone")
+    assert key_of(second) == key
+    assert is_locking(second)
+    assert not readable(second.data_dir)
+    second.kill(signal.SIGKILL)
+    second.resume()
+    assert unlock(second, key).returncode == 0
+    until(lambda: second.api("/services"), "the log of the cluster that was begun anew opens")
+    second.kill(signal.SIGKILL)
+
+    assert "nothing in it was looked at" in first.does("swarm", "restore", "--check", str(backup))
+    assert "verdict: sound" in first.does("swarm", "restore", "--check", "--unlock-key-file", file, str(backup))
+    third = hosts.new()
+    restore = ["swarm", "restore", str(backup), "--listen-addr", third.cluster_address, "--detach", *third.own]
+    refused(command(third, *restore, key=wrong.read_text()), 1, "invalid key provided")
+    done = command(third, *restore, key=key)
+    assert done.returncode == 0, done.stderr
+    try:
+        until(lambda: third.api("/services"), "the backup is back")
+        assert key_of(third) == key
+        assert is_locking(third)
+        assert not readable(third.data_dir)
+    finally:
+        third.does("swarm", "leave", "--force")

@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
         ("writes", ["--managers", "1"]),
         ("api", ["--managers", "2"]),
         ("cost", ["--managers", "2"]),
+        ("sealing", ["--managers", "1"]),
         ("agents", ["--managers", "3", "--agents", "12"]),
         ("big", ["--managers", "3", "--tasks", "200"]),
     ],

@@ -19,6 +19,7 @@ class FakeDaemon:
     def __init__(self, socket: Path) -> None:
         self.socket = socket
         self.requests: list[str] = []
+        self.queries: list[dict[str, str]] = []
         self.services: dict[str, dict[str, Any]] = {}
         self.nodes: dict[str, dict[str, Any]] = {}
         self.swarm: dict[str, Any] = {"Version": {"Index": 5}, "Spec": {"Name": "default"}, "JoinTokens": {}}
@@ -26,6 +27,9 @@ class FakeDaemon:
         self.on_swarm: Callable[[], None] = lambda: None
         """Called when somebody looks at the swarm."""
         self.conflicts = 0
+        self.local_state = "active"
+        self.unlock_key = ""
+        self.unlocks: list[str] = []
         self.task_state = "running"
         self.task_error = ""
         self._loop = asyncio.new_event_loop()
@@ -56,6 +60,8 @@ class FakeDaemon:
                 web.get("/swarm", self._swarm),
                 web.post("/swarm/init", self._init),
                 web.post("/swarm/update", self._update_swarm),
+                web.get("/swarm/unlockkey", self._unlock_key),
+                web.post("/swarm/unlock", self._unlock),
                 web.get("/services", self._list_services),
                 web.post("/services/create", self._create),
                 web.get("/{table:services|nodes}/{key}", self._found),
@@ -75,6 +81,7 @@ class FakeDaemon:
     @web.middleware
     async def _recorded(self, request: web.Request, handler: Any) -> Any:
         self.requests.append(f"{request.method} {request.path}")
+        self.queries.append(dict(request.query))
         try:
             return await handler(request)
         except web.HTTPNotFound:
@@ -84,7 +91,14 @@ class FakeDaemon:
         return web.Response(text="OK")
 
     async def _info(self, _: web.Request) -> web.Response:
-        return web.json_response({"Swarm": {"NodeID": "n0"}})
+        return web.json_response({"Swarm": {"NodeID": "n0", "LocalNodeState": self.local_state}})
+
+    async def _unlock_key(self, _: web.Request) -> web.Response:
+        return web.json_response({"UnlockKey": self.unlock_key})
+
+    async def _unlock(self, request: web.Request) -> web.Response:
+        self.unlocks.append((await request.json())["UnlockKey"])
+        return web.Response()
 
     async def _swarm(self, _: web.Request) -> web.Response:
         self.on_swarm()
