@@ -155,7 +155,7 @@ def test_what_is_no_sound_backup_is_refused(hosts: Hosts, tmp_path: Path) -> Non
         (good + b"x", 74, ("damaged",)),
         (b"hello", 74, ("cut short",)),
         (b"hello, this is text that is long enough", 74, ("no backup",)),
-        (newer, 78, ("newer swarmpy", "format 2")),
+        (newer, 78, ("newer swarmpy", f"format {FORMAT_VERSION + 1}")),
     ):
         bad = tmp_path / "bad.bak"
         bad.write_bytes(data)
