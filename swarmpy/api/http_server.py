@@ -119,10 +119,13 @@ class HttpServer:
 
     async def close(self) -> None:
         """Stop listening; what is being answered has CLOSE_TIMEOUT_S to come to its end. Idempotent."""
-        server, self._server = self._server, None
         listener, self._listener = self._listener, None
         if listener is not None:
+            # First: those who have just come need the server.
             await listener.stop_accepting()
+            # aiohttp would wait for them, too.
+            listener.end_idle()
+        server, self._server = self._server, None
         if server is not None:
             await server.shutdown(CLOSE_TIMEOUT_S)
         if listener is not None:

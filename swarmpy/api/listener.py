@@ -72,6 +72,7 @@ class Listener:
         self._handshakes = 0
         self._rate = Rate(limits.handshakes_per_s, asyncio.get_running_loop().time())
         self._full = Sparing()
+        self._failed = Sparing()
         self._looking: asyncio.TimerHandle | None = None
         self._main: asyncio.Task[None] | None = None
 
@@ -92,6 +93,13 @@ class Listener:
         if main is not None:
             main.cancel()
             await asyncio.wait([main])
+        # Here: one that is ended before it began to run closes nothing.
+        self._listening.close()
+
+    def end_idle(self) -> None:
+        """End those that wait for their client."""
+        for connection in [c for c in self._connections if not c.is_busy]:
+            connection.abort()
 
     def end_connections(self) -> None:
         """End all that are open."""
@@ -102,21 +110,18 @@ class Listener:
             self._looking = None
 
     async def _run(self) -> None:
-        try:
-            async with asyncio.TaskGroup() as group:
-                while True:
-                    try:
-                        sock, _ = await accept(self._listening)
+        async with asyncio.TaskGroup() as group:
+            while True:
+                try:
+                    sock, _ = await accept(self._listening)
+                    self._take_in(sock, group)
+                    # A flood must not fill the queue behind the socket faster than it is looked at.
+                    for sock in self._waiting():
                         self._take_in(sock, group)
-                        # A flood must not fill the queue behind the socket faster than it is looked at.
-                        for sock in self._waiting():
-                            self._take_in(sock, group)
-                    except OSError as error:
-                        # Out of file descriptors, mostly: connections that end will free some.
-                        log.warning("accept_failed", reason=error.strerror or str(error))
-                        await asyncio.sleep(ACCEPT_RETRY_S)
-        finally:
-            self._listening.close()
+                except OSError as error:
+                    # Out of file descriptors, mostly: connections that end will free some.
+                    log.warning("accept_failed", reason=error.strerror or str(error))
+                    await asyncio.sleep(ACCEPT_RETRY_S)
 
     def _waiting(self) -> Iterator[socket.socket]:
         """The connections that wait to be accepted, so many at most as are taken in one go. Raises OSError."""
@@ -140,7 +145,14 @@ class Listener:
             _turn_away(sock, in_words=context is None)
             return
         self._handshakes += 1
-        group.create_task(self._open(sock, context))
+        opening = group.create_task(self._open(sock, context))
+        opening.add_done_callback(lambda _: self._opened(opening, sock))
+
+    def _opened(self, opening: asyncio.Task[None], sock: socket.socket) -> None:
+        self._handshakes -= 1
+        if opening.cancelled():
+            # Perhaps before it began.
+            sock.close()
 
     def _present_context(self) -> ssl.SSLContext | None:
         try:
@@ -175,8 +187,8 @@ class Listener:
         return True
 
     async def _open(self, sock: socket.socket, context: ssl.SSLContext | None) -> None:
-        connection = self._make(self._lost)
         try:
+            connection = self._make(self._lost)
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: connection,
                 sock,
@@ -188,8 +200,12 @@ class Listener:
             sock.close()
             log.debug("api_handshake_failed", reason=" ".join(str(error).split()))
             return
-        finally:
-            self._handshakes -= 1
+        except Exception:
+            # The boundary: whatever one connection brings about, the door stays open for the others.
+            sock.close()
+            if count := self._failed.count(asyncio.get_running_loop().time()):
+                log.exception("connection_failed_unexpectedly", count=count)
+            return
         if connection.transport is None:
             return
         client = "" if connection.visitor is None else connection.visitor.client
