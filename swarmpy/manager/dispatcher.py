@@ -282,7 +282,7 @@ class Dispatcher:
         self._table.replace(ingress_table(view))
         self._silence.expect_all()
         for task in view.tasks():
-            if task.desired_state > TaskState.RUNNING:
+            if not task.desired_state.is_wanted:
                 self._gate.hold(task, version=self._table.version, now=now)
 
     async def _follow(self, watch: Watch) -> None:
@@ -312,7 +312,7 @@ class Dispatcher:
                     affected.add(task.node_id)
                 if task.status.state > TaskState.RUNNING:
                     self._gate.forget(task.id)
-                elif task.desired_state > TaskState.RUNNING:
+                elif not task.desired_state.is_wanted:
                     self._gate.hold(task, version=self._table.version, now=now)
             elif isinstance(event.old, Task):
                 self._gate.forget(event.old.id)

@@ -17,9 +17,9 @@ from store_world import cluster, config, node, secret, service, task, with_refer
 from swarmpy.errors import DataDirMismatch, FailedPrecondition, ProtocolViolation
 from swarmpy.model import changes, codec, objects
 from swarmpy.model.changes import ChangeList
-from swarmpy.model.objects import Certificate, ClientCertificate, FormerRoot, RootRotation
+from swarmpy.model.objects import Certificate, ClientCertificate, FormerRoot, JobStatus, RootRotation
 from swarmpy.model.requests import Answered, RequestId
-from swarmpy.model.specs import ClusterSpec, RaftConfig, ServiceSpec
+from swarmpy.model.specs import ClusterSpec, RaftConfig, ServiceSpec, UpdateConfig
 from swarmpy.model.states import ApiRole, Role
 from swarmpy.node.clock import SystemClock
 from swarmpy.raft.driver import RaftDriver
@@ -38,6 +38,7 @@ FORMER = FormerRoot(cert_pem=b"", cross_signed_pem=b"", until_ns=1)
 CERTIFICATE = Certificate(serial="1f", role=Role.WORKER, issuer="", not_after_ns=1)
 CLIENT = ClientCertificate(name="a", role=ApiRole.VIEWER, issued_at_ns=1, not_after_ns=2)
 REFERRING = ServiceSpec(name="web", task=with_references(service("web").spec.task, secrets=("x",)))
+WITH_DEADLINE = ServiceSpec(name="web", rollback=UpdateConfig(progress_deadline_ns=1))
 ANSWERED = Answered(request=RequestId(session="s", sequence=1), answer=b"\xc0", time_ns=1)
 
 
@@ -62,6 +63,9 @@ ANSWERED = Answered(request=RequestId(session="s", sequence=1), answer=b"\xc0", 
         (ChangeList(changes=(changes.create(attrs.evolve(service("web"), spec=REFERRING)),)), 7),
         (ChangeList(changes=(changes.update(attrs.evolve(service("web"), previous_spec=REFERRING)),)), 7),
         (ChangeList(changes=(changes.create(attrs.evolve(task("t", "id-web"), spec=REFERRING.task)),)), 7),
+        (ChangeList(changes=(changes.create(attrs.evolve(service("web"), job=JobStatus())),)), 7),
+        (ChangeList(changes=(changes.create(attrs.evolve(service("web"), spec=WITH_DEADLINE)),)), 7),
+        (ChangeList(changes=(changes.create(attrs.evolve(task("t", "id-web"), iteration=0)),)), 7),
     ],
 )
 def test_an_entry_is_of_the_least_version_that_its_reader_needs(entry: ChangeList, version: int) -> None:
