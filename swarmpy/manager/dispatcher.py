@@ -208,8 +208,9 @@ class Dispatcher:
             if node.status.state != NodeState.READY:
                 status = attrs.evolve(status, message="")
             tls = seen(tx.cluster(), node, peer, request.roots)
-            if (status, request.description, tls) != (node.status, node.description, node.tls):
-                tx.update(attrs.evolve(node, status=status, description=request.description, tls=tls))
+            description = claims.written(request.description, tx.cluster().schema)
+            if (status, description, tls) != (node.status, node.description, node.tls):
+                tx.update(attrs.evolve(node, status=status, description=description, tls=tls))
 
         session = Session(encode_id(self._random.randbytes(16)), node_id, request.level)
         await self._store.update(register)

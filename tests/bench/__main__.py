@@ -16,6 +16,7 @@ cost         what one committed write costs, layer by layer
 secrets      a thousand secrets on their way to a node, and what one question costs the leader
 sealing      what encryption at rest costs, beside a committed write
 hostile      the cluster port under attack: what a steady client notices of it
+scheduler    seconds to place tasks, in the shapes of SwarmKit's benchmarks: bound them by --most-nodes and --most-tasks
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from tests.bench import (
     idle,
     listing,
     machine,
+    scheduler,
     sealing,
     secrets,
     throughput,
@@ -59,6 +61,7 @@ BENCHES: dict[str, Callable[[argparse.Namespace], Coroutine[Any, Any, None]]] = 
     "hostile": hostile.hostile,
     "secrets": secrets.secrets,
     "sealing": sealing.sealing,
+    "scheduler": scheduler.scheduler_bench,
 }
 
 
@@ -81,6 +84,8 @@ def main() -> int:
     parser.add_argument("--origins", type=int, default=1, help="addresses the attacker comes from, of hostile")
     parser.add_argument("--services", type=int, default=10_000, help="of list")
     parser.add_argument("--agents", type=int, default=500, help="of agents")
+    parser.add_argument("--most-nodes", type=int, default=100_000, help="of scheduler")
+    parser.add_argument("--most-tasks", type=int, default=1_000_000, help="of scheduler")
     options = parser.parse_args()
     machine.machine()
     try:
