@@ -114,7 +114,8 @@ async def gone(node: str, *, keeps: set[str] = frozenset()) -> None:  # type: ig
 
 def log_of(node: LocalNode, task: str) -> str:
     """What a task has said."""
-    return (node.data_dir / "tasks" / task / "output.log").read_text()
+    text = (node.data_dir / "tasks" / task / "output.log").read_text()
+    return "".join(line.split(" ", 3)[3] for line in text.splitlines(keepends=True))
 
 
 def holders_of(word: str, *places: Path) -> list[str]:
