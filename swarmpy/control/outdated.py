@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from swarmpy.control.constraints import Constraint
+from swarmpy.control.constraints import broken_constraint
 from swarmpy.model.objects import Node, Service, Task
 from swarmpy.model.specs import TaskSpec
 from swarmpy.model.states import TaskState
@@ -48,5 +48,4 @@ def _with_credentials_of(task: Task, wanted: TaskSpec) -> TaskSpec:
 
 def meets_constraints(service: Service, node: Node) -> bool:
     """True when the node satisfies the placement constraints of the service."""
-    placement = service.spec.task.placement
-    return placement is None or all(Constraint.parse(text).is_met_by(node) for text in placement.constraints)
+    return broken_constraint(service.spec.task.placement, node) is None

@@ -24,6 +24,8 @@ from swarmpy.model.states import ServiceMode
 
 MIN_NANO_CPUS = 1_000_000
 MIN_MEMORY_BYTES = 4 * 1024 * 1024
+MAX_GENERIC = 1 << 20
+"""Of one kind, for one task."""
 MAX_PORT = 65_535
 MAX_COMPLETIONS = 10_000
 """Of a job: the state remembers each of them, as its task, until the next execution."""
@@ -112,6 +114,8 @@ def _check_task(task: TaskSpec) -> None:
     check_networks(task.networks)
     if task.resources is not None:
         _check_resources(task.resources.limits)
+        if task.resources.limits is not None and task.resources.limits.generic:
+            raise InvalidArgument("generic resources can be reserved, and have no limits")
         _check_resources(task.resources.reservations)
     _check_restart(task.restart)
     _check_placement(task.placement)
@@ -131,6 +135,12 @@ def _check_resources(resources: Resources | None) -> None:
         )
     if resources.pids < 0:
         raise InvalidArgument(f"invalid pids limit {resources.pids}: must not be negative")
+    kinds = [each.kind for each in resources.generic]
+    for each in resources.generic:
+        if not grammar.is_name(each.kind) or kinds.count(each.kind) > 1:
+            raise InvalidArgument(f"invalid generic resource {shown(each.kind)}: give each kind a name, and once")
+        if each.names or not 1 <= each.count <= MAX_GENERIC:
+            raise InvalidArgument(f"invalid generic resource {shown(each.kind)}: reserve a count of 1-{MAX_GENERIC}")
 
 
 def _check_restart(policy: RestartPolicy | None) -> None:

@@ -15,6 +15,7 @@ from swarmpy.model.schema import BASE_VERSION
 from swarmpy.model.specs import (
     ClusterSpec,
     ConfigSpec,
+    GenericResource,
     NodeSpec,
     PortConfig,
     Resources,
@@ -22,6 +23,7 @@ from swarmpy.model.specs import (
     ServiceSpec,
     TaskSpec,
 )
+from swarmpy.model.specs import Platform as Platform  # noqa: PLC0414  # part of what a node says of itself
 from swarmpy.model.states import ApiRole, NodeState, Role, TaskState, UpdateState
 
 
@@ -53,11 +55,11 @@ class Meta:
 
 
 @attrs.frozen(kw_only=True)
-class Platform:
-    """Machine architecture and operating system, in Docker's spelling (``x86_64``, ``linux``)."""
+class Plugin:
+    """A driver that a node's runtime has: ``type`` is ``volume``, ``network`` or ``log``."""
 
-    architecture: str = ""
-    os: str = "linux"
+    type: str
+    name: str
 
 
 @attrs.frozen(kw_only=True)
@@ -71,6 +73,8 @@ class NodeDescription:
     """``docker``, ``process`` or ``simulated``."""
     engine_version: str = ""
     engine_labels: dict[str, str] = attrs.Factory(dict)
+    plugins: tuple[Plugin, ...] = ()
+    """Of a type of which none is told, nothing is known: tasks that need one are not kept away."""
 
 
 @attrs.frozen(kw_only=True)
@@ -248,6 +252,8 @@ class Task:
     """When a manager recorded ``status``, by the manager's clock; restart windows are measured with it."""
     started_at_ns: int = 0
     """When a manager first recorded that it runs, by the manager's clock; update monitoring is measured with it."""
+    generic: tuple[GenericResource, ...] = ()
+    """Which of its node's generic resources it got: names where the node has names, else a count."""
 
     @property
     def shown_slot(self) -> int | None:
@@ -396,18 +402,9 @@ KIND_CLASSES: dict[Kind, type[StoreObject]] = {
 }
 
 
+_KINDS: dict[type[object], Kind] = {cls: kind for kind, cls in KIND_CLASSES.items()}
+
+
 def kind_of(obj: StoreObject) -> Kind:
     """The table an object belongs to."""
-    match obj:
-        case Cluster():
-            return Kind.CLUSTER
-        case Node():
-            return Kind.NODE
-        case Service():
-            return Kind.SERVICE
-        case Task():
-            return Kind.TASK
-        case Secret():
-            return Kind.SECRET
-        case Config():
-            return Kind.CONFIG
+    return _KINDS[type(obj)]

@@ -18,6 +18,24 @@ from swarmpy.model.states import Availability, Role, ServiceMode
 
 
 @attrs.frozen(kw_only=True)
+class GenericResource:
+    """Something that nodes have and tasks reserve, of which only its ``kind`` is known ("gpu").
+
+    A node has a ``count`` (discrete) or the ``names`` of what it has (named). A reservation is a ``count``; which of
+    the names a task got is written down in the task.
+    """
+
+    kind: str
+    count: int = 0
+    names: tuple[str, ...] = ()
+
+    @property
+    def amount(self) -> int:
+        """How many there are."""
+        return len(self.names) or self.count
+
+
+@attrs.frozen(kw_only=True)
 class Resources:
     """An amount of resources; 0 is "none asked"."""
 
@@ -25,6 +43,16 @@ class Resources:
     memory_bytes: int = 0
     pids: int = 0
     """Only as a limit."""
+    generic: tuple[GenericResource, ...] = ()
+    """Each kind once; not as a limit."""
+
+
+@attrs.frozen(kw_only=True)
+class Platform:
+    """Machine architecture and operating system, in Docker's spelling (``x86_64``, ``linux``)."""
+
+    architecture: str = ""
+    os: str = "linux"
 
 
 @attrs.frozen(kw_only=True)
@@ -164,6 +192,9 @@ class Placement:
     """Spread preferences: label keys such as ``node.labels.zone``, most important first."""
     max_replicas: int = 0
     """Most tasks of the service on one node; 0: no bound."""
+    platforms: tuple[Platform, ...] = ()
+    """What the image exists for; a node of one of them will do. An architecture or an operating system of "" is any.
+    None at all: any node."""
 
 
 @attrs.frozen(kw_only=True)

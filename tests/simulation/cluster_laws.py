@@ -18,7 +18,7 @@ import attrs
 from loop import SimulationError
 from managers import Ledger
 
-from swarmpy.control.filters import host_ports
+from swarmpy.control.loads import host_ports
 from swarmpy.manager.assignments import STOP_WAIT_S
 from swarmpy.manager.manager import Manager
 from swarmpy.model.assignments import Endpoint

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from typing import Any
 
 import attrs
@@ -37,6 +37,7 @@ from swarmpy.model.assignments import (
 )
 from swarmpy.model.dependencies import NO_DEPENDENCIES, Content, Dependencies, DependenciesReply, DependenciesRequest
 from swarmpy.model.ids import NodeId, ServiceId, TaskId
+from swarmpy.model.logs import LogLine, LogOptions
 from swarmpy.model.objects import ContainerStatus, NodeDescription, PortStatus, Task, TaskStatus
 from swarmpy.model.specs import TaskSpec
 from swarmpy.model.states import Role, TaskState
@@ -100,6 +101,7 @@ class Engine:
     def __init__(self) -> None:
         self.containers: dict[TaskId, Container] = {}
         self.calls: list[tuple[str, TaskId]] = []
+        self.written: dict[TaskId, list[LogLine]] = {}
         self.given: dict[TaskId, Dependencies] = {}
         self.errors: dict[str, SwarmpyError | Exception] = {}
         self.away = False
@@ -139,6 +141,13 @@ class Engine:
         if self.away:
             raise RuntimeUnavailable("the engine is away")
         return self.description
+
+    async def logs(self, task: Task, options: LogOptions) -> AsyncGenerator[LogLine, None]:
+        for line in self.written.get(task.id, ()):
+            if options.wants(line):
+                yield line
+        if options.follow:
+            await self.containers[task.id].ended.wait()
 
     async def list_tasks(self) -> Mapping[TaskId, RunningTask | None]:
         if self.away:

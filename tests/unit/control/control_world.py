@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from swarmpy.control import allocator, nodes, orchestrator, reaper, scheduler
+from swarmpy.control import allocator, enforcer, nodes, orchestrator, reaper, scheduler
 from swarmpy.control.decision import Decision, earlier
 from swarmpy.control.waiting import Waits
 from swarmpy.model import changes, codec
@@ -190,6 +190,7 @@ class World:
 
         now = self.clock.now_ns
         take(nodes.decide(self.view, now))
+        take(enforcer.decide(self.view, [node.id for node in self.view.nodes()], now))
         for service in self.view.services():
             take(orchestrator.decide_service(self.view, service.id, now, self.new_id, self.waits(service.id)))
         everything = [ServiceId(service_id) for service_id in self.view.service_ids()]
