@@ -15,6 +15,7 @@ import attrs
 from swarmpy.errors import InvalidArgument
 from swarmpy.model.grammar import bare, shown
 from swarmpy.model.objects import Node
+from swarmpy.model.specs import Placement
 
 NODE_LABEL = "node.labels."
 ENGINE_LABEL = "engine.labels."
@@ -59,8 +60,23 @@ class Constraint:
             return not self.is_equal and _is_label(self.key)
         wanted = self.value.lower()
         if self.key.lower() == "node.platform.arch":
-            return (_architecture(actual) == _architecture(wanted)) == self.is_equal
+            return (architecture(actual) == architecture(wanted)) == self.is_equal
         return (actual.lower() == wanted) == self.is_equal
+
+
+def broken_constraint(placement: Placement | None, node: Node) -> str | None:
+    """The first constraint that the node does not meet; None when it meets all.
+
+    One that cannot be read cannot be met: specs are validated, old ones may be stored.
+    """
+    for text in placement.constraints if placement else ():
+        try:
+            constraint = Constraint.parse(text)
+        except InvalidArgument:
+            return text
+        if not constraint.is_met_by(node):
+            return text
+    return None
 
 
 def node_value(node: Node, key: str) -> str | None:
@@ -84,7 +100,8 @@ def _is_label(key: str) -> bool:
     return key.lower().startswith((NODE_LABEL, ENGINE_LABEL))
 
 
-def _architecture(name: str) -> str:
+def architecture(name: str) -> str:
+    """The kernel's name of an architecture, in lower case."""
     return ARCHITECTURES.get(name.lower(), name.lower())
 
 

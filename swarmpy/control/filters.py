@@ -1,90 +1,77 @@
 """Which nodes may take a task. Each filter decides, and says why not.
 
-Words of the explanations are Docker's, with the detail behind a colon.
+The filters and their order are swarmkit's (``manager/scheduler/filter.go``): a node is refused by the first that does
+not let it pass. Words of the explanations are Docker's where it has some, with the detail behind a colon.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol, Self
 
 import attrs
 
-from swarmpy.control.constraints import Constraint
-from swarmpy.errors import InvalidArgument
+from swarmpy.control.constraints import architecture, broken_constraint
+from swarmpy.control.loads import HostPort, NodeLoad, host_ports, reservation
+from swarmpy.control.measures import cpus, size
 from swarmpy.model.ids import NodeId, ServiceId
-from swarmpy.model.objects import Node, Task
-from swarmpy.model.specs import Resources
+from swarmpy.model.objects import Node, Plugin, Task
+from swarmpy.model.specs import Placement, Platform, Resources
 from swarmpy.model.states import Availability, NodeState
 
 UNBOUNDED = 1 << 60
 
-HostPort = tuple[str, int]
+_ANYWHERE = Placement()
+
+Counts = Callable[[NodeId], int]
+"""How many tasks of the service are meant to run on a node."""
+Reason = tuple[int, str]
+"""On how many nodes, and why."""
 
 
-@attrs.define(kw_only=True)
-class NodeLoad:
-    """A node and what is left of it, kept up to date while tasks are placed."""
+@attrs.frozen(kw_only=True)
+class Wants:
+    """All that placement looks at in a task, but for its version: tasks that want the same are placed together."""
 
-    node: Node
-    cpu_left: int
-    memory_left: int
-    host_ports: set[HostPort] = attrs.Factory(set)
-    per_service: dict[ServiceId, int] = attrs.Factory(dict)
-    """Tasks that are meant to run here, by service."""
-    total: int = 0
+    service_id: ServiceId
+    reserved: Resources
+    plugins: tuple[Plugin, ...]
+    placement: Placement
+    host_ports: tuple[HostPort, ...]
 
     @classmethod
-    def of(cls, node: Node) -> NodeLoad:
-        """An empty node."""
-        resources = node.description.resources
-        return cls(node=node, cpu_left=resources.nano_cpus, memory_left=resources.memory_bytes)
-
-    @property
-    def id(self) -> NodeId:
-        """The node's id."""
-        return self.node.id
-
-    def tasks_of(self, service_id: ServiceId) -> int:
-        """Tasks of a service that are meant to run here."""
-        return self.per_service.get(service_id, 0)
-
-    def occupy(self, task: Task) -> None:
-        """The task uses resources and ports of the node."""
-        reserved = reservation(task)
-        self.cpu_left -= reserved.nano_cpus
-        self.memory_left -= reserved.memory_bytes
-        if task.ports:
-            self.host_ports.update(host_ports(task))
-
-    def count(self, task: Task) -> None:
-        """The task is meant to run here."""
-        self.per_service[task.service_id] = self.per_service.get(task.service_id, 0) + 1
-        self.total += 1
+    def of(cls, task: Task) -> Self:
+        """Of a task."""
+        return cls(
+            service_id=task.service_id,
+            reserved=reservation(task),
+            plugins=plugins_of(task),
+            placement=task.spec.placement or _ANYWHERE,
+            host_ports=host_ports(task) if task.ports else (),
+        )
 
 
-_NOTHING = Resources()
-
-
-def reservation(task: Task) -> Resources:
-    """What the task reserves."""
-    resources = task.spec.resources
-    return _NOTHING if resources is None or resources.reservations is None else resources.reservations
-
-
-def host_ports(task: Task) -> tuple[HostPort, ...]:
-    """The host ports that the task needs for itself."""
-    return tuple((p.protocol, p.published_port) for p in task.ports if p.publish_mode == "host" and p.published_port)
+def plugins_of(task: Task) -> tuple[Plugin, ...]:
+    """The drivers that the task needs on its node, but for those that every engine has."""
+    found = [
+        Plugin(type="volume", name=_plugin_name(mount.volume_driver))
+        for mount in task.spec.container.mounts
+        if mount.type == "volume" and mount.volume_driver not in ("", "local")
+    ]
+    driver = task.spec.log_driver
+    if driver is not None and driver.name not in ("", "none"):
+        found.append(Plugin(type="log", name=_plugin_name(driver.name)))
+    return tuple(dict.fromkeys(found))
 
 
 class Filter(Protocol):
-    """Made for the tasks of one group, asked for each node."""
+    """Made for tasks that want the same, asked for each node."""
 
     def room(self, load: NodeLoad) -> int:
-        """How many tasks of the group the node can take, as far as this filter is concerned."""
+        """How many of the tasks the node can take, as far as this filter is concerned."""
 
-    def explain(self, refused: Sequence[NodeLoad]) -> str:
+    def explain(self, refused: Sequence[NodeLoad]) -> list[Reason]:
         """Why these nodes can take none."""
 
 
@@ -93,114 +80,158 @@ class ReadyFilter:
 
     def room(self, load: NodeLoad) -> int:
         """All or none."""
-        node = load.node
-        is_open = node.status.state is NodeState.READY and node.spec.availability is Availability.ACTIVE
-        return UNBOUNDED if is_open else 0
+        return UNBOUNDED if load.is_open else 0
 
-    def explain(self, refused: Sequence[NodeLoad]) -> str:
+    def explain(self, refused: Sequence[NodeLoad]) -> list[Reason]:
         """How many are down, drained, paused."""
-        reasons = Counter(_closed(load.node) for load in refused)
-        return f"{_nodes(len(refused))} not available for new tasks: {_listed(reasons)}"
+        reasons = Counter(_closed(load.node) for load in refused if load.node is not None)
+        return [(count, f"{_nodes(count)} {reason}") for reason, count in reasons.items()]
 
 
 class ResourceFilter:
-    """The node has the reserved CPU and memory left."""
+    """The node has what is reserved left: CPU, memory, generic resources."""
 
-    def __init__(self, task: Task) -> None:
-        self._wanted = reservation(task)
+    def __init__(self, wanted: Resources) -> None:
+        self._wanted = wanted
 
     def room(self, load: NodeLoad) -> int:
         """As often as the reservation fits."""
-        wanted, room = self._wanted, UNBOUNDED
-        if wanted.nano_cpus:
-            room = min(room, max(0, load.cpu_left) // wanted.nano_cpus)
-        if wanted.memory_bytes:
-            room = min(room, max(0, load.memory_left) // wanted.memory_bytes)
-        return room
+        return min((max(0, left) // wanted for _, left, wanted, _ in self._measured(load)), default=UNBOUNDED)
 
-    def explain(self, refused: Sequence[NodeLoad]) -> str:
-        """What is missing on how many."""
-        wanted = self._wanted
-        reasons: Counter[str] = Counter()
+    def explain(self, refused: Sequence[NodeLoad]) -> list[Reason]:
+        """What is missing on how many nodes, and by how much on the one that has most of it."""
+        short: dict[str, list[tuple[int, int, Callable[[int], str]]]] = {}
         for load in refused:
-            reasons["memory"] += load.memory_left < wanted.memory_bytes
-            reasons["CPU"] += load.cpu_left < wanted.nano_cpus
-        return f"insufficient resources on {_nodes(len(refused))}: {_listed(reasons, 'on')}"
+            for name, left, wanted, shown in self._measured(load):
+                if left < wanted:
+                    short.setdefault(name, []).append((max(0, left), wanted, shown))
+        return [(len(lacking), _shortage(name, lacking)) for name, lacking in short.items()]
+
+    def _measured(self, load: NodeLoad) -> Iterable[tuple[str, int, int, Callable[[int], str]]]:
+        wanted, has = self._wanted, load.has
+        if wanted.memory_bytes:
+            yield "memory", has.memory_bytes - load.memory_used, wanted.memory_bytes, size
+        if wanted.nano_cpus:
+            yield "CPU", has.nano_cpus - load.cpu_used, wanted.nano_cpus, cpus
+        for each in wanted.generic:
+            if each.count:
+                yield each.kind, load.generic_left(each.kind), each.count, str
+
+
+class PluginFilter:
+    """The node has the drivers, where it tells which it has (swarmkit: as engines before 1.13 did not)."""
+
+    def __init__(self, wanted: Sequence[Plugin]) -> None:
+        self._wanted = wanted
+
+    def room(self, load: NodeLoad) -> int:
+        """All or none."""
+        return UNBOUNDED if self._missing(load.node) is None else 0
+
+    def explain(self, refused: Sequence[NodeLoad]) -> list[Reason]:
+        """Which driver is the first that is missing, on how many."""
+        missing = Counter(self._missing(load.node) for load in refused)
+        reasons = Counter({f"{plugin.type} driver {plugin.name}": n for plugin, n in missing.items() if plugin})
+        return [(len(refused), f"missing plugin on {_nodes(len(refused))}: {_listed(reasons)}")]
+
+    def _missing(self, node: Node | None) -> Plugin | None:
+        has = () if node is None else node.description.plugins
+        for plugin in self._wanted:
+            names = [_plugin_name(each.name) for each in has if each.type == plugin.type]
+            if names and plugin.name not in names:
+                return plugin
+        return None
 
 
 class ConstraintFilter:
     """The node meets the placement constraints."""
 
-    def __init__(self, task: Task) -> None:
-        texts = task.spec.placement.constraints if task.spec.placement else ()
-        self._constraints = [(text, _parse(text)) for text in texts]
+    def __init__(self, placement: Placement) -> None:
+        self._placement = placement
 
     def room(self, load: NodeLoad) -> int:
         """All or none."""
-        return UNBOUNDED if self._broken(load.node) is None else 0
+        return UNBOUNDED if load.node is not None and broken_constraint(self._placement, load.node) is None else 0
 
-    def explain(self, refused: Sequence[NodeLoad]) -> str:
+    def explain(self, refused: Sequence[NodeLoad]) -> list[Reason]:
         """Which constraint is the first not met, on how many."""
-        reasons = Counter(self._broken(load.node) or "" for load in refused)
-        return f"scheduling constraints not satisfied on {_nodes(len(refused))}: {_listed(reasons, 'on')}"
+        reasons = Counter(broken_constraint(self._placement, x.node) or "" for x in refused if x.node is not None)
+        return [(len(refused), f"scheduling constraints not satisfied on {_nodes(len(refused))}: {_listed(reasons)}")]
 
-    def _broken(self, node: Node) -> str | None:
-        for text, constraint in self._constraints:
-            if constraint is None or not constraint.is_met_by(node):
-                return text
-        return None
+
+class PlatformFilter:
+    """The image exists for the node's operating system and architecture."""
+
+    def __init__(self, platforms: Sequence[Platform]) -> None:
+        self._wanted = platforms
+
+    def room(self, load: NodeLoad) -> int:
+        """All or none."""
+        has = Platform() if load.node is None else load.node.description.platform
+        return UNBOUNDED if any(_is_of(has, platform) for platform in self._wanted) else 0
+
+    def explain(self, refused: Sequence[NodeLoad]) -> list[Reason]:
+        """What the image exists for."""
+        wanted = ", ".join(dict.fromkeys(f"{p.os or 'any'}/{p.architecture or 'any'}" for p in self._wanted))
+        return [(len(refused), f"unsupported platform on {_nodes(len(refused))}: the image is for {wanted}")]
 
 
 class HostPortFilter:
     """The ports that the task needs on its node are free."""
 
-    def __init__(self, task: Task) -> None:
-        self._wanted = host_ports(task)
+    def __init__(self, wanted: Sequence[HostPort]) -> None:
+        self._wanted = wanted
 
     def room(self, load: NodeLoad) -> int:
-        """One at most, if there are any."""
-        if not self._wanted:
-            return UNBOUNDED
+        """One at most."""
         return 0 if any(port in load.host_ports for port in self._wanted) else 1
 
-    def explain(self, refused: Sequence[NodeLoad]) -> str:
+    def explain(self, refused: Sequence[NodeLoad]) -> list[Reason]:
         """Which port, on how many."""
         reasons = Counter(
             f"{port}/{protocol}" for x in refused for protocol, port in self._wanted if (protocol, port) in x.host_ports
         )
-        return f"host-mode port already in use on {_nodes(len(refused))}: {_listed(reasons, 'on')}"
+        return [(len(refused), f"host-mode port already in use on {_nodes(len(refused))}: {_listed(reasons)}")]
 
 
 class MaxReplicasFilter:
     """The node has fewer tasks of the service than allowed."""
 
-    def __init__(self, task: Task) -> None:
-        self._service_id = task.service_id
-        self._most = task.spec.placement.max_replicas if task.spec.placement else 0
+    def __init__(self, most: int, counts: Counts) -> None:
+        self._most = most
+        self._counts = counts
 
     def room(self, load: NodeLoad) -> int:
         """What is left up to the bound."""
-        return max(0, self._most - load.tasks_of(self._service_id)) if self._most else UNBOUNDED
+        return max(0, self._most - self._counts(load.id))
 
-    def explain(self, refused: Sequence[NodeLoad]) -> str:
+    def explain(self, refused: Sequence[NodeLoad]) -> list[Reason]:
         """The bound, and how many reached it."""
-        return f"max replicas per node limit exceed: {self._most} on {_nodes(len(refused))}"
+        return [(len(refused), f"max replicas per node limit exceed: {self._most} on {_nodes(len(refused))}")]
 
 
 class Pipeline:
-    """All filters for the tasks of one group, in order."""
+    """The filters for tasks that want the same, in order; those that they have no need of are left out."""
 
-    def __init__(self, task: Task) -> None:
-        self._filters: tuple[Filter, ...] = (
-            ReadyFilter(),
-            ResourceFilter(task),
-            ConstraintFilter(task),
-            HostPortFilter(task),
-            MaxReplicasFilter(task),
-        )
+    def __init__(self, wants: Wants, counts: Counts) -> None:
+        reserved, placement = wants.reserved, wants.placement
+        filters: list[Filter] = [ReadyFilter()]
+        if reserved.nano_cpus or reserved.memory_bytes or reserved.generic:
+            filters.append(ResourceFilter(reserved))
+        if wants.plugins:
+            filters.append(PluginFilter(wants.plugins))
+        if placement.constraints:
+            filters.append(ConstraintFilter(placement))
+        if placement.platforms:
+            filters.append(PlatformFilter(placement.platforms))
+        if wants.host_ports:
+            filters.append(HostPortFilter(wants.host_ports))
+        if placement.max_replicas:
+            filters.append(MaxReplicasFilter(placement.max_replicas, counts))
+        self._filters = tuple(filters)
 
     def room(self, load: NodeLoad) -> int:
-        """How many tasks of the group the node can take."""
+        """How many of the tasks the node can take."""
         room = UNBOUNDED
         for check in self._filters:
             room = min(room, check.room(load))
@@ -216,17 +247,22 @@ class Pipeline:
                 if not check.room(load):
                     refused.setdefault(index, []).append(load)
                     break
-        order = sorted(refused.items(), key=lambda item: (-len(item[1]), item[0]))
-        reasons = "; ".join(self._filters[index].explain(nodes) for index, nodes in order)
+        found = [(-count, index, text) for index, at in refused.items() for count, text in self._reasons(index, at)]
+        reasons = "; ".join(text for _, _, text in sorted(found))
         return f"no suitable node ({reasons})" if reasons else "no suitable node"
 
+    def _reasons(self, index: int, refused: Sequence[NodeLoad]) -> list[Reason]:
+        return self._filters[index].explain(refused)
 
-def _parse(text: str) -> Constraint | None:
-    """None for one that cannot be met because it cannot be read; specs are validated, old ones may be stored."""
-    try:
-        return Constraint.parse(text)
-    except InvalidArgument:
-        return None
+
+def _plugin_name(name: str) -> str:
+    return name.removesuffix(":latest")
+
+
+def _is_of(has: Platform, wanted: Platform) -> bool:
+    """True when ``has`` is what is wanted; what is not said is any."""
+    is_architecture = not wanted.architecture or architecture(wanted.architecture) == architecture(has.architecture)
+    return is_architecture and (not wanted.os or wanted.os.lower() == has.os.lower())
 
 
 def _closed(node: Node) -> str:
@@ -235,12 +271,19 @@ def _closed(node: Node) -> str:
     return {Availability.DRAIN: "drained", Availability.PAUSE: "paused"}.get(node.spec.availability, "")
 
 
+def _shortage(name: str, lacking: Sequence[tuple[int, int, Callable[[int], str]]]) -> str:
+    most, wanted, shown = max(lacking, key=lambda each: each[0])
+    free, needs = shown(most), shown(wanted)
+    if free == needs:
+        # So little is missing that it does not show.
+        free, needs = str(most), str(wanted)
+    return f"insufficient {name} on {_nodes(len(lacking))}: largest free {free}, needs {needs}"
+
+
 def _nodes(count: int) -> str:
     return f"{count} node" if count == 1 else f"{count} nodes"
 
 
-def _listed(reasons: Counter[str], word: str = "") -> str:
+def _listed(reasons: Counter[str]) -> str:
     ordered = sorted(((count, reason) for reason, count in reasons.items() if count), key=lambda r: (-r[0], r[1]))
-    if word:
-        return ", ".join(f"{reason} {word} {count}" for count, reason in ordered)
-    return ", ".join(f"{count} {reason}" for count, reason in ordered)
+    return ", ".join(f"{reason} on {count}" for count, reason in ordered)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from swarmpy.control.constraints import Constraint
+from swarmpy.control.constraints import broken_constraint
 from swarmpy.model.objects import Node, Service, Task
 from swarmpy.model.specs import TaskSpec
 from swarmpy.model.states import TaskState
@@ -16,10 +16,14 @@ def is_outdated(view: View, service: Service, task: Task) -> bool:
 
     A newer version of the same wishes (after a rollback) does not outdate a task, nor does a change of placement that
     its node still satisfies, nor do other credentials for the registry one that has its image (as swarmkit's
-    ``IsTaskDirty``).
+    ``IsTaskDirty``). A task of a job belongs to one execution of it and is never of use for another.
     """
-    if task.spec_version == service.spec_version:
-        return False
+    if service.job is not None:
+        return task.iteration != service.job.iteration
+    return task.spec_version != service.spec_version and _is_different(view, service, task)
+
+
+def _is_different(view: View, service: Service, task: Task) -> bool:
     if task.status.state >= TaskState.PENDING and task.ports != service.ports:
         return True
     wanted = service.spec.task
@@ -44,5 +48,4 @@ def _with_credentials_of(task: Task, wanted: TaskSpec) -> TaskSpec:
 
 def meets_constraints(service: Service, node: Node) -> bool:
     """True when the node satisfies the placement constraints of the service."""
-    placement = service.spec.task.placement
-    return placement is None or all(Constraint.parse(text).is_met_by(node) for text in placement.constraints)
+    return broken_constraint(service.spec.task.placement, node) is None

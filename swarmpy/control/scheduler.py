@@ -1,120 +1,189 @@
 """PENDING to ASSIGNED: which node each task gets, or why it gets none.
 
-Tasks are placed by groups of one service and spec version: the nodes are filtered once for the group, then it is
-placed in one pass. A task that cannot be placed says why; the same reason is not written twice.
+Tasks of a service that want the same are placed together: the nodes are filtered once for all of them, and each next
+one then costs the same however many nodes there are. A task that cannot be placed says why; the same reason is not
+written twice, and a service whose tasks were all refused is not looked at again before something has changed.
+
+A round is made in slices, between which others may have their turn. What a slice decided is counted as if it were
+written already; what others write meanwhile is followed (:class:`~swarmpy.control.loads.Loads`), and makes the next
+slice choose anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import attrs
 
 from swarmpy.control.decision import Decision
-from swarmpy.control.draft import is_active, is_held_by_node, retired
-from swarmpy.control.filters import NodeLoad, Pipeline
-from swarmpy.control.placement import Candidate, grow
+from swarmpy.control.draft import is_active, retired
+from swarmpy.control.filters import Pipeline, Wants
+from swarmpy.control.loads import Group, Loads, NodeLoad, reservation
+from swarmpy.control.placement import Candidate, fill
 from swarmpy.model import changes
 from swarmpy.model.changes import Change
+from swarmpy.model.evolving import evolver
 from swarmpy.model.ids import NodeId, ServiceId
 from swarmpy.model.objects import Task, TaskStatus
+from swarmpy.model.specs import GenericResource
 from swarmpy.model.states import TaskState
 from swarmpy.store.view import View
 
 MAX_FAILURES = 5
 """Failures of a service's version on a node that put the node last (swarmkit ``manager/scheduler/nodeinfo.go``)."""
 FAILURE_WINDOW_NS = 5 * 60 * 1_000_000_000
+CHUNK = 1_000
+"""Most tasks that are placed in one slice: some ten milliseconds."""
+SLICE_WORK = 20_000
+"""Nodes that were looked at since the last slice, for services of few tasks: as long again."""
+TASK_WORK = 10
+"""What a task costs, in nodes that are looked at."""
 
-Group = tuple[ServiceId, int]
+
+_assigned = evolver(Task, "node_id", "status", "applied_at_ns", "generic")
 
 
 def decide(view: View, now_ns: int) -> Decision:
-    """Place all tasks that wait for a node. Ends tasks that are wanted no more and never had one."""
-    found: list[Change] = []
-    groups: dict[Group, list[Task]] = {}
-    for task in view.tasks_waiting():
-        if task.desired_state == TaskState.SHUTDOWN:
-            found.append(changes.update(retired(task, TaskState.SHUTDOWN, now_ns)))
-        elif task.status.state == TaskState.PENDING and is_active(task):
-            groups.setdefault((task.service_id, task.spec_version), []).append(task)
-    if groups:
-        cluster = _Cluster(view, groups, now_ns)
-        for group, tasks in groups.items():
-            found.extend(cluster.place(group, tasks))
-    return Decision(changes=tuple(found))
+    """All that is to be done on ``view``, in one step."""
+    slices = Scheduler(Loads.of(view)).slices(now_ns)
+    return Decision(changes=tuple(change for decision in slices for change in decision.changes))
 
 
-class _Cluster:
-    """All nodes and their loads during one pass."""
+@attrs.define(kw_only=True, eq=False)
+class _Plan:
+    """Where the next tasks that want the same go."""
 
-    def __init__(self, view: View, groups: Iterable[Group], now_ns: int) -> None:
-        self._now_ns = now_ns
-        self._assigned = TaskStatus(
-            state=TaskState.ASSIGNED, timestamp_ns=now_ns, message="scheduler assigned task to node"
-        )
-        self._loads = {node.id: NodeLoad.of(node) for node in view.nodes()}
-        self._failures: dict[Group, dict[NodeId, int]] = {group: {} for group in groups}
-        for task in view.tasks():
-            load = self._loads.get(task.node_id) if task.node_id else None
-            if load is None:
+    key: tuple[Wants, int | None]
+    pipeline: Pipeline
+    order: Iterator[Candidate]
+    as_of: int
+    """The number of changes of the loads that it was made at."""
+    reason: str = ""
+    """Why there is no room for another; "" while there is."""
+
+
+class Scheduler:
+    """Places the tasks that wait in ``loads``, which the caller keeps up to date between slices."""
+
+    def __init__(self, loads: Loads) -> None:
+        self._loads = loads
+        self._plan: _Plan | None = None
+        self._work = 0
+
+    def slices(self, now_ns: int) -> Iterator[Decision]:
+        """One round, in as many decisions as it takes to keep each short; some may be empty.
+
+        Places all tasks that wait for a node, and ends those that are wanted no more and never had one.
+        """
+        loads, found = self._loads, list[Change]()
+        for service_id in list(loads.waiting):
+            if loads.looked_at.get(service_id) == loads.changes:
                 continue
-            if is_held_by_node(task):
-                load.occupy(task)
-                if is_active(task):
-                    load.count(task)
-            elif self._has_failed_lately(task):
-                failures = self._failures.get((task.service_id, task.spec_version))
-                if failures is not None:
-                    failures[load.id] = failures.get(load.id, 0) + 1
+            tasks, began, has_changed = list(loads.waiting.get(service_id, {}).values()), loads.changes, False
+            for start in range(0, len(tasks), CHUNK):
+                part = self._decide(service_id, tasks[start : start + CHUNK], now_ns)
+                found.extend(part)
+                has_changed = has_changed or bool(part)
+                if self._work >= SLICE_WORK or len(found) >= CHUNK:
+                    yield Decision(changes=tuple(found))
+                    found, self._work = [], 0
+            if not has_changed and began == loads.changes and service_id in loads.waiting:
+                loads.looked_at[service_id] = began
+        self._plan = None
+        if found:
+            yield Decision(changes=tuple(found))
 
-    def place(self, group: Group, tasks: Sequence[Task]) -> list[Change]:
-        """What becomes of the tasks of a group."""
-        pipeline = Pipeline(tasks[0])
-        free = [task for task in tasks if task.node_id is None]
-        found = [self._place_on(pipeline, task) for task in tasks if task.node_id is not None]
-        if free:
-            found.extend(self._spread(group, pipeline, free))
+    def _decide(self, service_id: ServiceId, tasks: Sequence[Task], now_ns: int) -> list[Change]:
+        found: list[Change | None] = []
+        groups: dict[tuple[Wants, int | None], list[Task]] = {}
+        wants_of: dict[tuple[int, int], Wants] = {}
+        failures: dict[int, dict[NodeId, int]] = {}
+        for task in tasks:
+            if task.desired_state == TaskState.SHUTDOWN:
+                found.append(changes.update(retired(task, TaskState.SHUTDOWN, now_ns)))
+            elif task.status.state == TaskState.PENDING and is_active(task):
+                identity = (id(task.spec), id(task.ports))
+                wants = wants_of.get(identity)
+                if wants is None:
+                    wants = wants_of[identity] = Wants.of(task)
+                version = task.spec_version
+                if version not in failures:
+                    failures[version] = self._failures((service_id, version), now_ns)
+                groups.setdefault((wants, version if failures[version] else None), []).append(task)
+        for key, members in groups.items():
+            self._work += TASK_WORK * len(members)
+            found.extend(self._place(key, members, failures.get(members[0].spec_version, {}), now_ns))
         return [change for change in found if change is not None]
 
-    def _place_on(self, pipeline: Pipeline, task: Task) -> Change | None:
+    def _failures(self, group: Group, now_ns: int) -> dict[NodeId, int]:
+        """The nodes on which the group failed too often lately."""
+        found = self._loads.failures(group, now_ns - FAILURE_WINDOW_NS)
+        return {node_id: count for node_id, count in found.items() if count >= MAX_FAILURES}
+
+    def _place(
+        self, key: tuple[Wants, int | None], tasks: Sequence[Task], failures: dict[NodeId, int], now_ns: int
+    ) -> Iterable[Change | None]:
+        """What becomes of tasks that want the same."""
+        assigned = TaskStatus(state=TaskState.ASSIGNED, timestamp_ns=now_ns, message="scheduler assigned task to node")
+        fixed = [task for task in tasks if task.node_id is not None]
+        if fixed:
+            counts = self._loads.of_service(key[0].service_id)
+            pipeline = Pipeline(key[0], lambda node_id: counts.get(node_id, 0))
+            for task in fixed:
+                yield self._place_on(pipeline, task, assigned)
+        free = tasks if not fixed else [task for task in tasks if task.node_id is None]
+        if not free:
+            return
+        plan = self._plan
+        if plan is None or plan.key != key or plan.as_of != self._loads.changes:
+            plan = self._plan = self._new_plan(key, failures)
+        placed = 0
+        if not plan.reason:
+            for task, candidate in zip(free, plan.order, strict=False):
+                placed += 1
+                yield self._assign(task, candidate.load, assigned)
+        if placed < len(free):
+            plan.reason = plan.reason or plan.pipeline.explain(self._loads.nodes())
+            for task in free[placed:]:
+                yield _explain(task, plan.reason)
+
+    def _new_plan(self, key: tuple[Wants, int | None], failures: dict[NodeId, int]) -> _Plan:
+        wants, loads = key[0], self._loads
+        counts = loads.of_service(wants.service_id)
+        pipeline = Pipeline(wants, lambda node_id: loads.of_service(wants.service_id).get(node_id, 0))
+        candidates = [
+            Candidate(load=load, room=room, of_service=counts.get(load.id, 0), failures=failures.get(load.id, 0))
+            for load in loads.by_node.values()
+            if load.is_open and (room := pipeline.room(load))
+        ]
+        self._work += len(loads.by_node)
+        populated = [(loads.by_node[node_id], count) for node_id, count in counts.items()]
+        order = fill(candidates, wants.placement.spread, populated)
+        return _Plan(key=key, pipeline=pipeline, order=order, as_of=loads.changes)
+
+    def _place_on(self, pipeline: Pipeline, task: Task, assigned: TaskStatus) -> Change | None:
         """A task of a global service: this node or none."""
-        load = self._loads.get(task.node_id) if task.node_id else None
-        if load is not None and pipeline.room(load):
-            return self._assign(task, load)
-        return _explain(task, pipeline.explain([load] if load else []))
+        load = self._loads.by_node.get(task.node_id) if task.node_id else None
+        if load is None or load.node is None:
+            return _explain(task, pipeline.explain(()))
+        return self._assign(task, load, assigned) if pipeline.room(load) else _explain(task, pipeline.explain((load,)))
 
-    def _spread(self, group: Group, pipeline: Pipeline, tasks: Sequence[Task]) -> list[Change | None]:
-        service_id = group[0]
-        failures = self._failures[group]
-        candidates = []
-        for load in self._loads.values():
-            room = pipeline.room(load)
-            if room:
-                failed = failures.get(load.id, 0)
-                candidates.append(Candidate(load=load, room=room, failures=failed if failed >= MAX_FAILURES else 0))
-        placement = tasks[0].spec.placement
-        tree = grow(service_id, candidates, placement.spread if placement else (), tuple(self._loads.values()))
-        found: list[Change | None] = []
-        reason = ""
-        for task in tasks:
-            candidate = None if reason else tree.take()
-            if candidate is not None:
-                found.append(self._assign(task, candidate.load))
-            else:
-                reason = reason or pipeline.explain(self._loads.values())
-                found.append(_explain(task, reason))
-        return found
+    def _assign(self, task: Task, load: NodeLoad, status: TaskStatus) -> Change:
+        task = _assigned(task, load.id, status, status.timestamp_ns, _generic(task, load))
+        self._loads.assume(task)
+        return changes.update(task)
 
-    def _assign(self, task: Task, load: NodeLoad) -> Change:
-        load.occupy(task)
-        load.count(task)
-        return changes.update(attrs.evolve(task, node_id=load.id, status=self._assigned, applied_at_ns=self._now_ns))
 
-    def _has_failed_lately(self, task: Task) -> bool:
-        return (
-            task.status.state in (TaskState.FAILED, TaskState.REJECTED)
-            and task.applied_at_ns > self._now_ns - FAILURE_WINDOW_NS
-        )
+def _generic(task: Task, load: NodeLoad) -> tuple[GenericResource, ...]:
+    """Which generic resources of the node the task gets: the first names that are left, or a count."""
+    if task.spec.resources is None:
+        return ()
+    return tuple(
+        GenericResource(kind=each.kind, names=load.names_left(each.kind)[: each.count])
+        if load.has_names(each.kind)
+        else GenericResource(kind=each.kind, count=each.count)
+        for each in reservation(task).generic
+    )
 
 
 def _explain(task: Task, reason: str) -> Change | None:

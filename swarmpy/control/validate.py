@@ -24,7 +24,11 @@ from swarmpy.model.states import ServiceMode
 
 MIN_NANO_CPUS = 1_000_000
 MIN_MEMORY_BYTES = 4 * 1024 * 1024
+MAX_GENERIC = 1 << 20
+"""Of one kind, for one task."""
 MAX_PORT = 65_535
+MAX_COMPLETIONS = 10_000
+"""Of a job: the state remembers each of them, as its task, until the next execution."""
 MAX_SPEC_BYTES = 128 * 1024
 """Of a service's spec as it is stored. Every task carries a copy, and a node is told all its tasks in one message."""
 
@@ -35,12 +39,15 @@ def validate_service_spec(spec: ServiceSpec) -> None:
     """Raises InvalidArgument for the first thing that is wrong with it."""
     _check_name(spec.name)
     _check_labels(spec.labels, "service")
-    if spec.mode is ServiceMode.GLOBAL and spec.replicas is not None:
+    if spec.mode is not ServiceMode.REPLICATED and spec.replicas is not None:
+        if spec.mode.is_job:
+            raise InvalidArgument("replicas can only be used with replicated mode: a job has total completions")
         raise InvalidArgument("replicas can only be used with replicated mode: leave them out of a global service")
     if spec.desired_replicas < 0:
         raise InvalidArgument(f"Number of replicas must be non-negative: {spec.desired_replicas}")
     _check_task(spec.task)
-    if spec.mode is ServiceMode.GLOBAL and spec.task.placement and spec.task.placement.max_replicas:
+    _check_job(spec)
+    if spec.mode.is_global and spec.task.placement and spec.task.placement.max_replicas:
         raise InvalidArgument("MaxReplicas can only be used with replicated mode")
     _check_update(spec.update, "update", ("pause", "continue", "rollback"))
     _check_update(spec.rollback, "rollback", ("pause", "continue"))
@@ -84,12 +91,31 @@ def _check_labels(labels: Mapping[str, str], what: str) -> None:
         raise InvalidArgument(f"{what} labels: {error}") from None
 
 
+def _check_job(spec: ServiceSpec) -> None:
+    if spec.mode is not ServiceMode.REPLICATED_JOB and (spec.max_concurrent, spec.total_completions) != (None, None):
+        raise InvalidArgument("MaxConcurrent and TotalCompletions can only be used with replicated-job mode")
+    if not spec.mode.is_job:
+        return
+    if spec.update is not None:
+        raise InvalidArgument("Jobs may not have an update config")
+    if spec.rollback is not None:
+        raise InvalidArgument("Jobs may not have a rollback config: what a job did is not undone")
+    if spec.desired_concurrency < 1:
+        raise InvalidArgument(f"MaxConcurrent of a job must be at least 1, not {spec.desired_concurrency}")
+    if not 0 <= spec.desired_completions <= MAX_COMPLETIONS:
+        raise InvalidArgument(
+            f"TotalCompletions of a job must be between 0 and {MAX_COMPLETIONS}, not {spec.desired_completions}"
+        )
+
+
 def _check_task(task: TaskSpec) -> None:
     check_container(task.container)
     check_log_driver(task.log_driver)
     check_networks(task.networks)
     if task.resources is not None:
         _check_resources(task.resources.limits)
+        if task.resources.limits is not None and task.resources.limits.generic:
+            raise InvalidArgument("generic resources can be reserved, and have no limits")
         _check_resources(task.resources.reservations)
     _check_restart(task.restart)
     _check_placement(task.placement)
@@ -109,6 +135,12 @@ def _check_resources(resources: Resources | None) -> None:
         )
     if resources.pids < 0:
         raise InvalidArgument(f"invalid pids limit {resources.pids}: must not be negative")
+    kinds = [each.kind for each in resources.generic]
+    for each in resources.generic:
+        if not grammar.is_name(each.kind) or kinds.count(each.kind) > 1:
+            raise InvalidArgument(f"invalid generic resource {shown(each.kind)}: give each kind a name, and once")
+        if each.names or not 1 <= each.count <= MAX_GENERIC:
+            raise InvalidArgument(f"invalid generic resource {shown(each.kind)}: reserve a count of 1-{MAX_GENERIC}")
 
 
 def _check_restart(policy: RestartPolicy | None) -> None:
@@ -142,6 +174,7 @@ def _check_update(config: UpdateConfig | None, what: str, actions: tuple[str, ..
     _check_not_negative(f"TaskSpec: {what}-parallelism", config.parallelism)
     _check_not_negative(f"TaskSpec: {what}-delay", config.delay_ns)
     _check_not_negative(f"TaskSpec: {what}-monitor", config.monitor_ns)
+    _check_not_negative(f"TaskSpec: {what}-progress-deadline", config.progress_deadline_ns)
     ratio = config.max_failure_ratio
     if ratio is not None and not 0 <= ratio <= 1:
         raise InvalidArgument(f"TaskSpec: {what}-maxfailureratio cannot be less than 0 or bigger than 1: {ratio}")

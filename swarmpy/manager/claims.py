@@ -16,6 +16,8 @@ from swarmpy.errors import InvalidArgument
 from swarmpy.model.assignments import MAX_ERR_CHARS, MAX_MESSAGE_CHARS, TaskStatusUpdate
 from swarmpy.model.ids import NodeId
 from swarmpy.model.objects import ContainerStatus, NodeDescription, PortStatus, Task, TaskStatus
+from swarmpy.model.schema import SECRETS_VERSION
+from swarmpy.model.specs import Resources
 from swarmpy.ports import Peer
 from swarmpy.store.view import View
 from swarmpy.wire.origins import origin_of
@@ -27,6 +29,9 @@ MAX_WORD_CHARS = 128
 MAX_LABELS = 256
 MAX_LABELS_CHARS = 16 * 1024
 """Of all engine labels of a node together."""
+MAX_PLUGINS = 256
+MAX_GENERIC = 1024
+"""Generic resources of a node, each name of a named one counted."""
 MAX_NANO_CPUS = 10**15
 MAX_MEMORY_BYTES = 1 << 60
 MAX_PROBLEMS_CHARS = 1024
@@ -62,6 +67,34 @@ def check_description(description: NodeDescription) -> None:
     has = description.resources
     if not (0 <= has.nano_cpus <= MAX_NANO_CPUS and 0 <= has.memory_bytes <= MAX_MEMORY_BYTES and has.pids >= 0):
         raise InvalidArgument(f"no node has {has.nano_cpus} nano CPUs and {has.memory_bytes} bytes of memory")
+    _check_generic(has)
+    if len(description.plugins) > MAX_PLUGINS:
+        raise InvalidArgument(f"this node has {len(description.plugins)} plugins: at most {MAX_PLUGINS} are taken")
+    for plugin in description.plugins:
+        _check_text("plugin type", plugin.type, MAX_WORD_CHARS)
+        _check_text("plugin", plugin.name, MAX_WORD_CHARS)
+
+
+def _check_generic(has: Resources) -> None:
+    kinds = [each.kind for each in has.generic]
+    amount = sum(max(1, len(each.names)) for each in has.generic)
+    if amount > MAX_GENERIC or len(set(kinds)) < len(kinds):
+        raise InvalidArgument(
+            f"this node has {amount} generic resources of {len(set(kinds))} kinds: at most {MAX_GENERIC} are taken, "
+            "and each kind once"
+        )
+    for each in has.generic:
+        for word in (each.kind, *each.names):
+            _check_text("generic resource", word, MAX_WORD_CHARS)
+        if not 0 <= each.count <= _MOST_INT32 or len(set(each.names)) < len(each.names):
+            raise InvalidArgument(f"no node has {each.count} {each.kind}, or one of a name twice")
+
+
+def written(description: NodeDescription, schema: int) -> NodeDescription:
+    """What may be written of it: no plugins and generic resources while there are managers that do not read them."""
+    if schema >= SECRETS_VERSION or not (description.plugins or description.resources.generic):
+        return description
+    return attrs.evolve(description, plugins=(), resources=attrs.evolve(description.resources, generic=()))
 
 
 def check_address(address: str, peer: Peer) -> None:

@@ -221,8 +221,9 @@ class Dispatcher:
             if node.status.state != NodeState.READY:
                 status = attrs.evolve(status, message="")
             tls = seen(tx.cluster(), node, peer, request.roots)
-            if (status, request.description, tls) != (node.status, node.description, node.tls):
-                tx.update(attrs.evolve(node, status=status, description=request.description, tls=tls))
+            description = claims.written(request.description, tx.cluster().schema)
+            if (status, description, tls) != (node.status, node.description, node.tls):
+                tx.update(attrs.evolve(node, status=status, description=description, tls=tls))
 
         session = Session(encode_id(self._random.randbytes(16)), node_id, request.level)
         await self._store.update(register)
@@ -299,7 +300,7 @@ class Dispatcher:
         self._table.replace(ingress_table(view))
         self._silence.expect_all()
         for task in view.tasks():
-            if task.desired_state > TaskState.RUNNING:
+            if not task.desired_state.is_wanted:
                 self._gate.hold(task, version=self._table.version, now=now)
 
     async def _follow(self, watch: Watch) -> None:
@@ -329,7 +330,7 @@ class Dispatcher:
                     affected.add(task.node_id)
                 if task.status.state > TaskState.RUNNING:
                     self._gate.forget(task.id)
-                elif task.desired_state > TaskState.RUNNING:
+                elif not task.desired_state.is_wanted:
                     self._gate.hold(task, version=self._table.version, now=now)
             elif isinstance(event.old, Task):
                 self._gate.forget(event.old.id)

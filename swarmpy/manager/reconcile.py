@@ -11,12 +11,13 @@ from collections.abc import Sequence
 
 import structlog
 
-from swarmpy.control import allocator, nodes, orchestrator, reaper, scheduler
+from swarmpy.control import allocator, enforcer, nodes, orchestrator, reaper
 from swarmpy.control.decision import Decision
 from swarmpy.control.waiting import Waits
 from swarmpy.errors import AlreadyExists, NotFound, VersionConflict
 from swarmpy.manager.events import drain
 from swarmpy.manager.following import Following
+from swarmpy.manager.placing import KINDS, Placing
 from swarmpy.model.ids import NodeId, ServiceId, encode_id
 from swarmpy.model.objects import Cluster, Kind, Node, Task
 from swarmpy.ports import Clock, Random
@@ -41,13 +42,16 @@ class Reconciler:
         self._clock = clock
         self._random = random
         self._dirty: set[ServiceId] = set()
+        self._changed_nodes: set[NodeId] = set()
         self._waits: dict[ServiceId, Waits] = {}
         self._wake_at: dict[ServiceId, float] = {}
         self._following = Following(store)
+        self._placing: Placing
 
     async def run(self) -> None:
         """Decide until cancelled."""
-        with self._store.watch() as watch:
+        with self._store.watch() as watch, self._store.watch(KINDS) as followed:
+            self._placing = Placing(self._store, followed, self._clock)
             self._mark_all()
             while True:
                 await self._settle(watch)
@@ -65,6 +69,7 @@ class Reconciler:
 
     def _mark_all(self) -> None:
         self._dirty.update(ServiceId(service_id) for service_id in self._store.view().service_ids())
+        self._changed_nodes.update(node.id for node in self._store.view().nodes())
         self._following.mark_all()
 
     def _mark(self, events: Sequence[Event | Resync]) -> None:
@@ -78,6 +83,7 @@ class Reconciler:
                     self._mark_all()
             elif event.kind == Kind.NODE:
                 if _moves_tasks(event):
+                    self._changed_nodes.add(NodeId(event.id))
                     self._dirty.update(nodes.affected_services(self._store.view(), NodeId(event.id)))
             elif event.kind == Kind.SERVICE:
                 self._dirty.add(ServiceId(event.id))
@@ -95,17 +101,33 @@ class Reconciler:
             written += await self._following.settle()
             dirty, self._dirty = sorted(self._dirty), set()
             written += await self._apply(nodes.decide(self._store.view(), self._clock.time_ns()))
+            written += await self._enforce()
             for service_id in dirty:
                 written += await self._settle_service(service_id)
                 # Of thousands of services most need nothing, and nothing would be waited for.
                 await asyncio.sleep(0)
             written += await self._apply(allocator.decide(self._store.view(), dirty))
-            written += await self._apply(scheduler.decide(self._store.view(), self._clock.time_ns()))
+            written += await self._placing.settle(self._apply)
             self._mark(drain(watch))
             if not written and not self._dirty:
                 return
             if round_number == MAX_ROUNDS:
                 log.warning("decisions_do_not_settle", services=sorted(self._dirty), written=written)
+
+    async def _enforce(self) -> int:
+        """Shut down the tasks that changed nodes are no place for any more."""
+        changed, self._changed_nodes = sorted(self._changed_nodes), set()
+        written = 0
+        for node_id in changed:
+            decision = enforcer.decide(self._store.view(), (node_id,), self._clock.time_ns())
+            if not decision.is_empty:
+                log.info("tasks_misplaced", node=node_id, tasks=len(decision.changes))
+                evicted = await self._apply(decision)
+                written += evicted
+                if evicted < len(decision.changes):
+                    self._changed_nodes.add(node_id)
+            await asyncio.sleep(0)
+        return written
 
     async def _settle_service(self, service_id: ServiceId) -> int:
         now, now_ns = self._clock.monotonic(), self._clock.time_ns()
@@ -135,7 +157,9 @@ class Reconciler:
         for start in range(0, len(decision.changes), MAX_WRITE):
             part = decision.changes[start : start + MAX_WRITE]
             try:
-                await self._store.update(lambda tx, part=part: tx.apply(part))  # type: ignore[misc]
+                # Tasks with a large spec are fewer to an entry.
+                await self._store.batch(part, lambda tx, change: tx.apply((change,)))
+                self._placing.follow()
             except (VersionConflict, NotFound, AlreadyExists) as error:
                 log.debug("decision_outdated", reason=str(error))
                 break

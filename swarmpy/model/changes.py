@@ -66,6 +66,8 @@ def delete(obj: StoreObject) -> Change:
 
 
 def _with(action: Action, obj: StoreObject) -> Change:
+    if isinstance(obj, Task):  # nearly all
+        return Change(action=action, kind=Kind.TASK, id=obj.id, task=obj)
     kind = kind_of(obj)
     match obj:
         case Cluster():
@@ -74,8 +76,6 @@ def _with(action: Action, obj: StoreObject) -> Change:
             return Change(action=action, kind=kind, id=obj.id, node=obj)
         case Service():
             return Change(action=action, kind=kind, id=obj.id, service=obj)
-        case Task():
-            return Change(action=action, kind=kind, id=obj.id, task=obj)
         case Secret():
             return Change(action=action, kind=kind, id=obj.id, secret=obj)
         case Config():

@@ -15,6 +15,7 @@ from swarmpy.model.schema import BASE_VERSION
 from swarmpy.model.specs import (
     ClusterSpec,
     ConfigSpec,
+    GenericResource,
     NodeSpec,
     PortConfig,
     Resources,
@@ -22,6 +23,7 @@ from swarmpy.model.specs import (
     ServiceSpec,
     TaskSpec,
 )
+from swarmpy.model.specs import Platform as Platform  # noqa: PLC0414  # part of what a node says of itself
 from swarmpy.model.states import ApiRole, NodeState, Role, TaskState, UpdateState
 
 
@@ -53,11 +55,11 @@ class Meta:
 
 
 @attrs.frozen(kw_only=True)
-class Platform:
-    """Machine architecture and operating system, in Docker's spelling (``x86_64``, ``linux``)."""
+class Plugin:
+    """A driver that a node's runtime has: ``type`` is ``volume``, ``network`` or ``log``."""
 
-    architecture: str = ""
-    os: str = "linux"
+    type: str
+    name: str
 
 
 @attrs.frozen(kw_only=True)
@@ -71,6 +73,8 @@ class NodeDescription:
     """``docker``, ``process`` or ``simulated``."""
     engine_version: str = ""
     engine_labels: dict[str, str] = attrs.Factory(dict)
+    plugins: tuple[Plugin, ...] = ()
+    """Of a type of which none is told, nothing is known: tasks that need one are not kept away."""
 
 
 @attrs.frozen(kw_only=True)
@@ -152,6 +156,16 @@ class UpdateStatus:
 
 
 @attrs.frozen(kw_only=True)
+class JobStatus:
+    """Which execution of a job is the present one. A job is executed when it is made, and with each change of it."""
+
+    iteration: int = 0
+    """Grows with each execution."""
+    last_execution_ns: int = 0
+    """When the present execution began."""
+
+
+@attrs.frozen(kw_only=True)
 class Service:
     """A service."""
 
@@ -168,6 +182,8 @@ class Service:
     update_status: UpdateStatus | None = None
     pending_delete: bool = False
     """Removed by its user; gone when its last task is."""
+    job: JobStatus | None = None
+    """None of a service that is no job."""
 
 
 # -- tasks ----------------------------------------------------------------------------------------------------------
@@ -223,6 +239,8 @@ class Task:
     service_labels: dict[str, str] = attrs.Factory(dict)
     slot: int = 0
     """1.. for a replicated service; 0 for a global one, where the node is the slot."""
+    iteration: int | None = None
+    """The execution of a job (``JobStatus.iteration``) that it belongs to; None of a service that is no job."""
     node_id: NodeId | None = None
     status: TaskStatus = TaskStatus()
     desired_state: TaskState = TaskState.RUNNING
@@ -234,11 +252,28 @@ class Task:
     """When a manager recorded ``status``, by the manager's clock; restart windows are measured with it."""
     started_at_ns: int = 0
     """When a manager first recorded that it runs, by the manager's clock; update monitoring is measured with it."""
+    generic: tuple[GenericResource, ...] = ()
+    """Which of its node's generic resources it got: names where the node has names, else a count."""
+
+    @property
+    def shown_slot(self) -> int | None:
+        """The slot as users know it; None where the node is the slot.
+
+        Docker counts those of a job from 0, and its clients rely on that.
+        """
+        if not self.slot:
+            return None
+        return self.slot if self.iteration is None else self.slot - 1
+
+    @property
+    def place(self) -> str:
+        """The slot or, of a global service, the node: ``""`` where it has none yet."""
+        return str(self.node_id or "") if self.shown_slot is None else str(self.shown_slot)
 
     @property
     def name(self) -> str:
         """Docker's name of the task: ``service.slot.id``, or ``service.node.id`` for a global service."""
-        return f"{self.service_name}.{self.slot or self.node_id}.{self.id}"
+        return f"{self.service_name}.{self.place}.{self.id}"
 
 
 # -- secrets and configs --------------------------------------------------------------------------------------------
@@ -367,18 +402,9 @@ KIND_CLASSES: dict[Kind, type[StoreObject]] = {
 }
 
 
+_KINDS: dict[type[object], Kind] = {cls: kind for kind, cls in KIND_CLASSES.items()}
+
+
 def kind_of(obj: StoreObject) -> Kind:
     """The table an object belongs to."""
-    match obj:
-        case Cluster():
-            return Kind.CLUSTER
-        case Node():
-            return Kind.NODE
-        case Service():
-            return Kind.SERVICE
-        case Task():
-            return Kind.TASK
-        case Secret():
-            return Kind.SECRET
-        case Config():
-            return Kind.CONFIG
+    return _KINDS[type(obj)]

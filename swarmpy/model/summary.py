@@ -78,4 +78,4 @@ def name_of(obj: StoreObject) -> str:
         case Node():
             return obj.description.hostname or obj.spec.name
         case Task():
-            return f"{obj.service_name}.{obj.slot or obj.node_id or ''}"
+            return f"{obj.service_name}.{obj.place}"

@@ -125,7 +125,8 @@ class DockerRuntime:
         directory = await self._files.find(task.id) if places else None
         if places and directory is None:
             # Also for a container that exists: the machine may have been restarted since.
-            files = task_files(places, needed, task=task, container=spec, node=self._node)
+            # Templates may be large, and many.
+            files = await asyncio.to_thread(task_files, places, needed, task=task, container=spec, node=self._node)
             directory = await self._files.write(task.id, files)
         if exists:
             return

@@ -175,8 +175,11 @@ class ProcessRuntime:
         except OSError as error:
             raise TaskRejected(f"{self._task_directory(task.id)}: {error.strerror}") from error
         places = process_places(spec)
-        files = task_files(places, needed, task=task, container=spec, node=self._node)
-        directory = str(await self._files.write(task.id, files)) if files else ""
+        directory = ""
+        if places:
+            # Templates may be large, and many.
+            files = await asyncio.to_thread(task_files, places, needed, task=task, container=spec, node=self._node)
+            directory = str(await self._files.write(task.id, files))
         ignored = ignored_fields(task)
         if ignored:
             log.info("process_runtime_ignores", task=task.id, service=task.service_name, fields=ignored)

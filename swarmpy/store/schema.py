@@ -14,6 +14,8 @@ from swarmpy.model import codec
 from swarmpy.model.changes import Change, ChangeList
 from swarmpy.model.objects import Cluster, Kind, Node, Service, Task
 from swarmpy.model.references import kept_by_service, references
+from swarmpy.model.specs import ServiceSpec, TaskSpec
+from swarmpy.model.states import TaskState
 
 
 def version_needed(clusters: Iterable[Cluster], *, remembers_requests: bool) -> int:
@@ -41,7 +43,7 @@ def version_of(entry: ChangeList) -> int:
     for change in entry.changes:
         if change.node is not None:
             version = max(version, _version_of_node(change.node))
-        elif _has_secrets(change):
+        elif _has_secrets(change) or _is_of_job_or_deadline(change) or _asks_for_more(change):
             version = max(version, codec.SECRETS_VERSION)
     return version
 
@@ -57,7 +59,40 @@ def _has_secrets(change: Change) -> bool:
     return False
 
 
+def _has_deadline(spec: ServiceSpec) -> bool:
+    configs = (spec.update, spec.rollback)
+    return any(config is not None and config.progress_deadline_ns is not None for config in configs)
+
+
+def _is_of_job_or_deadline(change: Change) -> bool:
+    match change.object:
+        case Service() as service:
+            specs = (service.spec, service.previous_spec)
+            return service.job is not None or any(_has_deadline(spec) for spec in specs if spec is not None)
+        case Task() as task:
+            return task.iteration is not None or task.desired_state is TaskState.COMPLETE
+    return False
+
+
+def _asks_for_more(change: Change) -> bool:
+    """True for platforms or generic resources."""
+    match change.object:
+        case Service(spec=spec, previous_spec=previous):
+            return _is_particular(spec.task) or (previous is not None and _is_particular(previous.task))
+        case Task() as task:
+            return bool(task.generic) or _is_particular(task.spec)
+    return False
+
+
+def _is_particular(spec: TaskSpec) -> bool:
+    asked = (spec.resources.reservations, spec.resources.limits) if spec.resources else ()
+    has_platforms = spec.placement is not None and bool(spec.placement.platforms)
+    return has_platforms or any(resources is not None and resources.generic for resources in asked)
+
+
 def _version_of_node(node: Node) -> int:
+    if node.description.plugins or node.description.resources.generic:
+        return codec.SECRETS_VERSION
     if node.tls is not None or (node.certificate is not None and node.certificate.fingerprint):
         return codec.ROOTS_VERSION
     return codec.FIRST_VERSION if node.certificate is None else codec.CERTIFICATES_VERSION

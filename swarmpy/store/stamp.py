@@ -12,14 +12,24 @@ Equal parts are shared, not copied: one ``TaskSpec`` a service and ``spec_versio
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import attrs
 
 from swarmpy.errors import InvariantViolation
 from swarmpy.model import codec
 from swarmpy.model.changes import Action, Change
-from swarmpy.model.objects import Cluster, Config, Node, Secret, Service, StoreObject, Task
+from swarmpy.model.evolving import evolver
+from swarmpy.model.objects import KIND_CLASSES, Cluster, Config, Meta, Node, Secret, Service, StoreObject, Task
 from swarmpy.model.specs import PortConfig, ServiceSpec, TaskSpec
 from swarmpy.store.view import View
+
+_stamped = evolver(Meta, "version", "spec_index")
+_WITH_META: dict[type[object], Callable[..., StoreObject]] = {
+    cls: evolver(cls, "meta") for cls in KIND_CLASSES.values()
+}
+_with_node = evolver(Task, "spec", "node_id")
+_with_parts = evolver(Task, "spec", "node_id", "service_id", "service_name", "service_labels", "ports")
 
 
 def stamp(change: Change, view: View, index: int) -> StoreObject | None:
@@ -35,13 +45,18 @@ def stamp(change: Change, view: View, index: int) -> StoreObject | None:
     obj = change.object
     if obj is None:
         return None
-    meta = attrs.evolve(obj.meta, version=index, spec_index=_spec_index(obj, previous, view, index))
+    meta = _stamped(obj.meta, index, _spec_index(obj, previous, view, index))
     obj = share(obj, previous, view)
     if isinstance(obj, Service):
         return attrs.evolve(obj, meta=meta, spec_version=_spec_version(obj, previous, index))
     if isinstance(obj, Secret | Config):
         return attrs.evolve(obj, meta=meta, made_at=index if previous is None else obj.made_at)
-    return attrs.evolve(obj, meta=meta)
+    return with_meta(obj, meta)
+
+
+def with_meta(obj: StoreObject, meta: Meta) -> StoreObject:
+    """The object with another ``meta``."""
+    return _WITH_META[type(obj)](obj, meta)
 
 
 def outdates_tasks(before: ServiceSpec, after: ServiceSpec) -> bool:
@@ -95,18 +110,18 @@ def _shared_task(task: Task, previous: Task | None, view: View) -> Task:
     node = None if task.node_id is None else view.node(task.node_id)
     known = [] if previous is None else [previous.spec]
     if service is None:
-        return attrs.evolve(task, spec=_shared(task.spec, known), node_id=node.id if node else task.node_id)
+        return _with_node(task, _shared(task.spec, known), node.id if node else task.node_id)
     known.append(service.spec.task)
     if service.previous_spec is not None:
         known.append(service.previous_spec.task)
-    return attrs.evolve(
+    return _with_parts(
         task,
-        spec=_shared(task.spec, known),
-        node_id=node.id if node else task.node_id,
-        service_id=service.id,
-        service_name=service.spec.name if task.service_name == service.spec.name else task.service_name,
-        service_labels=service.spec.labels if task.service_labels == service.spec.labels else task.service_labels,
-        ports=service.ports if task.ports == service.ports else task.ports,
+        _shared(task.spec, known),
+        node.id if node else task.node_id,
+        service.id,
+        service.spec.name if task.service_name == service.spec.name else task.service_name,
+        service.spec.labels if task.service_labels == service.spec.labels else task.service_labels,
+        service.ports if task.ports == service.ports else task.ports,
     )
 
 

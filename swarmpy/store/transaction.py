@@ -15,9 +15,13 @@ from swarmpy.model.changes import Action, Change
 from swarmpy.model.changes import create as create_change
 from swarmpy.model.changes import delete as delete_change
 from swarmpy.model.changes import update as update_change
+from swarmpy.model.evolving import evolver
 from swarmpy.model.objects import Cluster, Config, Kind, Meta, Secret, Service, StoreObject, kind_of
+from swarmpy.store.stamp import with_meta
 from swarmpy.store.tables import Layer
 from swarmpy.store.view import View
+
+_touched = evolver(Meta, "updated_at_ns", "spec_index")
 
 
 class Tx(View):
@@ -55,8 +59,8 @@ class Tx(View):
             raise VersionConflict
         self._check_unique(obj)
         # What the store sets is not for the log: readers of an older schema would stop at it.
-        meta = attrs.evolve(current.meta, updated_at_ns=self._now_ns, spec_index=0)
-        self._record(update_change(attrs.evolve(obj, meta=meta)))
+        meta = _touched(current.meta, self._now_ns, 0)
+        self._record(update_change(with_meta(obj, meta)))
 
     def delete(self, obj: StoreObject) -> None:
         """Remove the object of the same id. Raises NotFound when there is none."""

@@ -6,6 +6,7 @@ writes       committed writes a second at the leader's store, and what group com
 api          services created a second through the HTTP API, on the leader and on a follower
 reads        linearizable reads a second on a follower
 list         GET /services with many services, beside Docker Swarm where a Docker Engine can be started
+versions     secrets, services with many of them, and new versions that one or all of them follow to
 failover     leader killed, stopped or cut off: seconds until a survivor has taken a write
 worker       worker killed with -9: seconds until its tasks run elsewhere
 big          many tasks: how long the leader's loop is held, memory, and how long a manager takes to come back
@@ -15,6 +16,7 @@ cost         what one committed write costs, layer by layer
 secrets      a thousand secrets on their way to a node, and what one question costs the leader
 sealing      what encryption at rest costs, beside a committed write
 hostile      the cluster port under attack: what a steady client notices of it
+scheduler    seconds to place tasks, in the shapes of SwarmKit's benchmarks: bound them by --most-nodes and --most-tasks
 """
 
 from __future__ import annotations
@@ -36,9 +38,11 @@ from tests.bench import (
     idle,
     listing,
     machine,
+    scheduler,
     sealing,
     secrets,
     throughput,
+    versions,
     workers,
 )
 
@@ -47,6 +51,7 @@ BENCHES: dict[str, Callable[[argparse.Namespace], Coroutine[Any, Any, None]]] = 
     "api": throughput.api,
     "reads": throughput.reads,
     "list": listing.listing,
+    "versions": versions.versions,
     "failover": failover.failover,
     "worker": workers.worker,
     "big": big.big,
@@ -56,6 +61,7 @@ BENCHES: dict[str, Callable[[argparse.Namespace], Coroutine[Any, Any, None]]] = 
     "hostile": hostile.hostile,
     "secrets": secrets.secrets,
     "sealing": sealing.sealing,
+    "scheduler": scheduler.scheduler_bench,
 }
 
 
@@ -78,6 +84,8 @@ def main() -> int:
     parser.add_argument("--origins", type=int, default=1, help="addresses the attacker comes from, of hostile")
     parser.add_argument("--services", type=int, default=10_000, help="of list")
     parser.add_argument("--agents", type=int, default=500, help="of agents")
+    parser.add_argument("--most-nodes", type=int, default=100_000, help="of scheduler")
+    parser.add_argument("--most-tasks", type=int, default=1_000_000, help="of scheduler")
     options = parser.parse_args()
     machine.machine()
     try:

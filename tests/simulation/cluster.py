@@ -20,6 +20,7 @@ from knobs import Knobs
 from loop import SimLoop
 from net import SimNetwork
 
+from swarmpy.control.explain import count_replicas
 from swarmpy.errors import Unavailable
 from swarmpy.manager.manager import Manager
 from swarmpy.model import codec
@@ -173,7 +174,7 @@ class Cluster:
         if problem := self.also_unsettled(view):
             return problem
         for service in view.services():
-            if problem := _unsettled_service(view, service, lost):
+            if problem := _unsettled(view, service, lost):
                 return f"service {service.spec.name} {problem}"
         table = ingress_table(view)
         for node in view.nodes():
@@ -208,6 +209,12 @@ class Cluster:
         return "" if plane.in_force == table else f"routes by {plane.in_force}, not by {table}"
 
 
+def _unsettled(view: View, service: Service, lost: Collection[str]) -> str:
+    if service.job is not None and not service.pending_delete:
+        return _unsettled_job(view, service, lost)
+    return _unsettled_service(view, service, lost)
+
+
 def _unsettled_service(view: View, service: Service, lost: Collection[str]) -> str:
     tasks = [task for task in view.tasks_of_service(service.id) if task.node_id not in lost]
     if service.pending_delete:
@@ -237,6 +244,14 @@ def _unsettled_service(view: View, service: Service, lost: Collection[str]) -> s
             for node in view.nodes()
         )
     return "" if running == wanted else f"has {running} tasks running and not {wanted}"
+
+
+def _unsettled_job(view: View, service: Service, lost: Collection[str]) -> str:
+    for task in view.tasks_of_service(service.id):
+        if not task.status.state.is_terminal and task.node_id not in lost:
+            return f"has a task that has not ended: {task.id}"
+    replicas = count_replicas(view, service)
+    return f"has {replicas.completed} completions, and {replicas.desired} tasks to run" if replicas.desired else ""
 
 
 def _wishes(spec: TaskSpec) -> TaskSpec:

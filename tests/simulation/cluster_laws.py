@@ -18,7 +18,7 @@ import attrs
 from loop import SimulationError
 from managers import Ledger
 
-from swarmpy.control.filters import host_ports
+from swarmpy.control.loads import host_ports
 from swarmpy.manager.assignments import STOP_WAIT_S
 from swarmpy.manager.manager import Manager
 from swarmpy.model.assignments import Endpoint
@@ -139,7 +139,7 @@ class ClusterLaws(Ledger):
                 self.fail(f"task {task.id} begins as {state.name}")
         else:
             self._check_step(task, old)
-        if task.desired_state > TaskState.RUNNING:
+        if not task.desired_state.is_wanted:
             self.unwanted_at.setdefault(task.id, self._loop.now)
         if state is TaskState.ASSIGNED and (old is None or old.status.state is not state):
             self._check_assignment(task)
@@ -251,7 +251,7 @@ class ClusterLaws(Ledger):
             return
         view = manager.store.view()
         for plain in assignments.get("tasks", ()):
-            if plain.get("desired_state", TaskState.RUNNING) > TaskState.RUNNING:
+            if not TaskState(plain.get("desired_state", TaskState.RUNNING)).is_wanted:
                 task = view.task(plain["id"])
                 if task is not None and task.status.state is TaskState.RUNNING:
                     self._check_stop(machine, manager, task)
@@ -295,7 +295,7 @@ class ClusterLaws(Ledger):
         """``machine`` is about to tell the agent of ``node_id`` the data of secrets and configs."""
         assert machine.manager is not None, "it answers"
         tasks = machine.manager.store.view().tasks_on_node(node_id)
-        alive = [task for task in tasks if task.status.state <= TaskState.RUNNING >= task.desired_state]
+        alive = [task for task in tasks if task.status.state <= TaskState.RUNNING and task.desired_state.is_wanted]
         needed = {object_id for task in alive for object_id in references(task.spec)}
         for object_id in (*answer.get("secrets", ()), *answer.get("configs", ())):
             if object_id not in needed:

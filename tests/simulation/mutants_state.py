@@ -113,11 +113,11 @@ CLUSTER = (
     _cluster(
         name="assign-to-drained",
         bug="A drained node is given tasks.",
-        module="swarmpy.control.filters",
+        module="swarmpy.control.loads",
         edits=(
             Edit(
-                "is_open = node.status.state is NodeState.READY and node.spec.availability is Availability.ACTIVE",
-                "is_open = node.status.state is NodeState.READY and node.spec.availability is not Availability.PAUSE",
+                "node.status.state is NodeState.READY and node.spec.availability is Availability.ACTIVE",
+                "node.status.state is NodeState.READY and node.spec.availability is not Availability.PAUSE",
             ),
         ),
     ),

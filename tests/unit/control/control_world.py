@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from swarmpy.control import allocator, nodes, orchestrator, reaper, scheduler
+from swarmpy.control import allocator, enforcer, nodes, orchestrator, reaper, scheduler
 from swarmpy.control.decision import Decision, earlier
 from swarmpy.control.waiting import Waits
 from swarmpy.model import changes, codec
@@ -190,6 +190,7 @@ class World:
 
         now = self.clock.now_ns
         take(nodes.decide(self.view, now))
+        take(enforcer.decide(self.view, [node.id for node in self.view.nodes()], now))
         for service in self.view.services():
             take(orchestrator.decide_service(self.view, service.id, now, self.new_id, self.waits(service.id)))
         everything = [ServiceId(service_id) for service_id in self.view.service_ids()]
@@ -216,12 +217,13 @@ class World:
                 continue
             if not TaskState.ASSIGNED <= state <= TaskState.RUNNING:
                 continue
-            if task.desired_state > TaskState.RUNNING:
+            desired = min(task.desired_state, TaskState.RUNNING)
+            if not task.desired_state.is_wanted:
                 self.report(task, TaskState.SHUTDOWN)
-            elif task.desired_state > state and state < TaskState.READY:
+            elif desired > state and state < TaskState.READY:
                 rejects = self.rejecting(task)
                 self.report(task, TaskState.REJECTED if rejects else TaskState.READY, "no" if rejects else "")
-            elif task.desired_state > state:
+            elif desired > state:
                 crashes = self.crashing(task)
                 self.report(task, TaskState.FAILED if crashes else TaskState.RUNNING, "boom" if crashes else "")
             else:

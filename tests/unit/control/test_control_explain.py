@@ -38,7 +38,9 @@ def test_pending_reason_is_given_with_its_count() -> None:
     world.add_node("a", memory=GIB)
     web = world.add_service(spec(replicas=3, reserve=Resources(memory_bytes=GIB)))
     world.run()
-    assert why(world, web) == ("2 tasks pending: no suitable node (insufficient resources on 1 node: memory on 1)")
+    assert why(world, web) == (
+        "2 tasks pending: no suitable node (insufficient memory on 1 node: largest free 0 B, needs 1 GiB)"
+    )
 
 
 def test_crashing_and_given_up_tasks_show_their_error() -> None:
@@ -78,7 +80,7 @@ def test_removal_and_lost_nodes_are_explained() -> None:
     world.settle()
     assert count(world, web) == Replicas(running=0, desired=2)
     assert count(world, agent) == Replicas(running=0, desired=0)
-    assert why(world, web) == "2 tasks pending: no suitable node (1 node not available for new tasks: 1 down)"
+    assert why(world, web) == "2 tasks pending: no suitable node (1 node down)"
     world.set_node(node, NodeState.READY)
     world.remove_service(web)
     assert why(world, web) == f"being removed: {len(world.tasks(web))} tasks still stopping"

@@ -203,7 +203,7 @@ def test_drain_ends_though_there_is_no_other_place() -> None:
     world.run()
     assert world.running(web) == []
     (pending,) = world.tasks(web, TaskState.PENDING)
-    assert pending.status.err == "no suitable node (1 node not available for new tasks: 1 drained)"
+    assert pending.status.err == "no suitable node (1 node drained)"
     world.set_node(a, availability=Availability.ACTIVE)
     world.run()
     assert [task.id for task in world.running(web)] == [pending.id]

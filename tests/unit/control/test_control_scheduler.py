@@ -8,10 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swarmpy.control import scheduler
-from swarmpy.control.filters import NodeLoad
-from swarmpy.control.placement import Candidate, grow
+from swarmpy.control.loads import NodeLoad
+from swarmpy.control.placement import Candidate, fill
 from swarmpy.model.ids import NodeId, ServiceId
-from swarmpy.model.objects import Node
 from swarmpy.model.specs import Placement, PortConfig, Resources, RestartPolicy
 from swarmpy.model.states import Availability, NodeState, ServiceMode, TaskState
 
@@ -51,7 +50,7 @@ def test_nodes_that_are_closed_are_explained() -> None:
     world.set_node(world.add_node("d"), availability=Availability.PAUSE)
     web = world.add_service(spec())
     world.settle()
-    assert reason(world, web) == "no suitable node (4 nodes not available for new tasks: 2 down, 1 drained, 1 paused)"
+    assert reason(world, web) == "no suitable node (2 nodes down; 1 node drained; 1 node paused)"
 
 
 def test_reservations_bound_what_a_node_takes() -> None:
@@ -62,7 +61,10 @@ def test_reservations_bound_what_a_node_takes() -> None:
     web = world.add_service(spec(replicas=9, reserve=Resources(nano_cpus=10**9, memory_bytes=GIB)))
     world.run()
     assert world.spread(web) == [3, 2]
-    assert reason(world, web) == "no suitable node (insufficient resources on 2 nodes: CPU on 1, memory on 1)"
+    assert reason(world, web) == (
+        "no suitable node (insufficient CPU on 1 node: largest free 0, needs 1; "
+        "insufficient memory on 1 node: largest free 0 B, needs 1 GiB)"
+    )
 
 
 def test_stopping_tasks_still_hold_their_resources() -> None:
@@ -75,7 +77,7 @@ def test_stopping_tasks_still_hold_their_resources() -> None:
     world.settle()
     world.remove_service(web)
     world.settle()
-    assert reason(world, api) == "no suitable node (insufficient resources on 1 node: memory on 1)"
+    assert reason(world, api) == "no suitable node (insufficient memory on 1 node: largest free 0 B, needs 1 GiB)"
     world.run()
     assert len(world.running(api)) == 1
 
@@ -92,7 +94,7 @@ def test_constraints_are_explained_by_name() -> None:
     world.settle()
     assert reason(world, web) == (
         "no suitable node (scheduling constraints not satisfied on 2 nodes: node.labels.zone==eu on 2; "
-        "insufficient resources on 1 node: memory on 1)"
+        "insufficient memory on 1 node: largest free 1 GiB, needs 2 GiB)"
     )
 
 
@@ -128,7 +130,7 @@ def test_global_task_is_checked_on_its_own_node_only() -> None:
     web = world.add_service(spec(replicas=None, mode=ServiceMode.GLOBAL, reserve=Resources(memory_bytes=2 * GIB)))
     world.run()
     assert world.spread(web) == [0, 1]
-    assert reason(world, web) == "no suitable node (insufficient resources on 1 node: memory on 1)"
+    assert reason(world, web) == "no suitable node (insufficient memory on 1 node: largest free 1 GiB, needs 2 GiB)"
 
 
 def test_services_are_levelled_before_totals() -> None:
@@ -210,23 +212,13 @@ def test_unassigned_task_that_is_not_wanted_ends() -> None:
 )
 def test_level_placement_is_as_level_as_possible(rooms: list[tuple[int, int, int]], count: int) -> None:
     """No task could be moved to a node with room and at least two fewer tasks of the service; all room is used."""
-    service = ServiceId("s")
-    loads = []
-    for number, (_, tasks, others) in enumerate(rooms):
-        load = NodeLoad.of(Node(id=NodeId(str(number))))
-        load.per_service[service], load.total = tasks, tasks + others
-        loads.append(load)
-    tree = grow(
-        service,
-        [Candidate(load=load, room=room) for load, (room, _, _) in zip(loads, rooms, strict=True)],
-        (),
-        loads,
-    )
+    loads = [NodeLoad(id=NodeId(str(number)), total=sum(room[1:])) for number, room in enumerate(rooms)]
+    candidates = [
+        Candidate(load=load, room=room, of_service=tasks) for load, (room, tasks, _) in zip(loads, rooms, strict=True)
+    ]
     placed = dict.fromkeys((load.id for load in loads), 0)
-    for _ in range(count):
-        candidate = tree.take()
-        if candidate is None:
-            break
+    for candidate, _ in zip(fill(candidates, (), ()), range(count), strict=False):
+        candidate.load.total += 1
         placed[candidate.load.id] += 1
     assert sum(placed.values()) == min(count, sum(room for room, _, _ in rooms))
     levels = [tasks + placed[load.id] for load, (_, tasks, _) in zip(loads, rooms, strict=True)]

@@ -22,8 +22,8 @@ from swarmpy.manager.dispatcher import COMPLAINTS, EDITS, Dispatcher
 from swarmpy.model import codec
 from swarmpy.model.assignments import Heartbeat, SessionRequest, StatusReport, TaskStatusUpdate
 from swarmpy.model.ids import NodeId, TaskId
-from swarmpy.model.objects import ContainerStatus, NodeDescription, Platform, PortStatus, Task, TaskStatus
-from swarmpy.model.specs import Resources
+from swarmpy.model.objects import ContainerStatus, NodeDescription, Platform, Plugin, PortStatus, Task, TaskStatus
+from swarmpy.model.specs import GenericResource, Resources
 from swarmpy.model.states import Role, TaskState
 from swarmpy.network.endpoints import ingress_table
 from swarmpy.ports import Peer
@@ -275,6 +275,16 @@ DESCRIPTIONS = {
     "many labels": NodeDescription(engine_labels={str(number): "" for number in range(257)}),
     "long labels": NodeDescription(engine_labels={"a": "x" * (16 * 1024)}),
     "more processors than there are": NodeDescription(resources=Resources(nano_cpus=2**63)),
+    "plugins": NodeDescription(plugins=(Plugin(type="volume", name="x"),) * 257),
+    "plugin": NodeDescription(plugins=(Plugin(type="volume", name="x" * 129),)),
+    "kind of resource": NodeDescription(resources=Resources(generic=(GenericResource(kind="a\nb", count=1),))),
+    "resources of one kind": NodeDescription(resources=Resources(generic=(GenericResource(kind="gpu", count=1),) * 2)),
+    "named resources": NodeDescription(
+        resources=Resources(generic=(GenericResource(kind="gpu", names=tuple(map(str, range(1025)))),))
+    ),
+    "less of a resource than none": NodeDescription(
+        resources=Resources(generic=(GenericResource(kind="gpu", count=-1),))
+    ),
     "less than none": NodeDescription(resources=Resources(memory_bytes=-1)),
 }
 

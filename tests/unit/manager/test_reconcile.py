@@ -15,7 +15,7 @@ from swarmpy.control import orchestrator
 from swarmpy.manager.reconcile import Reconciler
 from swarmpy.model.ids import ServiceId
 from swarmpy.model.objects import Service, Task, TaskStatus
-from swarmpy.model.specs import ContainerSpec, RestartPolicy, ServiceSpec, TaskSpec
+from swarmpy.model.specs import ContainerSpec, Placement, RestartPolicy, ServiceSpec, TaskSpec
 from swarmpy.model.states import NodeState, TaskState
 from swarmpy.store.memory import Store
 
@@ -35,6 +35,10 @@ class World:
         task = TaskSpec(container=IDLE, restart=RestartPolicy(**policy))
         spec = ServiceSpec(name="web", replicas=replicas, task=task)
         await self.store.update(lambda tx: tx.create(Service(id=ServiceId("s1"), spec=spec)))
+
+    async def create_idle_service(self) -> None:
+        spec = ServiceSpec(name="idle", replicas=1, task=TaskSpec(container=IDLE))
+        await self.store.update(lambda tx: tx.create(Service(id=ServiceId("s2"), spec=spec)))
 
     async def observe(self, task: Task, state: TaskState) -> None:
         def write(tx: object) -> None:
@@ -65,12 +69,64 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
+async def test_nothing_is_written_while_nothing_changes() -> None:
+    """Not even where tasks cannot be placed, and the loop looks again because of other things."""
+    async with reconciling("a") as world:
+        task = TaskSpec(container=IDLE, placement=Placement(constraints=("node.role==manager",)))
+        spec = ServiceSpec(name="web", replicas=5, task=task)
+        await world.store.update(lambda tx: tx.create(Service(id=ServiceId("s1"), spec=spec)))
+        await until(lambda: len([t for t in world.tasks() if t.status.err]) == 5)
+        quiet = world.proposer.entries
+        service = world.store.view().service("s1")
+        assert service is not None
+        labelled = attrs.evolve(service, spec=attrs.evolve(service.spec, labels={"a": "b"}))
+        await world.store.update(lambda tx: tx.update(labelled))
+        await world.create_idle_service()
+        await until(lambda: len([t for t in world.tasks() if t.status.state is TaskState.ASSIGNED]) == 1)
+        assert world.proposer.entries - quiet <= 5
+
+
 async def test_a_service_becomes_assigned_tasks() -> None:
     """A new service goes through orchestrator, allocator and scheduler without anybody calling them."""
     async with reconciling("a", "b") as world:
         await world.create(4)
         await until(lambda: [t.status.state for t in world.tasks()] == [TaskState.ASSIGNED] * 4)
         assert sorted(str(t.node_id) for t in world.tasks()) == ["a", "a", "b", "b"]
+
+
+async def test_tasks_with_a_large_spec_take_more_entries() -> None:
+    """Two hundred of them do not fit one entry of the log."""
+    async with reconciling("a", "b") as world:
+        task = TaskSpec(container=ContainerSpec(image="x", env=("A=" + "x" * 20_000,)))
+        spec = ServiceSpec(name="web", replicas=200, task=task)
+        await world.store.update(lambda tx: tx.create(Service(id=ServiceId("s1"), spec=spec)))
+        await until(lambda: [t.status.state for t in world.tasks()] == [TaskState.ASSIGNED] * 200)
+
+
+async def test_a_node_that_is_relabelled_loses_what_does_not_belong_there() -> None:
+    """The tasks are told to stop and are replaced on the node that fits."""
+    async with reconciling("a", "b") as world:
+
+        async def label(name: str, zone: str) -> None:
+            node = world.store.view().node(name)
+            assert node is not None
+            spec = attrs.evolve(node.spec, labels={"zone": zone})
+            await world.store.update(lambda tx: tx.update(attrs.evolve(node, spec=spec)))
+
+        await label("a", "eu")
+        await label("b", "us")
+        task = TaskSpec(container=IDLE, placement=Placement(constraints=("node.labels.zone==eu",)))
+        spec = ServiceSpec(name="web", replicas=3, task=task)
+        await world.store.update(lambda tx: tx.create(Service(id=ServiceId("s1"), spec=spec)))
+        await until(lambda: [t.node_id for t in world.tasks() if t.node_id] == ["a"] * 3)
+        await label("b", "eu")
+        await label("a", "us")
+        await until(lambda: [t.node_id for t in world.tasks(TaskState.READY)] == ["b"] * 3)
+        stopping = world.tasks(TaskState.SHUTDOWN)
+        assert [t.node_id for t in stopping] == ["a"] * 3
+        for each in stopping:
+            await world.observe(each, TaskState.SHUTDOWN)
+        await until(lambda: [t.node_id for t in world.tasks()] == ["b"] * 3)
 
 
 async def test_a_task_without_a_node_says_why_and_goes_on_when_one_comes() -> None:

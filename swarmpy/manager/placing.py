@@ -1,0 +1,82 @@
+"""The scheduler's part of the control loop: what it knows of nodes and tasks follows the store.
+
+Between the slices of a round everybody else has a turn. Whatever else is written meanwhile is known to the next slice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import cast
+
+from swarmpy.control.decision import Decision
+from swarmpy.control.loads import Loads
+from swarmpy.control.scheduler import Scheduler
+from swarmpy.manager.events import drain
+from swarmpy.model.ids import NodeId
+from swarmpy.model.objects import Kind, Node, Task
+from swarmpy.ports import Clock
+from swarmpy.store.memory import Store
+from swarmpy.store.watch import Event, Resync, Watch
+
+KINDS = (Kind.NODE, Kind.TASK)
+"""What has to be watched."""
+BUILD_SLICE = 5_000
+"""Tasks that are added in one step where everything is read anew: some ten milliseconds."""
+
+
+class Placing:
+    """One term of office."""
+
+    def __init__(self, store: Store, watch: Watch, clock: Clock) -> None:
+        self._store = store
+        self._watch = watch
+        self._clock = clock
+        self._loads: Loads | None = None
+        self._scheduler: Scheduler
+
+    def follow(self) -> bool:
+        """Take in what was written; False when events were lost, and everything has to be read anew."""
+        for event in drain(self._watch):
+            if isinstance(event, Resync):
+                self._loads = None
+            elif self._loads is not None:
+                follow(self._loads, event)
+        return self._loads is not None
+
+    async def settle(self, apply: Callable[[Decision], Awaitable[int]]) -> int:
+        """Place what waits, slice by slice, each written by ``apply``; returns how many changes were written."""
+        if not self.follow():
+            await self._build()
+        if self._loads is None:
+            return 1  # lost again meanwhile: another round
+        written, loads = 0, self._loads
+        for decision in self._scheduler.slices(self._clock.time_ns()):
+            written += await apply(decision)
+            await asyncio.sleep(0)
+            if not self.follow() or self._loads is not loads:
+                return written + 1
+            loads.give_up()
+        return written
+
+    async def _build(self) -> None:
+        """Read everything. What is written while that gives way to others comes as events."""
+        view = self._store.view()
+        drain(self._watch)
+        loads = Loads()
+        for node in view.nodes():
+            loads.node_changed(node.id, node)
+        tasks = view.tasks()
+        for start in range(0, len(tasks), BUILD_SLICE):
+            loads.add(tasks[start : start + BUILD_SLICE])
+            await asyncio.sleep(0)
+        self._loads, self._scheduler = loads, Scheduler(loads)
+        self.follow()
+
+
+def follow(loads: Loads, event: Event) -> None:
+    """Take in one event of a node or a task."""
+    if event.kind is Kind.NODE:
+        loads.node_changed(NodeId(event.id), cast("Node | None", event.object))
+    elif event.kind is Kind.TASK:
+        loads.task_changed(cast("Task | None", event.old), cast("Task | None", event.object))

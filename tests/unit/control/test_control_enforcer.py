@@ -1,0 +1,155 @@
+"""Tasks leave nodes that became another under them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import pytest
+from control_world import GIB, World, spec
+
+from swarmpy.control import enforcer
+from swarmpy.model import changes
+from swarmpy.model.ids import NodeId, ServiceId, TaskId
+from swarmpy.model.objects import Node, NodeDescription, NodeStatus, Task, TaskStatus
+from swarmpy.model.specs import GenericResource, Placement, ResourceRequirements, Resources, TaskSpec
+from swarmpy.model.states import Availability, NodeState, Role, ServiceMode, TaskState
+
+
+def change(world: World, node: Node, **fields: Any) -> None:
+    """The node is now like this."""
+    current = world.view.node(node.id)
+    assert current is not None
+    world.write(changes.update(attrs.evolve(current, **fields)))
+
+
+def relabel(world: World, node: Node, **labels: str) -> None:
+    """The operator gives the node other labels."""
+    change(world, node, spec=attrs.evolve(node.spec, labels=labels))
+
+
+def shrink(world: World, node: Node, **resources: Any) -> None:
+    """The node comes back with other resources."""
+    change(world, node, description=attrs.evolve(node.description, resources=Resources(**resources)))
+
+
+def test_tasks_leave_a_node_whose_labels_do_not_fit_any_more() -> None:
+    """They are replaced where the constraint is met, and say why they had to go."""
+    world = World()
+    a = world.add_node("a", zone="eu")
+    web = world.add_service(spec(replicas=2, placement=Placement(constraints=("node.labels.zone==eu",))))
+    world.run()
+    world.add_node("b", zone="eu")
+    relabel(world, a, zone="us")
+    world.decide()
+    stopped = [t for t in world.tasks(web) if t.desired_state is TaskState.SHUTDOWN]
+    assert {t.status.err for t in stopped} == {
+        f"node {a.id} is no place for this task any more: constraint node.labels.zone==eu is not met"
+    }
+    world.run()
+    assert world.spread(web) == [0, 2]
+
+
+def test_without_another_place_the_replacement_waits_with_its_reason() -> None:
+    """The task goes all the same, as with Docker."""
+    world = World()
+    a = world.add_node("a")
+    web = world.add_service(spec(replicas=1, placement=Placement(constraints=("node.role==worker",))))
+    world.run()
+    change(world, a, role=Role.MANAGER)
+    world.run()
+    assert world.running(web) == []
+    (waiting,) = world.tasks(web, TaskState.PENDING)
+    assert waiting.status.err == (
+        "no suitable node (scheduling constraints not satisfied on 1 node: node.role==worker on 1)"
+    )
+    change(world, a, role=Role.WORKER)
+    world.run()
+    assert len(world.running(web)) == 1
+
+
+def test_a_node_that_shrank_keeps_its_oldest_tasks() -> None:
+    """As many as its resources are enough for."""
+    world = World()
+    a = world.add_node("a", memory=4 * GIB)
+    web = world.add_service(spec(replicas=2, reserve=Resources(memory_bytes=GIB)))
+    world.run()
+    old = {task.id for task in world.running(web)}
+    world.clock.now_ns += 1
+    api = world.add_service(spec("api", replicas=2, reserve=Resources(memory_bytes=GIB)))
+    world.run()
+    shrink(world, a, nano_cpus=4 * 10**9, memory_bytes=3 * GIB)
+    world.run()
+    assert {task.id for task in world.running(web)} == old
+    assert world.spread(api) == [1]
+    assert len(world.tasks(api, TaskState.PENDING)) == 1
+
+
+def test_global_tasks_leave_and_wait_for_their_node() -> None:
+    """A shortage is one for them, too."""
+    world = World()
+    a = world.add_node("a", cpus=2)
+    agent = world.add_service(
+        spec("agent", replicas=None, mode=ServiceMode.GLOBAL, reserve=Resources(nano_cpus=2 * 10**9))
+    )
+    world.run()
+    shrink(world, a, nano_cpus=10**9, memory_bytes=GIB)
+    world.run()
+    assert world.running(agent) == []
+    (waiting,) = world.tasks(agent, TaskState.PENDING)
+    assert waiting.status.err == "no suitable node (insufficient CPU on 1 node: largest free 1, needs 2)"
+
+
+@pytest.mark.parametrize("where", [NodeState.DOWN, NodeState.UNKNOWN, NodeState.DISCONNECTED, Availability.PAUSE])
+def test_nodes_that_take_no_tasks_are_left_alone(where: NodeState | Availability) -> None:
+    """What is known of them is old, or their operator wants them to keep what they have."""
+    world = World()
+    a = world.add_node("a", zone="eu")
+    web = world.add_service(spec(replicas=2, placement=Placement(constraints=("node.labels.zone==eu",))))
+    world.run()
+    relabel(world, a)
+    if isinstance(where, NodeState):
+        world.set_node(a, where)
+    else:
+        world.set_node(a, availability=where)
+    assert enforcer.decide(world.view, [a.id], world.clock.now_ns).is_empty
+    assert len(world.tasks(web, TaskState.RUNNING)) == 2
+
+
+def test_a_constraint_that_the_service_gave_up_does_not_count() -> None:
+    """A change of placement that a node still satisfies replaces no task; nor does the old one afterwards."""
+    world = World()
+    a = world.add_node("a", zone="eu")
+    web = world.add_service(spec(replicas=1, placement=Placement(constraints=("node.labels.zone==eu",))))
+    world.run()
+    before = world.running(web)
+    world.update_service(web, spec(replicas=1))
+    world.run()
+    relabel(world, a)
+    world.run()
+    assert [task.id for task in world.running(web)] == [task.id for task in before]
+
+
+def test_named_resources_that_are_gone_take_their_task_along() -> None:
+    """Another of the same kind does not help: the task has that very one."""
+    world = World()
+    gpus = Resources(generic=(GenericResource(kind="gpu", names=("a", "b")),))
+    node = Node(id=NodeId("n"), description=NodeDescription(resources=gpus), status=NodeStatus(state=NodeState.READY))
+    world.write(changes.create(node))
+    reserved = Resources(generic=(GenericResource(kind="gpu", count=1),))
+    tasks = [
+        Task(
+            id=TaskId(name),
+            spec=TaskSpec(resources=ResourceRequirements(reservations=reserved)),
+            service_id=ServiceId("s"),
+            node_id=node.id,
+            status=TaskStatus(state=TaskState.RUNNING),
+            generic=(GenericResource(kind="gpu", names=(name,)),),
+        )
+        for name in ("a", "b")
+    ]
+    world.write(*map(changes.create, tasks))
+    assert enforcer.decide(world.view, [node.id], 0).is_empty
+    shrink(world, node, generic=(GenericResource(kind="gpu", names=("b", "c")),))
+    (evicted,) = enforcer.decide(world.view, [node.id], 0).changes
+    assert evicted.id == "a"
