@@ -111,6 +111,7 @@ class _Weight:
     HELD, COUNTS, FAILED = 1, 2, 4
 
 
+_TAKES_PART = _Weight.HELD | _Weight.COUNTS
 _FAILED = (TaskState.FAILED, TaskState.REJECTED)
 
 
@@ -195,14 +196,14 @@ class Loads:
 
     def assume(self, task: Task) -> None:
         """The task is being given to its node: it counts there from now on, until its change comes or is given up."""
-        self._count(task, _Weight.HELD | _Weight.COUNTS, 1)
+        self._count(task, _TAKES_PART, 1)
         self._assumed[task.id] = task
 
     def give_up(self) -> None:
         """What was assumed and has not come will not come."""
         if self._assumed:
             for task in self._assumed.values():
-                self._count(task, _Weight.HELD | _Weight.COUNTS, -1)
+                self._count(task, _TAKES_PART, -1)
             self._assumed.clear()
             self.changes += 1
 
@@ -254,13 +255,13 @@ def _weight(task: Task | None) -> int:
     if task is None or task.node_id is None:
         return 0
     if is_held_by_node(task):
-        return _Weight.HELD | _Weight.COUNTS if is_active(task) else _Weight.HELD
+        return _TAKES_PART if is_active(task) else _Weight.HELD
     return _Weight.FAILED if task.status.state in _FAILED else 0
 
 
 def _is_what(assumed: Task, new: Task) -> bool:
     """True for what was assumed, written as it was: the parts are the very same objects."""
-    return new.status is assumed.status and new.node_id == assumed.node_id and new.desired_state <= TaskState.RUNNING
+    return new.status is assumed.status and new.node_id == assumed.node_id and new.desired_state.is_wanted
 
 
 def _is_same(one: Task | None, other: Task | None) -> bool:

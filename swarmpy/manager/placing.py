@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import cast
 
 from swarmpy.control.decision import Decision
 from swarmpy.control.loads import Loads
@@ -60,7 +59,8 @@ class Placing:
         return written
 
     async def _build(self) -> None:
-        """Read everything. What is written while that gives way to others comes as events."""
+        """Read everything. What is written while that gives way to others comes as events, and is added at the end."""
+        meanwhile: list[Event | Resync] = []
         view = self._store.view()
         drain(self._watch)
         loads = Loads()
@@ -70,13 +70,18 @@ class Placing:
         for start in range(0, len(tasks), BUILD_SLICE):
             loads.add(tasks[start : start + BUILD_SLICE])
             await asyncio.sleep(0)
+            meanwhile.extend(drain(self._watch))
+        for event in meanwhile:
+            if isinstance(event, Resync):
+                return
+            follow(loads, event)
         self._loads, self._scheduler = loads, Scheduler(loads)
-        self.follow()
 
 
 def follow(loads: Loads, event: Event) -> None:
     """Take in one event of a node or a task."""
-    if event.kind is Kind.NODE:
-        loads.node_changed(NodeId(event.id), cast("Node | None", event.object))
-    elif event.kind is Kind.TASK:
-        loads.task_changed(cast("Task | None", event.old), cast("Task | None", event.object))
+    new, old = event.object, event.old
+    if event.kind is Kind.TASK:
+        loads.task_changed(old if isinstance(old, Task) else None, new if isinstance(new, Task) else None)
+    elif event.kind is Kind.NODE:
+        loads.node_changed(NodeId(event.id), new if isinstance(new, Node) else None)

@@ -28,8 +28,8 @@ _stamped = evolver(Meta, "version", "spec_index")
 _WITH_META: dict[type[object], Callable[..., StoreObject]] = {
     cls: evolver(cls, "meta") for cls in KIND_CLASSES.values()
 }
-_with_node = evolver(Task, "spec", "node_id")
-_with_parts = evolver(Task, "spec", "node_id", "service_id", "service_name", "service_labels", "ports")
+_with_node = evolver(Task, "meta", "spec", "node_id")
+_with_parts = evolver(Task, "meta", "spec", "node_id", "service_id", "service_name", "service_labels", "ports")
 
 
 def stamp(change: Change, view: View, index: int) -> StoreObject | None:
@@ -46,6 +46,8 @@ def stamp(change: Change, view: View, index: int) -> StoreObject | None:
     if obj is None:
         return None
     meta = _stamped(obj.meta, index, _spec_index(obj, previous, view, index))
+    if isinstance(obj, Task):
+        return _shared_task(obj, previous if isinstance(previous, Task) else None, view, meta)
     obj = share(obj, previous, view)
     if isinstance(obj, Service):
         return attrs.evolve(obj, meta=meta, spec_version=_spec_version(obj, previous, index))
@@ -72,7 +74,7 @@ def share(obj: StoreObject, previous: StoreObject | None, view: View) -> StoreOb
                 return attrs.evolve(obj, spec=attrs.evolve(obj.spec, task=previous.spec.task))
             return obj
         case Task():
-            return _shared_task(obj, previous if isinstance(previous, Task) else None, view)
+            return _shared_task(obj, previous if isinstance(previous, Task) else None, view, obj.meta)
         case _:
             return obj
 
@@ -105,17 +107,18 @@ def _differ(one: TaskSpec, other: TaskSpec) -> bool:
     return one is not other and one != other
 
 
-def _shared_task(task: Task, previous: Task | None, view: View) -> Task:
+def _shared_task(task: Task, previous: Task | None, view: View, meta: Meta) -> Task:
     service = view.service(task.service_id)
     node = None if task.node_id is None else view.node(task.node_id)
     known = [] if previous is None else [previous.spec]
     if service is None:
-        return _with_node(task, _shared(task.spec, known), node.id if node else task.node_id)
+        return _with_node(task, meta, _shared(task.spec, known), node.id if node else task.node_id)
     known.append(service.spec.task)
     if service.previous_spec is not None:
         known.append(service.previous_spec.task)
     return _with_parts(
         task,
+        meta,
         _shared(task.spec, known),
         node.id if node else task.node_id,
         service.id,

@@ -130,6 +130,19 @@ def test_a_constraint_that_the_service_gave_up_does_not_count() -> None:
     assert [task.id for task in world.running(web)] == [task.id for task in before]
 
 
+def test_a_constraint_that_only_the_service_has_is_left_to_its_update() -> None:
+    """The update replaces the tasks at its own pace; the node being looked at does not hurry it."""
+    world = World()
+    a = world.add_node("a")
+    web = world.add_service(spec(replicas=4))
+    world.run()
+    world.update_service(web, spec(replicas=4, placement=Placement(constraints=("node.labels.zone==eu",))))
+    relabel(world, a, zone="us")
+    assert enforcer.decide(world.view, [a.id], world.clock.now_ns).is_empty
+    world.run()
+    assert len(world.running(web)) == 3
+
+
 def test_named_resources_that_are_gone_take_their_task_along() -> None:
     """Another of the same kind does not help: the task has that very one."""
     world = World()

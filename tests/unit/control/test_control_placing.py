@@ -152,7 +152,7 @@ def tasks_of(index: int, drawn: dict[str, Any], nodes: list[Node]) -> list[Task]
             Task(
                 id=TaskId(f"{service}-{number}"),
                 spec=drawn["spec"],
-                spec_version=number if drawn["versions"] and state is TaskState.PENDING else 1,
+                spec_version=number % 2 if drawn["versions"] and state is TaskState.PENDING else 1,
                 service_id=service,
                 slot=number + 1,
                 status=TaskStatus(state=state),
@@ -312,6 +312,8 @@ def test_every_task_goes_where_the_reference_puts_it(
         before = reference.tasks[task.id]
         assert task.node_id in [node.id for node in reference.best(before)], (task, before)
         names = [name for each in task.generic for name in each.names]
+        wanted = (task.spec.resources.reservations if task.spec.resources else None) or Resources()
+        assert [(g.kind, g.amount) for g in task.generic] == [(g.kind, g.count) for g in wanted.generic]
         on_node = reference.held(next(n for n in reference.nodes if n.id == task.node_id))
         assert not {name for t in on_node for each in t.generic for name in each.names} & set(names)
         reference.tasks[task.id] = task
@@ -390,30 +392,49 @@ def assert_same(one: Loads, other: Loads) -> None:
     assert one._failures == other._failures
 
 
+def _many(nodes: int, tasks: int) -> World:
+    """A world with as many equal nodes and tasks of one service that wait, each of another version."""
+    world = build([_plain() for _ in range(nodes)], [])
+    spec = TaskSpec(container=ContainerSpec(image="x"))
+    world.write(
+        *(
+            changes.create(
+                Task(
+                    id=TaskId(f"t{number}"),
+                    spec=spec,
+                    service_id=ServiceId("s"),
+                    spec_version=number,
+                    status=TaskStatus(state=TaskState.PENDING),
+                )
+            )
+            for number in range(tasks)
+        )
+    )
+    return world
+
+
 def test_a_round_is_made_in_slices() -> None:
     """None places more than a chunk of tasks, and together they place all, level."""
-    world = build([_plain() for _ in range(7)], [])
-    spec = TaskSpec(container=ContainerSpec(image="x"))
-    for start in range(0, 5_000, 500):
-        world.write(
-            *(
-                changes.create(
-                    Task(
-                        id=TaskId(f"t{number}"),
-                        spec=spec,
-                        service_id=ServiceId("s"),
-                        spec_version=number,
-                        status=TaskStatus(state=TaskState.PENDING),
-                    )
-                )
-                for number in range(start, start + 500)
-            )
-        )
+    world = _many(7, 5_000)
     slices = list(Scheduler(Loads.of(world.view)).slices(NOW))
     assert [len(each.changes) for each in slices] == [scheduler.CHUNK] * 5
     counts = Counter(change.task.node_id for each in slices for change in each.changes if change.task)
     assert sum(counts.values()) == 5_000
     assert max(counts.values()) - min(counts.values()) == 1
+
+
+def test_what_happens_between_slices_counts() -> None:
+    """A node that goes down gets nothing of the later slices, one that comes is filled up first."""
+    world = _many(2, 3 * scheduler.CHUNK)
+    loads = Loads.of(world.view)
+    slices = Scheduler(loads).slices(NOW)
+    next(slices)
+    lost, kept = world.view.nodes()
+    loads.node_changed(lost.id, attrs.evolve(lost, status=attrs.evolve(lost.status, state=NodeState.DOWN)))
+    new = attrs.evolve(kept, id=NodeId("new"))
+    loads.node_changed(new.id, new)
+    later = [Counter(change.task.node_id for change in each.changes if change.task) for each in slices]
+    assert later == [{"new": 750, kept.id: 250}, {"new": 500, kept.id: 500}]
 
 
 def _plain() -> dict[str, Any]:
