@@ -96,20 +96,22 @@ class Scheduler:
     def _decide(self, service_id: ServiceId, tasks: Sequence[Task], now_ns: int) -> list[Change]:
         found: list[Change | None] = []
         groups: dict[tuple[Wants, int | None], list[Task]] = {}
-        wants_of: dict[tuple[int, int], Wants] = {}
+        same: dict[tuple[int, int, int | None], list[Task]] = {}
         failures: dict[int, dict[NodeId, int]] = {}
         for task in tasks:
             if task.desired_state == TaskState.SHUTDOWN:
                 found.append(changes.update(retired(task, TaskState.SHUTDOWN, now_ns)))
             elif task.status.state == TaskState.PENDING and is_active(task):
-                identity = (id(task.spec), id(task.ports))
-                wants = wants_of.get(identity)
-                if wants is None:
-                    wants = wants_of[identity] = Wants.of(task)
                 version = task.spec_version
-                if version not in failures:
-                    failures[version] = self._failures((service_id, version), now_ns)
-                groups.setdefault((wants, version if failures[version] else None), []).append(task)
+                failed = failures.get(version)
+                if failed is None:
+                    failed = failures[version] = self._failures((service_id, version), now_ns)
+                # Most tasks share their spec, and what they want is then known without looking at it.
+                identity = (id(task.spec), id(task.ports), version if failed else None)
+                members = same.get(identity)
+                if members is None:
+                    members = same[identity] = groups.setdefault((Wants.of(task), identity[2]), [])
+                members.append(task)
         for key, members in groups.items():
             self._work += TASK_WORK * len(members)
             found.extend(self._place(key, members, failures.get(members[0].spec_version, {}), now_ns))
