@@ -21,6 +21,7 @@ The tree (``code`` travels over the wire, ``http_status`` over the API, ``exit_c
     ├── Unavailable               503  ask again later, or ask another manager
     │   ├── NotLeader             carries the leader's address, where known; nothing was done
     │   ├── NoQuorum              too few managers answer; nothing was done
+    │   ├── NotManager            the leader takes this node for no manager (any more); nothing was done
     │   ├── DeadlineExceeded      the bounded wait is over
     │   ├── Superseded            the one that was asked is of an earlier incarnation of the cluster
     │   ├── ConnectionFailed      no connection, or it broke before the request was sent; nothing was done
@@ -196,6 +197,12 @@ class Superseded(Unavailable):
     """The manager that was asked is of an earlier incarnation of the cluster. Nothing was done: others count now."""
 
     code = "superseded"
+
+
+class NotManager(Unavailable):
+    """The manager that was asked is none in the eyes of the leader (any more). Nothing was done: another one knows."""
+
+    code = "not_manager"
 
 
 class DeadlineExceeded(Unavailable):

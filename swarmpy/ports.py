@@ -6,7 +6,7 @@ Everything above this module is written against these; the real ones live in ``w
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 import attrs
@@ -14,6 +14,7 @@ import attrs
 from swarmpy.model.assignments import Endpoint, PublishedPort
 from swarmpy.model.dependencies import NO_DEPENDENCIES, Dependencies
 from swarmpy.model.ids import NodeId, TaskId
+from swarmpy.model.logs import LogLine, LogOptions
 from swarmpy.model.objects import ContainerStatus, NodeDescription, PortStatus, Task
 from swarmpy.model.states import Role
 
@@ -169,6 +170,12 @@ class Runtime(Protocol):
 
     async def remove(self, task_id: TaskId) -> None:
         """Remove all traces, running or not. A task that is not there is fine."""
+
+    def logs(self, task: Task, options: LogOptions) -> AsyncGenerator[LogLine, None]:
+        """What the task has written; with ``follow``, and what it writes until it ends.
+
+        Nothing of a task that is not there. Close it with ``aclose``.
+        """
 
 
 class DataPlane(Protocol):

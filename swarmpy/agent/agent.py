@@ -377,6 +377,7 @@ class Agent:
             admit=functools.partial(self._admit, address),
             on_message=self._on_message,
             stale=self._stale,
+            read_log=self._worker.logs,
         )
         running = asyncio.create_task(session.run(lambda: self._session_opened(address)), name="agent-session")
         over: BaseException | None = None

@@ -8,9 +8,10 @@ used for something else, and no more is promised.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 
-from swarmpy.errors import SwarmpyError, TaskRejected, Unavailable
+from swarmpy.errors import PermissionDenied, SwarmpyError, TaskRejected, Unavailable
 from swarmpy.model.dependencies import (
     MAX_IDS,
     NO_DEPENDENCIES,
@@ -56,22 +57,28 @@ class DependencyKeeper:
         self._can_ask.clear()
 
     async def of(self, task: Task) -> Dependencies:
-        """What the task refers to, held until :meth:`release`.
+        """What the task refers to, held until :meth:`release`. Credentials that are refused are left out.
 
         Raises TaskRejected when there is no such object any more, Unavailable while it cannot be had: ask again later.
         """
         keys = _keys(task)
         if not keys:
             return NO_DEPENDENCIES
+        login = _login(task)
         self._needs[task.id] = frozenset(keys)
         await self._wait_session(task, keys)
         # One question at a time: so nothing is asked for twice, and a node with many tasks is no burden to the leader.
         async with self._one_at_a_time:
-            while missing := [key for key in keys if key not in self._held]:
+            while missing := [key for key in keys if key not in self._held and key != login]:
                 await self._fetch(task, missing[:MAX_IDS])
+            if login is not None and login not in self._held:
+                # A node that has forgotten how far the task had come: it ran, so the image is here, most likely.
+                with contextlib.suppress(_Refused):
+                    await self._fetch(task, [login])
+        had = {key: self._held[key] for key in keys if key in self._held}
         return Dependencies(
-            secrets={SecretId(i): self._held[kind, i] for kind, i in keys if kind is Kind.SECRET},
-            configs={ConfigId(i): self._held[kind, i] for kind, i in keys if kind is Kind.CONFIG},
+            secrets={SecretId(i): content for (kind, i), content in had.items() if kind is Kind.SECRET},
+            configs={ConfigId(i): content for (kind, i), content in had.items() if kind is Kind.CONFIG},
         )
 
     def started(self, task_id: TaskId, pull_secret_id: SecretId | None) -> None:
@@ -106,7 +113,8 @@ class DependencyKeeper:
         try:
             reply = await self._ask(task.id, secrets, configs)
         except SwarmpyError as error:
-            raise Unavailable(f"waiting for {_named(task, keys)}: {error}") from error
+            refused = _Refused if isinstance(error, PermissionDenied) else Unavailable
+            raise refused(f"waiting for {_named(task, keys)}: {error}") from error
         gone = [key for key in keys if key[1] in reply.missing]
         if gone:
             raise TaskRejected(f"{_named(task, gone)} does not exist any more")
@@ -124,6 +132,18 @@ class DependencyKeeper:
             raise Unavailable(f"waiting for {_named(task, keys)}: the manager answers without them")
 
 
+class _Refused(Unavailable):
+    """A manager will not give it, at least not now."""
+
+
+def _login(task: Task) -> _Key | None:
+    """The credentials for the registry of its image, where it has none of the same id among its secrets."""
+    container = task.spec.container
+    if container.pull_secret_id is None or any(r.secret_id == container.pull_secret_id for r in container.secrets):
+        return None
+    return Kind.SECRET, container.pull_secret_id
+
+
 def _keys(task: Task) -> tuple[_Key, ...]:
     secrets = [(Kind.SECRET, str(i)) for i in secrets_of(task)]
     return (*secrets, *((Kind.CONFIG, str(i)) for i in configs_of(task)))
@@ -134,5 +154,5 @@ def _named(task: Task, keys: Sequence[_Key]) -> str:
     container = task.spec.container
     names: dict[_Key, str] = {(Kind.SECRET, r.secret_id): f"secret {r.secret_name}" for r in container.secrets}
     names |= {(Kind.CONFIG, r.config_id): f"config {r.config_name}" for r in container.configs}
-    first = names.get(keys[0], "the credentials for its image's registry")
+    first = names.get(keys[0], "the login for its image's registry")
     return first if len(keys) == 1 else f"{first} and {len(keys) - 1} more"

@@ -7,9 +7,11 @@ import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, NoReturn, cast
 
+import attrs
 import structlog
 
 from swarmpy.agent.dependencies import DependencyKeeper
+from swarmpy.agent.log_sender import LogSender, Read
 from swarmpy.agent.reporter import Reporter
 from swarmpy.agent.routing import Routing
 from swarmpy.agent.worker import Worker
@@ -26,6 +28,7 @@ from swarmpy.model.assignments import (
 )
 from swarmpy.model.dependencies import DependenciesReply, DependenciesRequest
 from swarmpy.model.ids import ConfigId, SecretId, TaskId
+from swarmpy.model.logs import LogBatch, LogBatchReply
 from swarmpy.ports import Channel
 
 log = structlog.get_logger(__name__)
@@ -36,6 +39,8 @@ REPORT_TIMEOUT_S = 5.0
 """Most seconds until a report is confirmed: it is committed first."""
 DEPENDENCIES_TIMEOUT_S = 10.0
 """Most seconds until secrets and configs are there: they may be a megabyte, over a slow line."""
+LOG_TIMEOUT_S = 15.0
+"""Most seconds until a batch of a log is taken or turned away: a worker that sends much is held back."""
 HEARTBEAT_TIMEOUT_MIN_S = 1.0
 DEFAULT_PERIOD_S = 1.0
 """Between heartbeats, where the manager does not say."""
@@ -46,8 +51,8 @@ class Session:
 
     ``problems`` are told in heartbeats, which wait for nothing; ``admit`` gets the incarnation of the manager's cluster
     before anything else is taken of it, and raises to end the session; ``on_message`` gets each message after its
-    assignments and endpoints are taken; ``stale`` is set when ``request`` no longer describes the node, which ends the
-    session.
+    assignments and endpoints are taken; ``read_log`` reads what a task has written; ``stale`` is set when ``request``
+    no longer describes the node, which ends the session.
     """
 
     def __init__(
@@ -63,6 +68,7 @@ class Session:
         admit: Callable[[int], Awaitable[None]],
         on_message: Callable[[SessionMessage], None],
         stale: asyncio.Event,
+        read_log: Read,
     ) -> None:
         self._channel = channel
         self._request = request
@@ -74,6 +80,7 @@ class Session:
         self._admit = admit
         self._on_message = on_message
         self._stale = stale
+        self._logs = LogSender(read_log, self._send_log)
         self._id = ""
         self._period_s = DEFAULT_PERIOD_S
         self._sequence = 0
@@ -95,6 +102,7 @@ class Session:
                     group.create_task(self._heartbeats(), name="session-heartbeats")
                     group.create_task(self._watch_connection(), name="session-connection")
                     await self._admit(first.incarnation)
+                    self._logs.begin(group)
                     self._take(first)
                     self._dependencies.begin_session(self._ask_dependencies)
                     opened()
@@ -136,6 +144,8 @@ class Session:
             self._routing.receive(message.endpoints)
         if message.assignments is not None:
             self._assign(message.assignments)
+        if message.logs is not None:
+            self._logs.take(message.logs)
         self._on_message(message)
 
     def _assign(self, update: AssignmentUpdate) -> None:
@@ -176,6 +186,11 @@ class Session:
         plain = codec.to_plain(request)
         reply = await self._channel.call("dispatcher.dependencies", plain, timeout=DEPENDENCIES_TIMEOUT_S)
         return codec.from_plain(DependenciesReply, reply)
+
+    async def _send_log(self, batch: LogBatch) -> LogBatchReply:
+        plain = codec.to_plain(attrs.evolve(batch, session_id=self._id))
+        reply = await self._channel.call("dispatcher.log", plain, timeout=LOG_TIMEOUT_S)
+        return codec.from_plain(LogBatchReply, reply)
 
     async def _watch_connection(self) -> None:
         await self._channel.wait_closed()

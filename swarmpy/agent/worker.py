@@ -6,7 +6,8 @@ It never talks to a manager: assignments come in by :meth:`Worker.assign`, statu
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+import contextlib
+from collections.abc import AsyncGenerator, Iterable
 
 import structlog
 
@@ -16,9 +17,10 @@ from swarmpy.agent.dependencies import DependencyKeeper
 from swarmpy.agent.local import LocalWriter
 from swarmpy.agent.reporter import Reporter
 from swarmpy.agent.task_manager import TaskManager
-from swarmpy.errors import RuntimeUnavailable
+from swarmpy.errors import NotFound, RuntimeUnavailable
 from swarmpy.model.assignments import AssignmentUpdate
 from swarmpy.model.ids import TaskId
+from swarmpy.model.logs import LogLine, LogOptions
 from swarmpy.model.objects import Task, TaskStatus
 from swarmpy.model.states import TaskState
 from swarmpy.ports import Clock, Random, RunningTask, Runtime
@@ -118,6 +120,15 @@ class Worker:
             self._remove(task_id)
         self._told = None
         self._whole_set_known.set()
+
+    async def logs(self, task_id: TaskId, options: LogOptions) -> AsyncGenerator[LogLine, None]:
+        """What a task of this node has written. Raises NotFound, RuntimeUnavailable."""
+        manager = self._managers.get(task_id)
+        if manager is None:
+            raise NotFound(f"task {task_id} is not on its node any more")
+        async with contextlib.aclosing(self._runtime.logs(manager.task, options)) as lines:
+            async for line in lines:
+                yield line
 
     async def clear(self, timeout: float) -> None:
         """Stop and remove every task, and take no other; return when they are gone, or after ``timeout`` seconds."""

@@ -20,6 +20,7 @@ from swarmpy.api.backend import ManagerBackend, NodeBackend
 from swarmpy.api.callers import ACCESS_OF, NOBODY, Access, Caller, Door
 from swarmpy.api.clients import ClientsApi
 from swarmpy.api.data import ConfigsApi, SecretsApi
+from swarmpy.api.logs import LogsApi
 from swarmpy.api.nodes import NodesApi
 from swarmpy.api.request import ApiRequest, ApiResponse, error_response, message_response
 from swarmpy.api.router import ApiRouter, Handler, Route, Scope
@@ -57,7 +58,18 @@ class Api:
         self._node = node
         self._clock = clock
         self._audit = audit or NoAudit()
-        parts = (ServicesApi, TasksApi, SecretsApi, ConfigsApi, NodesApi, SwarmApi, ClientsApi, StatusApi, SystemApi)
+        parts = (
+            ServicesApi,
+            TasksApi,
+            LogsApi,
+            SecretsApi,
+            ConfigsApi,
+            NodesApi,
+            SwarmApi,
+            ClientsApi,
+            StatusApi,
+            SystemApi,
+        )
         self._router = ApiRouter(route for part in parts for route in part(node).routes())
 
     @property

@@ -15,7 +15,16 @@ import structlog
 
 from swarmpy.api.backend import ManagerBackend
 from swarmpy.api.request import KEY_HEADER, ApiRequest, ApiResponse
-from swarmpy.errors import ConnectionFailed, NoQuorum, NotLeader, OutcomeUnknown, Unavailable
+from swarmpy.errors import (
+    BadCertificate,
+    ConnectionFailed,
+    NoQuorum,
+    NotLeader,
+    NotManager,
+    OutcomeUnknown,
+    PermissionDenied,
+    Unavailable,
+)
 from swarmpy.raft.status import CUT_OFF
 
 log = structlog.get_logger(__name__)
@@ -40,7 +49,7 @@ async def write(
     """Answer ``request``, which has a key, on the leader: by ``local`` when that is this manager, else by forwarding.
 
     Raises NoQuorum when no leader took it in ``timeout`` seconds, and OutcomeUnknown when one did but none answered;
-    both at once where this manager is cut off.
+    both at once where this manager is cut off. NotManager: the leader takes nothing from this node.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout
@@ -53,7 +62,9 @@ async def write(
                 return await _forward(manager, request, max(deadline - loop.time(), POLL_S))
         except Unavailable as error:
             if not may_be_repeated(error):
-                raise
+                if lost is None:
+                    raise
+                raise _gave_up(request, str(error), lost) from error
             lost = error if isinstance(error, OutcomeUnknown) else lost
             log.debug("write_repeated", path=request.path, reason=str(error))
         if manager.raft_status().cut_off:
@@ -103,6 +114,9 @@ async def _forward(manager: ManagerBackend, request: ApiRequest, timeout: float)
             if not call.done() and manager.leader() not in (None, sent_to):
                 raise OutcomeUnknown("the leader changed before it answered")
         return ApiResponse.from_plain(call.result())
+    except (PermissionDenied, BadCertificate) as error:
+        # It is said of this manager: what is wrong with the client's request is part of an answer.
+        raise NotManager(f"the write was not done: {error}. Ask another manager") from error
     finally:
         await _drop(call)
 

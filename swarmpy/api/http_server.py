@@ -93,6 +93,8 @@ class HttpServer:
         self._identify = identify
         self._limits = limits or Limits()
         self._by_http: dict[Any, Connection] = {}
+        self._streaming: dict[Any, asyncio.Task[Any]] = {}
+        """Answers that are made while they are sent, by whom they are sent to."""
         self._streams = _Budget(self._limits.streams)
         self._bodies = _Budget(self._limits.bodies_bytes)
         self._answers = _Budget(self._limits.answers_bytes)
@@ -142,6 +144,9 @@ class HttpServer:
 
         def lost(connection: Connection) -> None:
             self._by_http.pop(http, None)
+            # An answer that has nothing to send for long would never notice.
+            if (streaming := self._streaming.pop(http, None)) is not None:
+                streaming.cancel()
             on_lost(connection)
 
         clock = asyncio.get_running_loop().time
@@ -195,9 +200,13 @@ class HttpServer:
     async def _sent(self, request: web.BaseRequest, answer: ApiResponse) -> web.StreamResponse:
         if isinstance(answer, StreamedResponse):
             if self._streams.take(1):
+                task = asyncio.current_task()
+                assert task is not None, "requests are answered in tasks"
+                self._streaming[request.protocol] = task
                 try:
                     return await self._stream(request, answer)
                 finally:
+                    self._streaming.pop(request.protocol, None)
                     self._streams.give_back(1)
             await answer.chunks.aclose()
             answer = message_response(503, f"{self._limits.streams} answers are being sent already: try again shortly")

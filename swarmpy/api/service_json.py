@@ -15,7 +15,7 @@ from swarmpy.api.task_spec_json import networks_from_json, task_spec_from_json, 
 from swarmpy.api.timestamps import meta_to_json, rfc3339_nano
 from swarmpy.errors import InvalidArgument
 from swarmpy.model import defaults
-from swarmpy.model.objects import Service, UpdateStatus
+from swarmpy.model.objects import JobStatus, Service, UpdateStatus
 from swarmpy.model.specs import EndpointSpec, PortConfig, ServiceSpec, UpdateConfig
 from swarmpy.model.states import ServiceMode
 
@@ -32,15 +32,14 @@ def service_spec_from_json(data: object) -> ServiceSpec:
     task = task_spec_from_json(fields.nested("TaskTemplate"))
     if not task.networks:
         task = attrs.evolve(task, networks=networks_from_json(fields))
-    mode, replicas = _mode_from_json(fields.nested("Mode"))
+    mode = fields.nested("Mode")
     update, rollback = fields.maybe_nested("UpdateConfig"), fields.maybe_nested("RollbackConfig")
     endpoint = fields.maybe_nested("EndpointSpec")
     return ServiceSpec(
         name=fields.string("Name"),
         labels=fields.string_map("Labels"),
         task=task,
-        mode=mode,
-        replicas=replicas,
+        **_mode_from_json(mode),
         update=_update_config_from_json(update) if update else None,
         rollback=_update_config_from_json(rollback) if rollback else None,
         endpoint=_endpoint_from_json(endpoint) if endpoint else None,
@@ -56,7 +55,7 @@ def service_spec_to_json(spec: ServiceSpec, *, insert_defaults: bool = False) ->
         "Mode": _mode_to_json(spec),
     }
     update, rollback = spec.update, spec.rollback
-    if insert_defaults:
+    if insert_defaults and not spec.mode.is_job:
         update, rollback = defaults.update_config(update), defaults.update_config(rollback)
     if update is not None:
         out["UpdateConfig"] = _update_config_to_json(update)
@@ -83,6 +82,8 @@ def service_to_json(
         out["Endpoint"] = {"Spec": {}}
     if service.update_status is not None:
         out["UpdateStatus"] = _update_status_to_json(service.update_status)
+    if service.job is not None:
+        out["JobStatus"] = _job_status_to_json(service.job)
     if status is not None:
         out["ServiceStatus"] = status
     return out
@@ -106,21 +107,41 @@ def _shown_spec(spec: ServiceSpec, *, insert_defaults: bool) -> dict[str, Any]:
     return out
 
 
-def _mode_from_json(fields: Fields) -> tuple[ServiceMode, int | None]:
-    for job in ("ReplicatedJob", "GlobalJob"):
-        if fields.has(job):
-            raise InvalidArgument(f"{fields.path_of(job)} is not supported yet")
-    replicated, is_global = fields.maybe_nested("Replicated"), fields.maybe_nested("Global")
-    if replicated is not None and is_global is not None:
+_MODES = {
+    "Replicated": ServiceMode.REPLICATED,
+    "Global": ServiceMode.GLOBAL,
+    "ReplicatedJob": ServiceMode.REPLICATED_JOB,
+    "GlobalJob": ServiceMode.GLOBAL_JOB,
+}
+
+
+def _mode_from_json(fields: Fields) -> dict[str, Any]:
+    """The fields of the spec that the mode gives. An empty ``Replicated`` is one replica, as in Docker."""
+    found = {mode: nested for name, mode in _MODES.items() if (nested := fields.maybe_nested(name)) is not None}
+    if len(found) > 1:
         raise InvalidArgument("Mode: must specify only one service mode")
-    if is_global is not None:
-        return ServiceMode.GLOBAL, None
-    replicas = replicated.maybe_integer("Replicas") if replicated else None
-    return ServiceMode.REPLICATED, 1 if replicas is None else replicas
+    mode, nested = next(iter(found.items()), (ServiceMode.REPLICATED, Fields({})))
+    match mode:
+        case ServiceMode.REPLICATED:
+            replicas = nested.maybe_integer("Replicas")
+            return {"mode": mode, "replicas": 1 if replicas is None else replicas}
+        case ServiceMode.REPLICATED_JOB:
+            return {
+                "mode": mode,
+                "max_concurrent": nested.maybe_integer("MaxConcurrent"),
+                "total_completions": nested.maybe_integer("TotalCompletions"),
+            }
+        case _:
+            return {"mode": mode}
 
 
 def _mode_to_json(spec: ServiceSpec) -> dict[str, Any]:
     match spec.mode:
+        case ServiceMode.REPLICATED_JOB:
+            amounts = {"MaxConcurrent": spec.desired_concurrency, "TotalCompletions": spec.desired_completions}
+            return {"ReplicatedJob": amounts}
+        case ServiceMode.GLOBAL_JOB:
+            return {"GlobalJob": {}}
         case ServiceMode.REPLICATED:
             return {"Replicated": {"Replicas": spec.desired_replicas}}
         case ServiceMode.GLOBAL:
@@ -136,6 +157,7 @@ def _update_config_from_json(fields: Fields) -> UpdateConfig:
         monitor_ns=fields.integer("Monitor") or None,
         max_failure_ratio=fields.number("MaxFailureRatio") if fields.has("MaxFailureRatio") else None,
         order=fields.string("Order") or None,
+        progress_deadline_ns=fields.maybe_integer("ProgressDeadline"),
     )
 
 
@@ -147,6 +169,7 @@ def _update_config_to_json(config: UpdateConfig) -> dict[str, Any]:
         "Monitor": config.monitor_ns,
         "MaxFailureRatio": config.max_failure_ratio,
         "Order": config.order,
+        "ProgressDeadline": config.progress_deadline_ns,
     }
     return {name: value for name, value in values.items() if value is not None}
 
@@ -168,6 +191,13 @@ def _port_from_json(fields: Fields) -> PortConfig:
 
 def _endpoint_to_json(endpoint: EndpointSpec) -> dict[str, Any]:
     return {"Mode": endpoint.mode, **given(Ports=[port_to_json(port) for port in endpoint.ports])}
+
+
+def _job_status_to_json(job: JobStatus) -> dict[str, Any]:
+    out: dict[str, Any] = {"JobIteration": {"Index": job.iteration}}
+    if job.last_execution_ns:
+        out["LastExecution"] = rfc3339_nano(job.last_execution_ns)
+    return out
 
 
 def _update_status_to_json(status: UpdateStatus) -> dict[str, Any]:

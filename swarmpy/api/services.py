@@ -124,7 +124,7 @@ class ServicesApi:
 def service_status(view: View, service: Service) -> dict[str, int]:
     """How many tasks run and how many should."""
     replicas = count_replicas(view, service)
-    return {"RunningTasks": replicas.running, "DesiredTasks": replicas.desired, "CompletedTasks": 0}
+    return {"RunningTasks": replicas.running, "DesiredTasks": replicas.desired, "CompletedTasks": replicas.completed}
 
 
 def _for(service: Service, *, is_of_admin: bool) -> Service:

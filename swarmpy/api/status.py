@@ -163,6 +163,7 @@ def _service(view: View, service: Service) -> dict[str, Any]:
         "mode": str(service.spec.mode),
         "running": replicas.running,
         "desired": replicas.desired,
+        **({"completed": replicas.completed} if service.spec.mode.is_job else {}),
         "ports": [_port(port) for port in service.ports],
         "reason": why_not_running(view, service),
     }

@@ -50,8 +50,7 @@ class SystemApi:
                 _local("GET", f"/{word}s/{{id...}}", _none_of(word)),
                 _local("DELETE", f"/{word}s/{{id...}}", _none_of(word)),
             ]
-        logs = ("/services/{id}/logs", "/tasks/{id}/logs", "/events")
-        routes += [_local("GET", pattern, _not_supported) for pattern in logs]
+        routes.append(_local("GET", "/events", _not_supported))
         return routes
 
     async def ping(self, request: ApiRequest) -> ApiResponse:

@@ -18,9 +18,11 @@ def task_to_json(task: Task) -> dict[str, Any]:
         "Labels": {},
         "Spec": task_spec_to_json(task.spec),
         "ServiceID": task.service_id,
-        **given(Slot=task.slot, NodeID=task.node_id),
+        **({} if task.shown_slot is None else {"Slot": task.shown_slot}),
+        **given(NodeID=task.node_id),
         "Status": _status_to_json(task.status),
         "DesiredState": task.desired_state.name.lower(),
+        **({} if task.iteration is None else {"JobIteration": {"Index": task.iteration}}),
     }
 
 

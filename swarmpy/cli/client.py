@@ -13,7 +13,7 @@ import json
 import re
 import ssl
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -195,6 +195,28 @@ class ApiClient:
             raise _unreachable(self._endpoint, error) from error
         except TimeoutError as error:
             raise DeadlineExceeded(f"the daemon sends nothing any more: ask again with GET {path}") from error
+        except aiohttp.ClientError as error:
+            _check_taken(self._endpoint, error)
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ConnectionFailed(f"the daemon at {self._endpoint} broke off ({reason}): try again") from error
+        finally:
+            if session is not self._session:
+                await session.close()
+
+    async def stream(self, path: str, query: Mapping[str, str]) -> AsyncGenerator[bytes, None]:
+        """An answer that has no end of its own, in pieces as they come. Raises as :meth:`request`."""
+        session = self._session or self._new_session()
+        url = URL(f"{self._base}{path}?{urlencode(query)}", encoded=True)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._timeout)
+        try:
+            async with session.get(url, timeout=timeout) as response:
+                if response.status >= 400:
+                    kind = response.headers.get(ERROR_HEADER, "")
+                    _answer(f"GET {path}", response.status, response.content_type, await response.read(), kind)
+                async for chunk in response.content.iter_any():
+                    yield chunk
+        except aiohttp.ClientConnectorError as error:
+            raise _unreachable(self._endpoint, error) from error
         except aiohttp.ClientError as error:
             _check_taken(self._endpoint, error)
             reason = " ".join(str(error).split()) or type(error).__name__

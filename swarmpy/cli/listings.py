@@ -22,14 +22,26 @@ def service_name(service: Json) -> str:
 
 
 def service_mode(service: Json) -> str:
-    """``replicated`` or ``global``."""
-    return "global" if "Global" in service.get("Spec", {}).get("Mode", {}) else "replicated"
+    """``replicated``, ``global``, ``replicated-job`` or ``global-job``."""
+    mode = service.get("Spec", {}).get("Mode", {})
+    words = {"Global": "global", "ReplicatedJob": "replicated-job", "GlobalJob": "global-job"}
+    return next((word for name, word in words.items() if name in mode), "replicated")
+
+
+def total_completions(service: Json) -> int:
+    """How many tasks of a job are to complete."""
+    mode, status = service.get("Spec", {}).get("Mode", {}), service.get("ServiceStatus") or {}
+    if "ReplicatedJob" in mode:
+        return int(mode["ReplicatedJob"].get("TotalCompletions", 1))
+    return int(status.get("DesiredTasks", 0)) + int(status.get("CompletedTasks", 0))
 
 
 def replicas_text(service: Json) -> str:
-    """``running/desired``, with the bound of tasks on a node where there is one."""
+    """``running/desired``, with the bound of tasks on a node where there is one, and how far a job has come."""
     status = service.get("ServiceStatus") or {}
     text = f"{status.get('RunningTasks', 0)}/{status.get('DesiredTasks', 0)}"
+    if service_mode(service).endswith("-job"):
+        return f"{text} ({status.get('CompletedTasks', 0)}/{total_completions(service)} completed)"
     placement = service.get("Spec", {}).get("TaskTemplate", {}).get("Placement") or {}
     bound = placement.get("MaxReplicas", 0)
     return f"{text} (max {bound} per node)" if bound else text
@@ -80,10 +92,17 @@ def stacks_listing(services: Iterable[Json]) -> Listing:
 # -- tasks ------------------------------------------------------------------------------------------------------------
 
 
+def task_slot(task: Json) -> int | None:
+    """The slot of a task; None where the node is the slot. Only those of a replicated job begin with 0."""
+    slot: int | None = task.get("Slot")
+    return slot if slot or "JobIteration" in task else None
+
+
 def task_name(task: Json, services: Mapping[str, str], nodes: Mapping[str, str]) -> str:
     """``service.slot``, or ``service.node`` for a task of a global service."""
     service_id = task.get("ServiceID", "")
-    place = task.get("Slot") or nodes.get(task.get("NodeID", ""), task.get("NodeID", ""))
+    slot = task_slot(task)
+    place = nodes.get(task.get("NodeID", ""), task.get("NodeID", "")) if slot is None else slot
     return f"{services.get(service_id, service_id)}.{place}"
 
 

@@ -16,7 +16,7 @@ import attrs
 import click
 
 from swarmpy.cli.client import ApiClient
-from swarmpy.cli.listings import service_name
+from swarmpy.cli.listings import service_mode, service_name, task_slot, total_completions
 from swarmpy.errors import DeadlineExceeded, FailedPrecondition, NotFound, Unavailable
 from swarmpy.model.grammar import printable
 
@@ -47,6 +47,8 @@ class Progress:
     """Tasks of an older spec that still run."""
     update_state: str = ""
     update_message: str = ""
+    is_job: bool = False
+    """Then ``running`` and ``desired`` count the tasks that have completed, and that are to."""
 
     @property
     def is_there(self) -> bool:
@@ -70,7 +72,8 @@ class Progress:
             notes.append(f"outdated {self.outdated}")
         if self.update_state in ("updating", "rollback_started", "paused", "rollback_paused", "rollback_completed"):
             notes.append(self.update_state.replace("_", " "))
-        return f"{self.name}  {self.running}/{self.desired} running" + (f"  ({', '.join(notes)})" if notes else "")
+        word = "completed" if self.is_job else "running"
+        return f"{self.name}  {self.running}/{self.desired} {word}" + (f"  ({', '.join(notes)})" if notes else "")
 
 
 def observe(service: Json, current: Sequence[Json], every: Sequence[Json], *, before: Json | None = None) -> Progress:
@@ -85,8 +88,12 @@ def observe(service: Json, current: Sequence[Json], every: Sequence[Json], *, be
         _state(task) == "running" and task.get("DesiredState") == "running" and task.get("ID") not in current_ids
         for task in every
     )
-    mode = service.get("Spec", {}).get("Mode", {})
-    if "Global" in mode:
+    mode, running = service.get("Spec", {}).get("Mode", {}), states["running"]
+    is_job = service_mode(service).endswith("-job")
+    if is_job:
+        desired = total_completions(service)
+        running = int((service.get("ServiceStatus") or {}).get("CompletedTasks", 0))
+    elif "Global" in mode:
         desired = int((service.get("ServiceStatus") or {}).get("DesiredTasks", len(wanted)))
     else:
         desired = int((mode.get("Replicated") or {}).get("Replicas", 1))
@@ -95,7 +102,8 @@ def observe(service: Json, current: Sequence[Json], every: Sequence[Json], *, be
         update = {} if update.get("State") not in ("updating", "rollback_started") else update
     return Progress(
         name=service_name(service),
-        running=states["running"],
+        running=running,
+        is_job=is_job,
         desired=desired,
         counts=tuple((state, states[state]) for state in (*_UNDER_WAY, *_FAILED) if states[state]),
         reasons=_reasons(wanted, current),
@@ -125,7 +133,8 @@ def _reasons(wanted: Sequence[Json], current: Sequence[Json]) -> tuple[str, ...]
 
 
 def _slot(task: Json) -> object:
-    return task.get("Slot") or task.get("NodeID", "")
+    slot = task_slot(task)
+    return task.get("NodeID", "") if slot is None else slot
 
 
 # -- showing ----------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""``swarmpy service``: list, look into, scale and remove services."""
+"""``swarmpy service``: list, look into, read the logs of, scale and remove services."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import click
 from swarmpy.cli import listings
 from swarmpy.cli.client import ApiClient
 from swarmpy.cli.deploy import change
+from swarmpy.cli.logs import LogsWanted, log_options, print_logs
 from swarmpy.cli.progress import make_view, unfinished, wait_for_services
 from swarmpy.cli.render import format_option, quiet_option, show, show_json
 from swarmpy.cli.settings import Settings, pass_settings
@@ -129,6 +130,15 @@ async def _scale(client: ApiClient, name: str, replicas: int) -> tuple[str, Mapp
 
     found = await change(lambda: client.service(name), write)
     return found["ID"], found.get("UpdateStatus") or {}
+
+
+@service.command(name="logs")
+@log_options
+@click.argument("name", metavar="SERVICE|TASK")
+@pass_settings
+def show_logs(settings: Settings, name: str, wanted: LogsWanted) -> None:
+    """Show what the tasks of a service, or one task, have written on all nodes."""
+    asyncio.run(print_logs(settings.endpoint, name, wanted))
 
 
 @service.command()

@@ -169,6 +169,11 @@ def nodes_listing(answer: Json) -> Listing:
     )
 
 
+def _replicas(service: Json) -> str:
+    completed = f" ({service['completed']} completed)" if "completed" in service else ""
+    return f"{service.get('running', 0)}/{service.get('desired', 0)}{completed}"
+
+
 def services_listing(answer: Json) -> Listing:
     """The services of a status; why one is not as it should be is among the problems."""
     return Listing(
@@ -177,7 +182,7 @@ def services_listing(answer: Json) -> Listing:
             (
                 str(service.get("name", "")),
                 str(service.get("mode", "")),
-                f"{service.get('running', 0)}/{service.get('desired', 0)}",
+                _replicas(service),
                 ", ".join(str(port) for port in service.get("ports") or ()),
             )
             for service in answer.get("services") or ()

@@ -85,7 +85,7 @@ def _service(scope: Scope, name: str, service: Mapping[str, Any]) -> ServiceSpec
         )
     deploy: Mapping[str, Any] = service.get("deploy") or {}
     image = _image(scope, path, service)
-    mode, replicas = _mode(scope, path, deploy)
+    mode = _mode(scope, path, deploy)
     logging = service.get("logging")
     spec = ServiceSpec(
         name=full_name,
@@ -108,13 +108,15 @@ def _service(scope: Scope, name: str, service: Mapping[str, Any]) -> ServiceSpec
             else LogDriver(name=logging.get("driver", ""), options=shortforms.labels(logging.get("options"))),
             networks=_networks(scope, name, service.get("networks")),
         ),
-        mode=mode,
-        replicas=replicas,
+        **mode,
         update=update_config(deploy.get("update_config")),
         rollback=update_config(deploy.get("rollback_config")),
         endpoint=_endpoint(scope, path, service.get("ports", []), deploy.get("endpoint_mode", "")),
     )
     _check(scope, path, spec.task)
+    if spec.mode.is_job and spec.task.restart is not None and spec.task.restart.condition == "any":
+        at = (*path, "deploy", "restart_policy", "condition") if deploy.get("restart_policy") else (*path, "restart")
+        raise scope.error(at, "a job that completes does not run again: use on-failure or none")
     return spec
 
 
@@ -139,21 +141,30 @@ def _image(scope: Scope, path: Path, service: Mapping[str, Any]) -> str:
     return short if "@" in short or ":" in short.rpartition("/")[2] else f"{short}:latest"
 
 
-def _mode(scope: Scope, path: Path, deploy: Mapping[str, Any]) -> tuple[ServiceMode, int | None]:
+def _mode(scope: Scope, path: Path, deploy: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of the spec that say how many tasks there are."""
     mode = deploy.get("mode", "") or "replicated"
     replicas = deploy.get("replicas")
     at = (*path, "deploy", "mode")
-    if mode in ("replicated-job", "global-job"):
+    if mode not in list(ServiceMode):
+        raise scope.error(at, f"unknown mode {mode!r}: {', '.join(ServiceMode)}")
+    if mode in ("global", "global-job") and replicas is not None:
         raise scope.error(
-            at, f"jobs ({mode}) are not available yet: use replicated with restart_policy.condition on-failure"
+            (*path, "deploy", "replicas"), f"a {mode} service runs one task on each node: remove replicas or the mode"
         )
-    if mode not in ("replicated", "global"):
-        raise scope.error(at, f"unknown mode {mode!r}: replicated or global")
-    if mode == "global" and replicas is not None:
-        raise scope.error(
-            (*path, "deploy", "replicas"), "a global service runs one task on each node: remove replicas or the mode"
-        )
-    return ServiceMode(mode), None if replicas is None else int(replicas)
+    if ServiceMode(mode).is_job:
+        _refuse_updates_of_jobs(scope, path, deploy)
+    amount = None if replicas is None else int(replicas)
+    if mode == "replicated-job":
+        # As the docker CLI reads it: all of them at once.
+        return {"mode": ServiceMode(mode), "max_concurrent": amount, "total_completions": amount}
+    return {"mode": ServiceMode(mode), "replicas": amount}
+
+
+def _refuse_updates_of_jobs(scope: Scope, path: Path, deploy: Mapping[str, Any]) -> None:
+    for key in ("update_config", "rollback_config"):
+        if deploy.get(key) is not None:
+            raise scope.error((*path, "deploy", key), "jobs are executed anew when they change: remove it")
 
 
 # -- ports and networks ---------------------------------------------------------------------------------------------

@@ -88,6 +88,7 @@ def update_config(given: Mapping[str, Any] | None) -> UpdateConfig | None:
         monitor_ns=duration(given, "monitor"),
         max_failure_ratio=None if ratio is None else float(ratio),
         order=given.get("order"),
+        progress_deadline_ns=duration(given, "x-swarmpy-progress-deadline"),
     )
 
 

@@ -121,6 +121,7 @@ _UPDATE_CONFIG = record(
         "delay": _duration,
         "failure_action": one_of("continue", "pause", "rollback"),
         "monitor": _duration,
+        "x-swarmpy-progress-deadline": _duration,
         "max_failure_ratio": number,
         "order": one_of("start-first", "stop-first"),
     }
@@ -131,6 +132,7 @@ _ROLLBACK_CONFIG = record(
         "delay": _duration,
         "failure_action": one_of("continue", "pause"),
         "monitor": _duration,
+        "x-swarmpy-progress-deadline": _duration,
         "max_failure_ratio": number,
         "order": one_of("start-first", "stop-first"),
     }

@@ -18,7 +18,7 @@ from swarmpy.model import changes
 from swarmpy.model.defaults import restart_policy
 from swarmpy.model.ids import NodeId, TaskId
 from swarmpy.model.objects import Meta, Service, Task, TaskStatus
-from swarmpy.model.states import ServiceMode, TaskState
+from swarmpy.model.states import TaskState
 from swarmpy.store.view import View
 
 SlotKey = int | NodeId
@@ -31,8 +31,8 @@ def slot_of(task: Task) -> SlotKey:
 
 
 def is_active(task: Task) -> bool:
-    """True when the task is meant to run (now or after its delay)."""
-    return task.desired_state <= TaskState.RUNNING
+    """True when the task is meant to run (now or after its delay), or to have completed."""
+    return task.desired_state.is_wanted
 
 
 def is_ended(task: Task) -> bool:
@@ -70,7 +70,8 @@ class Draft:
             TaskStatus(state=TaskState.NEW, timestamp_ns=now_ns, message="created"),
         )
         self.now_ns = now_ns
-        self.is_global = service.spec.mode is ServiceMode.GLOBAL
+        self.is_global = service.spec.mode.is_global
+        self._wanted = TaskState.COMPLETE if service.spec.mode.is_job else TaskState.RUNNING
         self.slots: dict[SlotKey, dict[TaskId, Task]] = {}
         self._new_id = new_id
         self._waits = waits
@@ -125,7 +126,7 @@ class Draft:
 
     def promote(self, task: Task) -> None:
         """A task that waited may start."""
-        self.put(attrs.evolve(task, desired_state=TaskState.RUNNING))
+        self.put(attrs.evolve(task, desired_state=self._wanted))
 
     def start(self, key: SlotKey, *, not_before_ns: int = 0) -> Task:
         """A new task for the slot, of the service's current spec.
@@ -147,7 +148,8 @@ class Draft:
             slot=key if isinstance(key, int) else 0,
             node_id=None if isinstance(key, int) else key,
             status=status,
-            desired_state=TaskState.READY if waits else TaskState.RUNNING,
+            iteration=None if service.job is None else service.job.iteration,
+            desired_state=TaskState.READY if waits else self._wanted,
             ports=service.ports,
             not_before_ns=not_before_ns if not_before_ns > self.now_ns else 0,
             applied_at_ns=self.now_ns,
@@ -163,6 +165,16 @@ class Draft:
         if until_ns <= self.now_ns:
             return False
         left_ns = self._waits.left_ns(what, until_ns, self.now_ns, most_ns)
+        if left_ns:
+            self._wake_at(self.now_ns + left_ns)
+        return left_ns > 0
+
+    def waits_long(self, what: Hashable, mark: Hashable, most_ns: int) -> bool:
+        """True while ``most_ns`` are not over since ``what`` is waited for with the same ``mark``.
+
+        No time of the state is looked at: it is the time that this leader has waited.
+        """
+        left_ns = self._waits.left_of_ns(what, mark, most_ns)
         if left_ns:
             self._wake_at(self.now_ns + left_ns)
         return left_ns > 0

@@ -7,8 +7,9 @@ from collections import Counter
 import attrs
 
 from swarmpy.control.draft import age_key, is_active, is_ended, slot_of
+from swarmpy.control.jobs import completed_slots, has_completed
 from swarmpy.control.nodes import standing
-from swarmpy.control.outdated import meets_constraints
+from swarmpy.control.outdated import is_outdated, meets_constraints
 from swarmpy.model.objects import Node, Service, Task
 from swarmpy.model.states import Availability, NodeState, ServiceMode, TaskState, UpdateState
 from swarmpy.store.view import View
@@ -23,6 +24,8 @@ class Replicas:
 
     running: int
     desired: int
+    completed: int = 0
+    """Of a job: how many of its tasks have completed in its present execution. They are no longer among the desired."""
 
 
 def count_replicas(view: View, service: Service) -> Replicas:
@@ -34,11 +37,24 @@ def count_replicas(view: View, service: Service) -> Replicas:
     }
     if service.pending_delete:
         desired = 0
+    elif service.spec.mode.is_job:
+        return _count_job(view, service, len(running))
     elif service.spec.mode is ServiceMode.GLOBAL:
         desired = sum(1 for node in view.nodes() if _may_have_a_task(view, service, node))
     else:
         desired = service.spec.desired_replicas
     return Replicas(running=len(running), desired=desired)
+
+
+def _count_job(view: View, service: Service, running: int) -> Replicas:
+    tasks = view.tasks_of_service(service.id)
+    completed = completed_slots(service, tasks)
+    if service.spec.mode is ServiceMode.REPLICATED_JOB:
+        left = max(0, service.spec.desired_completions - completed)
+        return Replicas(running=running, desired=min(left, service.spec.desired_concurrency), completed=completed)
+    done = {task.node_id for task in tasks if has_completed(task) and not is_outdated(view, service, task)}
+    nodes = [node for node in view.nodes() if node.id not in done and _may_have_a_task(view, service, node)]
+    return Replicas(running=running, desired=len(nodes), completed=completed)
 
 
 def why_not_running(view: View, service: Service) -> str:
@@ -68,6 +84,8 @@ def _reasons(view: View, service: Service, replicas: Replicas) -> list[str]:
     missing = replicas.desired - replicas.running
     for task in tasks:
         if not is_active(task) or task.status.state == TaskState.RUNNING:
+            continue
+        if service.job is not None and has_completed(task):
             continue
         failure = failures.get(slot_of(task), "")
         if task.status.state < TaskState.ASSIGNED and task.status.err:

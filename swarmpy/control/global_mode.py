@@ -30,9 +30,10 @@ def decide_nodes(draft: Draft) -> None:
     for node in draft.view.nodes():
         if any(is_active(task) for task in draft.slot(node.id)):
             continue
-        if _takes_new_tasks(node) and meets_constraints(draft.service, node):
+        if takes_new_tasks(node) and meets_constraints(draft.service, node):
             draft.start(node.id)
 
 
-def _takes_new_tasks(node: Node) -> bool:
+def takes_new_tasks(node: Node) -> bool:
+    """True when a task may be started on the node."""
     return node.status.state is NodeState.READY and node.spec.availability is Availability.ACTIVE

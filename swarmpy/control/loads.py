@@ -261,7 +261,7 @@ def _weight(task: Task | None) -> int:
 
 def _is_what(assumed: Task, new: Task) -> bool:
     """True for what was assumed, written as it was: the parts are the very same objects."""
-    return new.status is assumed.status and new.node_id == assumed.node_id and new.desired_state <= TaskState.RUNNING
+    return new.status is assumed.status and new.node_id == assumed.node_id and new.desired_state.is_wanted
 
 
 def _is_same(one: Task | None, other: Task | None) -> bool:

@@ -14,7 +14,7 @@ from swarmpy.control.decision import Decision
 from swarmpy.model import changes
 from swarmpy.model.ids import NodeId, ServiceId
 from swarmpy.model.objects import Node, Task
-from swarmpy.model.states import Availability, NodeState, ServiceMode, TaskState
+from swarmpy.model.states import Availability, NodeState, TaskState
 from swarmpy.store.view import View
 
 
@@ -79,5 +79,5 @@ def decide(view: View, now_ns: int) -> Decision:
 def affected_services(view: View, node_id: NodeId) -> tuple[ServiceId, ...]:
     """The services to be decided anew when something about the node has changed."""
     found = dict.fromkeys(task.service_id for task in view.tasks_on_node(node_id))
-    found.update(dict.fromkeys(s.id for s in view.services() if s.spec.mode is ServiceMode.GLOBAL))
+    found.update(dict.fromkeys(s.id for s in view.services() if s.spec.mode.is_global))
     return tuple(found)

@@ -11,6 +11,7 @@ import attrs
 from swarmpy.control import global_mode, replicated
 from swarmpy.control.decision import Decision, NewId
 from swarmpy.control.draft import Draft
+from swarmpy.control.jobs import decide_job
 from swarmpy.control.restart import supervise
 from swarmpy.control.update import decide_update
 from swarmpy.control.waiting import Waits
@@ -34,6 +35,9 @@ def decide_service(view: View, service_id: ServiceId, now_ns: int, new_id: NewId
             return Decision(changes=(changes.delete(service),))
         return _remove_tasks(view, service_id)
     draft = Draft(view, service, now_ns, new_id, waits)
+    if service.job is not None:
+        decide_job(draft)
+        return draft.decision()
     if draft.is_global:
         global_mode.release_nodes(draft)
     for key in list(draft.slots):

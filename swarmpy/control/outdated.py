@@ -16,10 +16,14 @@ def is_outdated(view: View, service: Service, task: Task) -> bool:
 
     A newer version of the same wishes (after a rollback) does not outdate a task, nor does a change of placement that
     its node still satisfies, nor do other credentials for the registry one that has its image (as swarmkit's
-    ``IsTaskDirty``).
+    ``IsTaskDirty``). A task of a job belongs to one execution of it and is never of use for another.
     """
-    if task.spec_version == service.spec_version:
-        return False
+    if service.job is not None:
+        return task.iteration != service.job.iteration
+    return task.spec_version != service.spec_version and _is_different(view, service, task)
+
+
+def _is_different(view: View, service: Service, task: Task) -> bool:
     if task.status.state >= TaskState.PENDING and task.ports != service.ports:
         return True
     wanted = service.spec.task

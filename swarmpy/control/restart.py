@@ -51,6 +51,7 @@ def _attempts(draft: Draft, ended: Task, window_ns: int) -> int:
     return sum(
         task.id != ended.id
         and task.spec_version == ended.spec_version
+        and task.iteration == ended.iteration
         and task.status.state in ENDED_BY_ITSELF
         and task.applied_at_ns > since
         for task in draft.slot(slot_of(ended))

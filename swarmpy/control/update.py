@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import attrs
 
+from swarmpy.control.deadline import too_late
 from swarmpy.control.draft import Draft, SlotKey, is_active, is_ended
 from swarmpy.control.ports import is_allocated
 from swarmpy.control.restart import ENDED_BY_ITSELF, next_start_ns
 from swarmpy.control.versions import missing_of
 from swarmpy.model.defaults import update_config
 from swarmpy.model.objects import Task, UpdateStatus
-from swarmpy.model.specs import UpdateConfig
+from swarmpy.model.specs import PortConfig, UpdateConfig
 from swarmpy.model.states import TaskState, UpdateState
 
 FINISHED = (None, UpdateState.COMPLETED, UpdateState.ROLLBACK_COMPLETED)
 PAUSED = (UpdateState.PAUSED, UpdateState.ROLLBACK_PAUSED)
+ROLLED_BACK = "update rolled back"
+"""How the message of a rollback begins that nobody asked for."""
 ARRIVED = ENDED_BY_ITSELF | {TaskState.RUNNING}
 
 
@@ -50,14 +53,16 @@ def decide_update(draft: Draft) -> None:
     ):
         return
     if state in FINISHED:
-        _set_status(draft, UpdateState.UPDATING, "update in progress")
+        _set_status(draft, UpdateState.UPDATING, f"update in progress{_fallback(draft)}")
     is_rollback = state is UpdateState.ROLLBACK_STARTED
     config = update_config(service.spec.rollback if is_rollback else service.spec.update)
     slots = [_progress(draft, key, config) for key in draft.slots]
     part = [slot for slot in slots if slot.is_part]
     failed = [slot.failed for slot in part if slot.failed is not None]
     if config.failure_action != "continue" and failed and len(failed) / len(part) > (config.max_failure_ratio or 0):
-        _fail(draft, failed[0], config, is_rollback=is_rollback)
+        _fail(draft, f"due to failure or early termination of task {failed[0].id}", config, is_rollback=is_rollback)
+    elif config.failure_action != "continue" and (late := _too_late(draft, part, config)):
+        _fail(draft, late, config, is_rollback=is_rollback)
     elif not any(slot.outdated for slot in part):
         _complete(draft, part, config, is_rollback=is_rollback)
     else:
@@ -95,7 +100,7 @@ def _replace_some(draft: Draft, part: list[SlotProgress], config: UpdateConfig) 
     if config.parallelism:
         room = config.parallelism - sum(_is_in_flight(draft, slot, config.delay_ns or 0) for slot in part)
     for slot in waiting[: max(0, room)]:
-        _replace(draft, slot, start_first=config.order == "start-first" and not _has_host_port(draft))
+        _replace(draft, slot, start_first=config.order == "start-first" and _host_port(draft) is None)
 
 
 def _is_in_flight(draft: Draft, slot: SlotProgress, delay_ns: int) -> bool:
@@ -122,9 +127,17 @@ def _replace(draft: Draft, slot: SlotProgress, *, start_first: bool) -> None:
     draft.start(slot.key, not_before_ns=not_before_ns)
 
 
-def _has_host_port(draft: Draft) -> bool:
-    """True when two tasks of a slot could not run side by side on one node."""
-    return any(port.publish_mode == "host" and port.published_port for port in draft.service.ports)
+def _host_port(draft: Draft) -> PortConfig | None:
+    """A port that two tasks of a slot could not have side by side on one node."""
+    return next((p for p in draft.service.ports if p.publish_mode == "host" and p.published_port), None)
+
+
+def _fallback(draft: Draft) -> str:
+    """What to say of an update that cannot start the new tasks first, as it was asked to."""
+    port = _host_port(draft)
+    if port is None or update_config(draft.service.spec.update).order != "start-first":
+        return ""
+    return f", stop-first: two tasks cannot have port {port.published_port}/{port.protocol} of a node at once"
 
 
 def _complete(draft: Draft, part: list[SlotProgress], config: UpdateConfig, *, is_rollback: bool) -> None:
@@ -138,13 +151,20 @@ def _complete(draft: Draft, part: list[SlotProgress], config: UpdateConfig, *, i
     if part and draft.waits_for("monitor", max(arrivals) + monitor_ns, monitor_ns):
         return
     if is_rollback:
-        _set_status(draft, UpdateState.ROLLBACK_COMPLETED, "rollback completed")
+        before = draft.service.update_status.message if draft.service.update_status else ""
+        # Why there was a rollback is of interest when it is over, too.
+        why = f": {before}" if before.startswith(ROLLED_BACK) else ""
+        _set_status(draft, UpdateState.ROLLBACK_COMPLETED, f"rollback completed{why}")
     else:
-        _set_status(draft, UpdateState.COMPLETED, "update completed")
+        _set_status(draft, UpdateState.COMPLETED, f"update completed{_fallback(draft)}")
 
 
-def _fail(draft: Draft, task: Task, config: UpdateConfig, *, is_rollback: bool) -> None:
-    reason = f"due to failure or early termination of task {task.id}"
+def _too_late(draft: Draft, part: list[SlotProgress], config: UpdateConfig) -> str:
+    tasks = [task for slot in part for task in draft.slot(slot.key)]
+    return too_late(draft, tasks, config.progress_deadline_ns or 0)
+
+
+def _fail(draft: Draft, reason: str, config: UpdateConfig, *, is_rollback: bool) -> None:
     service = draft.service
     if is_rollback:
         _set_status(draft, UpdateState.ROLLBACK_PAUSED, f"rollback paused {reason}")
@@ -155,7 +175,7 @@ def _fail(draft: Draft, task: Task, config: UpdateConfig, *, is_rollback: bool) 
     ):
         # One step back only: a rollback is never rolled back.
         draft.service = attrs.evolve(service, spec=service.previous_spec, previous_spec=None)
-        _set_status(draft, UpdateState.ROLLBACK_STARTED, f"update rolled back {reason}")
+        _set_status(draft, UpdateState.ROLLBACK_STARTED, f"{ROLLED_BACK} {reason}")
     else:
         _set_status(draft, UpdateState.PAUSED, f"update paused {reason}")
 

@@ -27,6 +27,8 @@ MIN_MEMORY_BYTES = 4 * 1024 * 1024
 MAX_GENERIC = 1 << 20
 """Of one kind, for one task."""
 MAX_PORT = 65_535
+MAX_COMPLETIONS = 10_000
+"""Of a job: the state remembers each of them, as its task, until the next execution."""
 MAX_SPEC_BYTES = 128 * 1024
 """Of a service's spec as it is stored. Every task carries a copy, and a node is told all its tasks in one message."""
 
@@ -37,12 +39,15 @@ def validate_service_spec(spec: ServiceSpec) -> None:
     """Raises InvalidArgument for the first thing that is wrong with it."""
     _check_name(spec.name)
     _check_labels(spec.labels, "service")
-    if spec.mode is ServiceMode.GLOBAL and spec.replicas is not None:
+    if spec.mode is not ServiceMode.REPLICATED and spec.replicas is not None:
+        if spec.mode.is_job:
+            raise InvalidArgument("replicas can only be used with replicated mode: a job has total completions")
         raise InvalidArgument("replicas can only be used with replicated mode: leave them out of a global service")
     if spec.desired_replicas < 0:
         raise InvalidArgument(f"Number of replicas must be non-negative: {spec.desired_replicas}")
     _check_task(spec.task)
-    if spec.mode is ServiceMode.GLOBAL and spec.task.placement and spec.task.placement.max_replicas:
+    _check_job(spec)
+    if spec.mode.is_global and spec.task.placement and spec.task.placement.max_replicas:
         raise InvalidArgument("MaxReplicas can only be used with replicated mode")
     _check_update(spec.update, "update", ("pause", "continue", "rollback"))
     _check_update(spec.rollback, "rollback", ("pause", "continue"))
@@ -84,6 +89,23 @@ def _check_labels(labels: Mapping[str, str], what: str) -> None:
             grammar.check_text(value)
     except ValueError as error:
         raise InvalidArgument(f"{what} labels: {error}") from None
+
+
+def _check_job(spec: ServiceSpec) -> None:
+    if spec.mode is not ServiceMode.REPLICATED_JOB and (spec.max_concurrent, spec.total_completions) != (None, None):
+        raise InvalidArgument("MaxConcurrent and TotalCompletions can only be used with replicated-job mode")
+    if not spec.mode.is_job:
+        return
+    if spec.update is not None:
+        raise InvalidArgument("Jobs may not have an update config")
+    if spec.rollback is not None:
+        raise InvalidArgument("Jobs may not have a rollback config: what a job did is not undone")
+    if spec.desired_concurrency < 1:
+        raise InvalidArgument(f"MaxConcurrent of a job must be at least 1, not {spec.desired_concurrency}")
+    if not 0 <= spec.desired_completions <= MAX_COMPLETIONS:
+        raise InvalidArgument(
+            f"TotalCompletions of a job must be between 0 and {MAX_COMPLETIONS}, not {spec.desired_completions}"
+        )
 
 
 def _check_task(task: TaskSpec) -> None:
@@ -152,6 +174,7 @@ def _check_update(config: UpdateConfig | None, what: str, actions: tuple[str, ..
     _check_not_negative(f"TaskSpec: {what}-parallelism", config.parallelism)
     _check_not_negative(f"TaskSpec: {what}-delay", config.delay_ns)
     _check_not_negative(f"TaskSpec: {what}-monitor", config.monitor_ns)
+    _check_not_negative(f"TaskSpec: {what}-progress-deadline", config.progress_deadline_ns)
     ratio = config.max_failure_ratio
     if ratio is not None and not 0 <= ratio <= 1:
         raise InvalidArgument(f"TaskSpec: {what}-maxfailureratio cannot be less than 0 or bigger than 1: {ratio}")

@@ -187,4 +187,4 @@ def is_needed(view: View, obj: Stored) -> bool:
     """False for a superseded version, or credentials, that no service and no task refers to that is not over."""
     if obj.spec.name and is_latest(view, obj):
         return True
-    return bool(view.services_referring(obj.id) or view.tasks_referring(obj.id))
+    return view.is_referred_to(obj.id)

@@ -16,8 +16,8 @@ class Waits:
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
-        self._began: dict[Hashable, tuple[int, float]] = {}
-        self._asked: dict[Hashable, tuple[int, float]] = {}
+        self._began: dict[Hashable, tuple[Hashable, float]] = {}
+        self._asked: dict[Hashable, tuple[Hashable, float]] = {}
 
     @property
     def pending(self) -> bool:
@@ -33,6 +33,15 @@ class Waits:
         self._asked[what] = began
         waited_ns = int((now - began[1]) * 1e9)
         return max(0, min(until_ns - now_ns, most_ns - waited_ns))
+
+    def left_of_ns(self, what: Hashable, mark: Hashable, most_ns: int) -> int:
+        """Nanoseconds left of ``most_ns`` since ``what`` was first asked for with this ``mark``, by our own measure."""
+        now = self._monotonic()
+        began = self._began.get(what)
+        if began is None or began[0] != mark:
+            began = (mark, now)
+        self._asked[what] = began
+        return max(0, most_ns - int((now - began[1]) * 1e9))
 
     def decided(self) -> None:
         """A decision is made: what it did not ask for is waited for no more."""

@@ -7,7 +7,7 @@ import asyncio
 from swarmpy.manager.assignments import Told
 from swarmpy.manager.trust import Orders
 from swarmpy.model.assignments import ManagerAddress
-from swarmpy.model.ids import NodeId
+from swarmpy.model.ids import NodeId, TaskId
 from swarmpy.model.states import Role
 
 
@@ -27,3 +27,4 @@ class Session:
         self.role: Role | None = None
         self.revoked: dict[str, int] = {}
         self.orders: Orders | None = None
+        self.logs: frozenset[tuple[str, TaskId]] = frozenset()

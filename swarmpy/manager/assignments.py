@@ -85,7 +85,7 @@ def node_tasks(view: View, node_id: NodeId, is_held: Callable[[Task], bool]) -> 
     for task in view.tasks_on_node(node_id):
         if task.status.state < TaskState.ASSIGNED:
             continue
-        if task.desired_state > TaskState.RUNNING and is_held(task):
+        if not task.desired_state.is_wanted and is_held(task):
             task = attrs.evolve(task, desired_state=TaskState.RUNNING)  # noqa: PLW2901
         tasks[task.id] = task
     return tasks

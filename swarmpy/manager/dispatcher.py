@@ -22,6 +22,7 @@ from swarmpy.manager.certificates import role_wanted
 from swarmpy.manager.dependencies import Deliveries
 from swarmpy.manager.events import drain
 from swarmpy.manager.incarnations import superseded
+from swarmpy.manager.log_broker import LOG_LEVEL, LogBroker
 from swarmpy.manager.silence import Silence
 from swarmpy.manager.statuses import StatusBuffer, is_edit
 from swarmpy.manager.trust import Orders, seen
@@ -37,9 +38,10 @@ from swarmpy.model.assignments import (
 )
 from swarmpy.model.dependencies import DependenciesRequest, has_files, is_needed
 from swarmpy.model.ids import NodeId, encode_id
+from swarmpy.model.logs import LogBatch
 from swarmpy.model.objects import Kind, Node, NodeStatus, Service, StoreObject, Task, TaskStatus
 from swarmpy.model.rates import Buckets, Rate
-from swarmpy.model.states import NodeState, TaskState
+from swarmpy.model.states import NodeState, Role, TaskState
 from swarmpy.network.endpoints import EndpointTable, ingress_table
 from swarmpy.ports import Clock, Peer, Random
 from swarmpy.store.memory import Store
@@ -92,6 +94,7 @@ class Dispatcher:
         self._statuses = StatusBuffer(store, clock)
         self._bounded = BoundedLog(clock.monotonic)
         self._deliveries = Deliveries(store, clock, self._bounded)
+        self.logs = LogBroker(store, clock, random, level=self._level_of, wake=self.wake)
         self._edits: Buckets[NodeId] = Buckets(EDITS, most=MAX_NODES)
         self._complaints: Buckets[NodeId] = Buckets(COMPLAINTS, most=MAX_NODES)
         self._ended = False
@@ -189,6 +192,16 @@ class Dispatcher:
         node_id = self._session_of(peer, request.session_id).node_id
         return codec.to_plain(self._deliveries.answer(node_id, request))
 
+    async def log(self, peer: Peer, payload: Any) -> Any:
+        """``dispatcher.log``: a :class:`LogBatch` for a :class:`LogBatchReply`. Raises as :meth:`LogBroker.publish`."""
+        batch = codec.from_plain(LogBatch, payload)
+        node_id = self._session_of(peer, batch.session_id).node_id
+        return codec.to_plain(await self.logs.publish(node_id, batch, limited=peer.role is Role.WORKER))
+
+    def _level_of(self, node_id: NodeId) -> int | None:
+        session = self._sessions.get(node_id)
+        return None if session is None else session.level
+
     def _session_of(self, peer: Peer, session_id: str) -> Session:
         session = self._sessions.get(_node_of(peer))
         if session is None or session.id != session_id:
@@ -248,6 +261,8 @@ class Dispatcher:
         role, cluster = role_wanted(node), view.cluster()
         orders = self._orders(session.node_id)
         news = orders if orders != session.orders else None
+        logs = self.logs.orders(session.node_id) if session.level >= LOG_LEVEL else ()
+        wanted_logs = frozenset((order.id, order.task_id) for order in logs)
         message = SessionMessage(
             session_id=session.id if first else "",
             incarnation=cluster.incarnation if first else 0,
@@ -259,7 +274,9 @@ class Dispatcher:
             revoked=cluster.revoked if cluster.revoked != session.revoked else None,
             roots=news.roots if news is not None else None,
             issuer=news.issuer if news is not None else "",
+            logs=logs if wanted_logs != session.logs else None,
         )
+        session.logs = wanted_logs
         session.managers, session.role, session.revoked = managers, role, cluster.revoked
         session.orders = orders
         return None if message == SessionMessage() else message
@@ -283,7 +300,7 @@ class Dispatcher:
         self._table.replace(ingress_table(view))
         self._silence.expect_all()
         for task in view.tasks():
-            if task.desired_state > TaskState.RUNNING:
+            if not task.desired_state.is_wanted:
                 self._gate.hold(task, version=self._table.version, now=now)
 
     async def _follow(self, watch: Watch) -> None:
@@ -313,7 +330,7 @@ class Dispatcher:
                     affected.add(task.node_id)
                 if task.status.state > TaskState.RUNNING:
                     self._gate.forget(task.id)
-                elif task.desired_state > TaskState.RUNNING:
+                elif not task.desired_state.is_wanted:
                     self._gate.hold(task, version=self._table.version, now=now)
             elif isinstance(event.old, Task):
                 self._gate.forget(event.old.id)

@@ -30,8 +30,10 @@ from swarmpy.manager.schema import METHOD as SCHEMA
 from swarmpy.manager.schema import SchemaRaiser, schema_read_here
 from swarmpy.manager.trust import Orders, RootGuard
 from swarmpy.manager.whereabouts import INTRODUCE, Whereabouts, join_payload
+from swarmpy.model import codec
 from swarmpy.model.assignments import ManagerAddress
 from swarmpy.model.ids import ClusterId, NodeId, encode_id
+from swarmpy.model.logs import LogQuestion
 from swarmpy.model.objects import Kind, Node
 from swarmpy.model.rates import Rate
 from swarmpy.model.specs import RaftConfig
@@ -182,6 +184,10 @@ class Manager:
         router.call("dispatcher.heartbeat", self._heartbeat, MEMBERS, OFTEN)
         router.call("dispatcher.report", self._report, MEMBERS, OFTEN)
         router.call("dispatcher.dependencies", self._dependencies, MEMBERS, OFTEN)
+        router.call("dispatcher.log", self._log, MEMBERS, OFTEN)
+        router.call("logs.open", self._on_leader(self._open_logs), MANAGERS)
+        router.call("logs.more", self._on_leader(self._more_logs), MANAGERS)
+        router.call("logs.close", self._on_leader(self._close_logs), MANAGERS)
 
     # -- what others ask ----------------------------------------------------------------------------------------------
 
@@ -474,6 +480,18 @@ class Manager:
 
     async def _dependencies(self, peer: Peer, payload: Any) -> Any:
         return await self._leading_dispatcher().dependencies(peer, payload)
+
+    async def _log(self, peer: Peer, payload: Any) -> Any:
+        return await self._leading_dispatcher().log(peer, payload)
+
+    async def _open_logs(self, _peer: Peer, payload: Any) -> Any:
+        return self._leading_dispatcher().logs.open(codec.from_plain(LogQuestion, payload))
+
+    async def _more_logs(self, _peer: Peer, payload: Any) -> Any:
+        return codec.to_plain(await self._leading_dispatcher().logs.more(str(payload)))
+
+    async def _close_logs(self, _peer: Peer, payload: Any) -> Any:
+        self._leading_dispatcher().logs.close(str(payload))
 
     async def _session(self, peer: Peer, payload: Any) -> AsyncIterator[Any]:
         # Closed here and now: a session that lingers until it is collected holds stops back.

@@ -24,7 +24,7 @@ from swarmpy.manager.credentials import Credentials, credentials_of, with_creden
 from swarmpy.manager.rotation import RootRequest, with_root
 from swarmpy.manager.unlock_keys import with_unlock_key
 from swarmpy.model.ids import ServiceId
-from swarmpy.model.objects import JoinTokens, Meta, Node, Service, Task, UpdateStatus
+from swarmpy.model.objects import JobStatus, JoinTokens, Meta, Node, Service, Task, UpdateStatus
 from swarmpy.model.requests import RequestId
 from swarmpy.model.specs import ClusterSpec, NodeSpec, ServiceSpec
 from swarmpy.model.states import NodeState, Role, UpdateState
@@ -115,7 +115,8 @@ async def create_service(
         if tx.service_by_name(spec.name) is not None:
             raise AlreadyExists(f"name conflicts with an existing object: service {spec.name} already exists")
         check_referred(tx, spec)
-        service = Service(id=new_service_id, spec=with_credentials(tx, spec, credentials, None))
+        job = JobStatus(last_execution_ns=tx.now_ns) if spec.mode.is_job else None
+        service = Service(id=new_service_id, spec=with_credentials(tx, spec, credentials, None), job=job)
         ports = allocate_ports(tx, service)
         tx.create(attrs.evolve(service, ports=ports) if ports else service)
         return service.id
@@ -167,10 +168,19 @@ def _updated(tx: Tx, service: Service, spec: ServiceSpec, credentials: Credentia
     if previous == spec:
         # By hand, and not by a rollback.
         previous = service.spec
-    return attrs.evolve(service, spec=spec, previous_spec=previous, update_status=None)
+    return attrs.evolve(service, spec=spec, previous_spec=previous, update_status=None, job=_executed_anew(tx, service))
+
+
+def _executed_anew(tx: Tx, service: Service) -> JobStatus | None:
+    """Each change of a job executes it again, as in Docker."""
+    if service.job is None:
+        return None
+    return JobStatus(iteration=service.job.iteration + 1, last_execution_ns=tx.now_ns)
 
 
 def _rolled_back(tx: Tx, service: Service) -> Service:
+    if service.job is not None:
+        raise FailedPrecondition(f"service {service.spec.name} is a job: what it did cannot be rolled back, update it")
     if service.previous_spec is None:
         raise FailedPrecondition(f"service {service.spec.name} does not have a previous spec")
     missing = missing_of(tx, service.previous_spec.task)

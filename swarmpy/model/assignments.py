@@ -5,6 +5,7 @@ from __future__ import annotations
 import attrs
 
 from swarmpy.model.ids import NodeId, TaskId
+from swarmpy.model.logs import LogOrder
 from swarmpy.model.objects import NodeDescription, Task, TaskStatus
 from swarmpy.model.states import Role
 
@@ -66,8 +67,9 @@ class AssignmentUpdate:
     """The whole set goes on in the next update: it is too large for one message."""
 
 
-AGENT_LEVEL = 1
-"""What agents do: 1: they ask for the secrets and configs of tasks, and take a whole set in parts."""
+AGENT_LEVEL = 2
+"""What agents do. 1: they ask for the secrets and configs of tasks, and take a whole set in parts; 2: they send
+logs."""
 
 
 @attrs.frozen(kw_only=True)
@@ -104,6 +106,8 @@ class SessionMessage:
     """The root CAs (PEM) that this node is to trust."""
     issuer: str = ""
     """The digest of the one that its certificate is to be of; when it is of another, the node renews it."""
+    logs: tuple[LogOrder, ...] | None = None
+    """All logs that this node is to send from now on."""
 
 
 @attrs.frozen(kw_only=True)

@@ -13,6 +13,8 @@ UPDATE_PARALLELISM = 1
 UPDATE_MONITOR_NS = 5 * SECOND_NS
 UPDATE_FAILURE_ACTION = "pause"
 UPDATE_ORDER = "stop-first"
+UPDATE_PROGRESS_DEADLINE_NS = 10 * 60 * SECOND_NS
+"""Not Docker's, which waits for ever (moby#35564); Nomad's."""
 
 HEALTH_INTERVAL_NS = 30 * SECOND_NS
 HEALTH_TIMEOUT_NS = 30 * SECOND_NS
@@ -43,6 +45,9 @@ def update_config(given: UpdateConfig | None) -> UpdateConfig:
         monitor_ns=UPDATE_MONITOR_NS if given.monitor_ns is None else given.monitor_ns,
         max_failure_ratio=given.max_failure_ratio or 0.0,
         order=given.order or UPDATE_ORDER,
+        progress_deadline_ns=UPDATE_PROGRESS_DEADLINE_NS
+        if given.progress_deadline_ns is None
+        else given.progress_deadline_ns,
     )
 
 

@@ -77,4 +77,4 @@ def has_files(task: Task) -> bool:
 def is_needed(task: Task) -> bool:
     """False for a task that is over, or is to end, or runs nowhere yet: it gets nothing any more."""
     is_alive = TaskState.ASSIGNED <= task.status.state <= TaskState.RUNNING
-    return is_alive and task.desired_state <= TaskState.RUNNING
+    return is_alive and task.desired_state.is_wanted

@@ -156,6 +156,16 @@ class UpdateStatus:
 
 
 @attrs.frozen(kw_only=True)
+class JobStatus:
+    """Which execution of a job is the present one. A job is executed when it is made, and with each change of it."""
+
+    iteration: int = 0
+    """Grows with each execution."""
+    last_execution_ns: int = 0
+    """When the present execution began."""
+
+
+@attrs.frozen(kw_only=True)
 class Service:
     """A service."""
 
@@ -172,6 +182,8 @@ class Service:
     update_status: UpdateStatus | None = None
     pending_delete: bool = False
     """Removed by its user; gone when its last task is."""
+    job: JobStatus | None = None
+    """None of a service that is no job."""
 
 
 # -- tasks ----------------------------------------------------------------------------------------------------------
@@ -227,6 +239,8 @@ class Task:
     service_labels: dict[str, str] = attrs.Factory(dict)
     slot: int = 0
     """1.. for a replicated service; 0 for a global one, where the node is the slot."""
+    iteration: int | None = None
+    """The execution of a job (``JobStatus.iteration``) that it belongs to; None of a service that is no job."""
     node_id: NodeId | None = None
     status: TaskStatus = TaskStatus()
     desired_state: TaskState = TaskState.RUNNING
@@ -242,9 +256,24 @@ class Task:
     """Which of its node's generic resources it got: names where the node has names, else a count."""
 
     @property
+    def shown_slot(self) -> int | None:
+        """The slot as users know it; None where the node is the slot.
+
+        Docker counts those of a job from 0, and its clients rely on that.
+        """
+        if not self.slot:
+            return None
+        return self.slot if self.iteration is None else self.slot - 1
+
+    @property
+    def place(self) -> str:
+        """The slot or, of a global service, the node: ``""`` where it has none yet."""
+        return str(self.node_id or "") if self.shown_slot is None else str(self.shown_slot)
+
+    @property
     def name(self) -> str:
         """Docker's name of the task: ``service.slot.id``, or ``service.node.id`` for a global service."""
-        return f"{self.service_name}.{self.slot or self.node_id}.{self.id}"
+        return f"{self.service_name}.{self.place}.{self.id}"
 
 
 # -- secrets and configs --------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ CLIENTS_VERSION = 6
 """Of an entry or a snapshot that knows who may use the API over TCP: who ignores it would shut them out."""
 SECRETS_VERSION = 7
 """Of an entry or a snapshot with secrets, configs, or specs that refer to some: who ignores them would lose them.
-Also of one with an unlock key: who ignores it would not lock. Managers seal what is on their disks from here on."""
+Also of one with a job, a progress deadline or an unlock key: who ignores that would restart, wait or not lock. Managers
+seal what is on their disks from here on."""
 BASE_VERSION = REQUESTS_VERSION
 """What every manager reads that does not tell what it reads: it may be written without asking."""

@@ -169,7 +169,11 @@ class ContainerSpec:
 
 @attrs.frozen(kw_only=True)
 class RestartPolicy:
-    """What to do when a task ends. ``condition``: ``any``, ``on-failure`` or ``none``. None: the default."""
+    """What to do when a task ends. ``condition``: ``any``, ``on-failure`` or ``none``. None: the default.
+
+    A task of a job that completes does not run again: ``any``, which the docker CLI sends where nothing is said, is
+    ``on-failure`` there.
+    """
 
     condition: str | None = None
     delay_ns: int | None = None
@@ -236,6 +240,8 @@ class UpdateConfig:
     max_failure_ratio: float | None = None
     order: str | None = None
     """``stop-first`` or ``start-first``."""
+    progress_deadline_ns: int | None = None
+    """The longest time without progress, before the failure action is taken; 0: no bound."""
 
 
 @attrs.frozen(kw_only=True)
@@ -268,6 +274,10 @@ class ServiceSpec:
     mode: ServiceMode = ServiceMode.REPLICATED
     replicas: int | None = None
     """Only of a replicated service; None is 1."""
+    max_concurrent: int | None = None
+    """Of a replicated job: the most of its tasks that are under way at a time; None is 1."""
+    total_completions: int | None = None
+    """Of a replicated job: how many tasks are to complete; None is as many as ``max_concurrent``."""
     update: UpdateConfig | None = None
     rollback: UpdateConfig | None = None
     endpoint: EndpointSpec | None = None
@@ -276,6 +286,16 @@ class ServiceSpec:
     def desired_replicas(self) -> int:
         """Replicas wanted of a replicated service."""
         return 1 if self.replicas is None else self.replicas
+
+    @property
+    def desired_concurrency(self) -> int:
+        """Tasks of a replicated job that may be under way at a time."""
+        return 1 if self.max_concurrent is None else self.max_concurrent
+
+    @property
+    def desired_completions(self) -> int:
+        """Completions wanted of a replicated job."""
+        return self.desired_concurrency if self.total_completions is None else self.total_completions
 
 
 @attrs.frozen(kw_only=True)

@@ -30,6 +30,11 @@ class TaskState(enum.IntEnum):
     ORPHANED = 832
 
     @property
+    def is_wanted(self) -> bool:
+        """Of a desired state: True when the task is to run, for good (RUNNING) or until it completes (COMPLETE)."""
+        return self <= TaskState.COMPLETE
+
+    @property
     def is_terminal(self) -> bool:
         """True when the task has ended for good (and REMOVE, which is beyond all running states)."""
         return self > TaskState.RUNNING
@@ -107,10 +112,25 @@ class NodeState(enum.StrEnum):
 
 
 class ServiceMode(enum.StrEnum):
-    """How many tasks a service has: a number of replicas, or one on every eligible node."""
+    """How many tasks a service has: a number of replicas, or one on every eligible node.
+
+    The tasks of a job are to complete: a number of them, or one on every eligible node.
+    """
 
     REPLICATED = "replicated"
     GLOBAL = "global"
+    REPLICATED_JOB = "replicated-job"
+    GLOBAL_JOB = "global-job"
+
+    @property
+    def is_job(self) -> bool:
+        """True when its tasks are to complete, and then do not run again."""
+        return self in (ServiceMode.REPLICATED_JOB, ServiceMode.GLOBAL_JOB)
+
+    @property
+    def is_global(self) -> bool:
+        """True when each node is a slot."""
+        return self in (ServiceMode.GLOBAL, ServiceMode.GLOBAL_JOB)
 
 
 class UpdateState(enum.StrEnum):

@@ -15,7 +15,7 @@ from swarmpy.model.changes import Action, Change
 from swarmpy.model.grammar import printable
 from swarmpy.model.objects import Cluster, Config, Kind, Node, Secret, Service, StoreObject, Task
 
-_NOT_TOLD = frozenset({"id", "meta", "spec_version"})
+_NOT_TOLD = frozenset({"id", "meta", "spec_version", "made_at"})
 """Set by the store, whatever a writer puts there."""
 
 
@@ -78,4 +78,4 @@ def name_of(obj: StoreObject) -> str:
         case Node():
             return obj.description.hostname or obj.spec.name
         case Task():
-            return f"{obj.service_name}.{obj.slot or obj.node_id or ''}"
+            return f"{obj.service_name}.{obj.place}"

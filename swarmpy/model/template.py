@@ -53,7 +53,7 @@ FIELDS: Mapping[str, Callable[[Task, NodeFacts], str]] = {
     ".Task.ID": lambda task, _: task.id,
     ".Task.Name": lambda task, _: task.name,
     # A task of a global service has no slot: its node is the slot.
-    ".Task.Slot": lambda task, node: str(task.slot or node.id),
+    ".Task.Slot": lambda task, node: str(node.id) if task.shown_slot is None else str(task.shown_slot),
     ".Node.ID": lambda _, node: node.id,
     ".Node.Hostname": lambda _, node: node.hostname,
     ".Node.Platform.OS": lambda _, node: node.os,

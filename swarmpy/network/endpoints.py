@@ -63,7 +63,7 @@ def service_endpoints(view: EndpointView, service: Service) -> dict[PublishedPor
 
 
 def _may_answer(view: EndpointView, task: Task) -> bool:
-    if task.status.state is not TaskState.RUNNING or task.desired_state > TaskState.RUNNING or task.node_id is None:
+    if task.status.state is not TaskState.RUNNING or not task.desired_state.is_wanted or task.node_id is None:
         return False
     node = view.node(task.node_id)
     return node is not None and node.status.state is not NodeState.DOWN

@@ -458,7 +458,8 @@ class Member:
             await asyncio.to_thread(self.vault.discard)
         if self.role is Role.MANAGER:
             if self.manager is None:
-                self._data.raise_format()
+                if self.vault.exists:
+                    self._data.raise_format()
                 # A raft id is used for one membership only: the group may remember things of an earlier one.
                 self.state = attrs.evolve(self.state, raft_id=new_raft_id(self._random))
                 await asyncio.to_thread(self._data.save, self.state)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from random import SystemRandom
 from typing import Any
 
@@ -21,6 +21,7 @@ from swarmpy.errors import RuntimeUnavailable, TaskFailed, TaskRejected
 from swarmpy.model.dependencies import NO_DEPENDENCIES, Dependencies, has_files
 from swarmpy.model.grammar import is_object_name
 from swarmpy.model.ids import NodeId, TaskId
+from swarmpy.model.logs import LogLine, LogOptions
 from swarmpy.model.objects import NodeDescription, Task
 from swarmpy.model.specs import ContainerSpec
 from swarmpy.model.template import NodeFacts
@@ -97,7 +98,6 @@ class DockerRuntime:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._engine.close()
-        await self._files.close()
 
     async def describe(self) -> NodeDescription:
         """The engine's machine."""
@@ -125,7 +125,8 @@ class DockerRuntime:
         directory = await self._files.find(task.id) if places else None
         if places and directory is None:
             # Also for a container that exists: the machine may have been restarted since.
-            files = task_files(places, needed, task=task, container=spec, node=self._node)
+            # Templates may be large, and many.
+            files = await asyncio.to_thread(task_files, places, needed, task=task, container=spec, node=self._node)
             directory = await self._files.write(task.id, files)
         if exists:
             return
@@ -214,6 +215,17 @@ class DockerRuntime:
         """Delete the container, running or not, with its anonymous volumes, and its files in memory."""
         await self._delete(task_id)
         await self._files.remove(task_id)
+
+    async def logs(self, task: Task, options: LogOptions) -> AsyncGenerator[LogLine, None]:
+        """What the engine has kept of the container's output: that is up to its log driver."""
+        container = await self._own(task)
+        if container is None:
+            return
+        has_terminal = bool((container.get("Config") or {}).get("Tty"))
+        async with contextlib.aclosing(self._engine.logs(container["Id"], options, tty=has_terminal)) as lines:
+            async for line in lines:
+                if options.wants(line):
+                    yield line
 
     # -- inside --
 

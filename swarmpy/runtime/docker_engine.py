@@ -10,7 +10,7 @@ import asyncio
 import json
 import os
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ import aiodocker
 import aiohttp
 
 from swarmpy.errors import RuntimeUnavailable, SwarmpyError
+from swarmpy.model.logs import ALL_LINES, LogLine, LogOptions
+from swarmpy.runtime import docker_log
 from swarmpy.runtime.registry_auth import HEADER
 
 DEFAULT_URL = "unix:///var/run/docker.sock"
@@ -187,6 +189,29 @@ class Engine:
             # 409: somebody else is deleting it at this very moment.
             if error.status not in {404, 409}:
                 raise
+
+    # -- logs --
+
+    async def logs(self, container: str, options: LogOptions, *, tty: bool) -> AsyncGenerator[LogLine, None]:
+        """The log of a container, with times. Raises RuntimeUnavailable, and EngineError when there is none."""
+        since_ns = max(options.since_ns, options.after_ns)
+        params = {
+            "stdout": str(int(options.stdout)),
+            "stderr": str(int(options.stderr)),
+            "follow": str(int(options.follow)),
+            "timestamps": "1",
+            "since": f"{since_ns // 10**9}.{since_ns % 10**9:09d}",
+            "tail": "all" if options.tail == ALL_LINES or options.after_ns else str(options.tail),
+        }
+        path = f"containers/{container}/logs"
+        async with self._bounded(f"give the log of container {container}", None, refusable=True) as docker:
+            async with asyncio.timeout(CALL_TIMEOUT) as patience:
+                async with docker._query(path, params=params, timeout=aiohttp.ClientTimeout()) as response:
+                    patience.reschedule(None)
+                    with closing(response):  # as with events
+                        take = docker_log.plain if tty else docker_log.frames
+                        async for line in take(response.content.read):
+                            yield line
 
     # -- events --
 

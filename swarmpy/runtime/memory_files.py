@@ -63,17 +63,10 @@ class MemoryFiles:
         self._bases = tuple(usual_bases(os.geteuid(), os.environ) if bases is None else bases)
         self._lock = asyncio.Lock()
 
-    async def root(self) -> Path:
-        """The directory that the tasks' directories are in. Made, and mounted, the first time that it is needed.
-
-        Raises TaskRejected where this machine has no memory for files; they are never put on a disk instead.
-        """
-        return await self._alone(self._root)
-
     async def write(self, task_id: TaskId, files: Iterable[TaskFile]) -> Path:
         """Make the task's directory with these files, whole or not at all, in the place of one that is there.
 
-        Returns it. Raises TaskRejected where that cannot be.
+        Returns it. Raises TaskRejected where this machine has no memory for files: they are never put on a disk.
         """
         return await self._alone(lambda: self._write(task_id, tuple(files)))
 
@@ -82,16 +75,12 @@ class MemoryFiles:
         return await self._alone(lambda: self._find(task_id))
 
     async def remove(self, task_id: TaskId) -> None:
-        """The task's directory is gone; one that is not there is fine."""
+        """The task's directory is gone; one that is not there is fine. With the last one goes the file system."""
         await self._alone(lambda: self._remove(lambda name: name == task_id))
 
     async def sweep(self, keep: Collection[TaskId]) -> None:
         """Remove what is of no task of ``keep``: earlier lives of this node may have left it."""
         await self._alone(lambda: self._remove(lambda name: name not in keep))
-
-    async def close(self) -> None:
-        """Give the machine back what no task needs: everything, when there is none. Idempotent."""
-        await self._alone(self._close)
 
     async def _alone(self, work: Callable[[], T]) -> T:
         async with self._lock:
@@ -142,8 +131,9 @@ class MemoryFiles:
     def _write(self, task_id: TaskId, files: Sequence[TaskFile]) -> Path:
         if not is_id(task_id):
             raise TaskRejected(f"{task_id!r} is not the id of a task")
+        if self._find(task_id) is not None:
+            self._remove(lambda name: name == task_id)
         root = self._root()
-        self._remove(lambda name: name == task_id)
         # Not an id, so that a sweep takes it away, whatever it keeps.
         unfinished = root / f".{task_id}"
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -176,17 +166,17 @@ class MemoryFiles:
                     shutil.rmtree(entry, ignore_errors=True)
                     if entry.exists():
                         log.error("task_files_not_removed", path=str(entry))
+            if not any(root.iterdir()):
+                _give_back(root)
 
-    def _close(self) -> None:
-        for root in self._existing():
-            if any(root.iterdir()):
-                continue
-            # Another node of this machine may have its own beside it.
-            with contextlib.suppress(OSError):
-                if root.is_mount():
-                    tmpfs.unmount(root)
-                root.rmdir()
-                root.parent.rmdir()
+
+def _give_back(root: Path) -> None:
+    # Another node of this machine may have its own beside it.
+    with contextlib.suppress(OSError):
+        if root.is_mount():
+            tmpfs.unmount(root)
+        root.rmdir()
+        root.parent.rmdir()
 
 
 def _write_file(directory: Path, file: TaskFile) -> None:

@@ -19,7 +19,7 @@ import os
 import platform
 import shutil
 import signal
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 from random import SystemRandom
 from typing import Any
@@ -32,6 +32,7 @@ from swarmpy.model.defaults import SECOND_NS, stop_grace_period_ns
 from swarmpy.model.dependencies import NO_DEPENDENCIES, Dependencies
 from swarmpy.model.grammar import is_id, shown
 from swarmpy.model.ids import NodeId, TaskId
+from swarmpy.model.logs import LogLine, LogOptions
 from swarmpy.model.objects import ContainerStatus, NodeDescription, Platform, PortStatus, Task
 from swarmpy.model.specs import Resources
 from swarmpy.model.template import NodeFacts
@@ -42,6 +43,7 @@ from swarmpy.runtime.healthcheck import Health, HealthTracker, probe_command
 from swarmpy.runtime.leftovers import RUNTIME_MARK, kill_marked, remove_subdirectories
 from swarmpy.runtime.memory_files import MemoryFiles
 from swarmpy.runtime.process_config import check_user, command_line, environment, ignored_fields, stop_signal
+from swarmpy.runtime.process_log import read_log
 from swarmpy.runtime.task_files import process_places, task_files
 from swarmpy.runtime.warden_link import SpawnRefused, WardenLink, WardenLost
 
@@ -141,7 +143,6 @@ class ProcessRuntime:
                 process.exit.set_result(TaskExit(exit_code=_KILLED_EXIT_CODE, error="killed: its node has stopped"))
         self._free_ports.close()
         await self._files.sweep(())
-        await self._files.close()
 
     async def describe(self) -> NodeDescription:
         """This machine; its processors and memory are all offered, and nothing keeps a task within its share."""
@@ -174,8 +175,11 @@ class ProcessRuntime:
         except OSError as error:
             raise TaskRejected(f"{self._task_directory(task.id)}: {error.strerror}") from error
         places = process_places(spec)
-        files = task_files(places, needed, task=task, container=spec, node=self._node)
-        directory = str(await self._files.write(task.id, files)) if files else ""
+        directory = ""
+        if places:
+            # Templates may be large, and many.
+            files = await asyncio.to_thread(task_files, places, needed, task=task, container=spec, node=self._node)
+            directory = str(await self._files.write(task.id, files))
         ignored = ignored_fields(task)
         if ignored:
             log.info("process_runtime_ignores", task=task.id, service=task.service_name, fields=ignored)
@@ -225,8 +229,17 @@ class ProcessRuntime:
             return  # nothing was ever made for it
         await asyncio.to_thread(shutil.rmtree, self._task_directory(task_id), ignore_errors=True)
 
+    def logs(self, task: Task, options: LogOptions) -> AsyncGenerator[LogLine, None]:
+        """See :func:`~swarmpy.runtime.process_log.read_log`."""
+
+        def is_over() -> bool:
+            process = self._processes.get(task.id)
+            return process is None or process.exit.done()
+
+        return read_log(self.log_path(task.id), options, is_over)
+
     def log_path(self, task_id: TaskId) -> Path:
-        """Where standard output and error of a task go; ``.1`` appended, the part before the last ten MiB."""
+        """Where standard output and error of a task go; ``.1`` appended, what was before it: ten MiB each."""
         return self._task_directory(task_id) / "output.log"
 
     # -- starting --

@@ -22,7 +22,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 
 import attrs
 
@@ -30,6 +30,7 @@ from swarmpy.errors import RuntimeUnavailable, TaskFailed, TaskRejected
 from swarmpy.model.defaults import SECOND_NS, stop_grace_period_ns
 from swarmpy.model.dependencies import NO_DEPENDENCIES, Dependencies
 from swarmpy.model.ids import NodeId, TaskId
+from swarmpy.model.logs import ALL_LINES, STDOUT, LogLine, LogOptions
 from swarmpy.model.objects import ContainerStatus, NodeDescription, Platform, PortStatus, Task
 from swarmpy.model.specs import Resources
 from swarmpy.model.template import NodeFacts
@@ -93,6 +94,8 @@ class SimulatedRuntime:
         self._started: dict[TaskId, _Simulated] = {}
         self._files: dict[TaskId, tuple[TaskFile, ...]] = {}
         """In memory of the machine: what tasks have of secrets and configs."""
+        self._written: dict[TaskId, list[LogLine]] = {}
+        self._has_written = asyncio.Event()
         self._next_port = 0
         self._next_pid = 1
         self._away = False
@@ -117,6 +120,14 @@ class SimulatedRuntime:
         if not keeps:
             self._started.clear()
             self._prepared.clear()
+
+    def write(self, task_id: TaskId, data: bytes, stream: int = STDOUT) -> None:
+        """A task writes a line."""
+        lines = self._written.setdefault(task_id, [])
+        last_ns = lines[-1].timestamp_ns if lines else 0
+        now_ns = int(asyncio.get_running_loop().time() * SECOND_NS)
+        lines.append(LogLine(stream, max(now_ns, last_ns + 1), data))
+        self._has_written.set()
 
     def running_tasks(self) -> tuple[TaskId, ...]:
         """The tasks that run at this moment, in the order of their start."""
@@ -230,6 +241,36 @@ class SimulatedRuntime:
             del self._started[task_id]
         self._prepared.pop(task_id, None)
         self._files.pop(task_id, None)
+        self._written.pop(task_id, None)
+
+    async def logs(self, task: Task, options: LogOptions) -> AsyncGenerator[LogLine, None]:
+        """What was given to :meth:`write`."""
+        self._check_here()
+        wanted = [line for line in self._written.get(task.id, ()) if options.wants(line)]
+        if options.tail != ALL_LINES and not options.after_ns:
+            wanted = wanted[max(0, len(wanted) - options.tail) :]
+        last_ns = 0
+        while True:
+            for line in wanted:
+                last_ns = line.timestamp_ns
+                yield line
+            if not options.follow or task.id not in self._started:
+                return
+            is_over = self._has_ended(self._started[task.id])
+            # What there was is behind us, also where it was not wanted.
+            options = attrs.evolve(options, after_ns=max(options.after_ns, last_ns))
+            wanted = [line for line in self._written.get(task.id, ()) if options.wants(line)]
+            if not wanted:
+                if is_over:
+                    return
+                self._has_written.clear()
+                either = [asyncio.ensure_future(self._has_written.wait()), asyncio.ensure_future(self.wait(task))]
+                try:
+                    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    for waiting in either:
+                        waiting.cancel()
+                    await asyncio.gather(*either, return_exceptions=True)
 
     # -- inside --
 

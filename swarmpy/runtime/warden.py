@@ -13,7 +13,8 @@ stream socket (file descriptor given as its only argument), one JSON object a li
 
 A *unit* is one command with all processes it leaves behind: those of its session, those that carry its mark in the
 environment, and the descendants of both. As a child subreaper the warden inherits whatever daemonises itself, so
-nothing escapes its view. When the socket ends - the agent has died, however - it kills every descendant and goes. Its
+nothing escapes its view. What it writes comes through two pipes into its log, a record a line, with the time and the
+stream (:class:`Log`). When the socket ends - the agent has died, however - it kills every descendant and goes. Its
 own children die with it (parent death signal), should somebody kill the warden.
 
 It must never block on the agent for long, and never trust a process id that is not one of its descendants.
@@ -37,10 +38,15 @@ UNIT_MARK = "SWARMPY_UNIT"
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _TICK_SECONDS = 0.02
-_LOG_CHECK_SECONDS = 2.0
+_IDLE_SECONDS = 2.0
 _LAST_SWEEP_SECONDS = 10.0
 _GIVE_UP_SECONDS = 10.0
 _PROC = "/proc"
+_READ_BYTES = 1 << 16
+_PIPE_READS = 64
+"""More than a pipe holds: what is stuck in the kernel may still write."""
+PART_BYTES = 16 * 1024
+"""A longer line is kept in parts of so many bytes, as Docker's drivers do."""
 
 
 # -- looking at /proc -------------------------------------------------------------------------------------------------
@@ -111,17 +117,121 @@ def kill_pid(pid: int, number: int = signal.SIGKILL) -> None:
         sys.stderr.write(f"warden: not allowed to signal process {pid}\n")
 
 
+# -- what a unit writes -----------------------------------------------------------------------------------------------
+
+
+class Log:
+    """The output of one unit, in the format of the Kubernetes CRI (kubelet's container log format), a record a line:
+
+        2026-11-29T10:33:41.123456789Z stdout F what was written
+
+    with ``P`` for a part of a line that goes on in the next record of its stream. No two records of a file have the
+    same time. A file that has grown over the limit is renamed to ``.1``, in place of the one before.
+    """
+
+    def __init__(self, path: str, limit: int) -> None:
+        self._path = path
+        self._limit = limit
+        self._rest = {"stdout": b"", "stderr": b""}
+        self._last_ns = 0
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._size = os.fstat(self._file).st_size
+
+    def take(self, stream: str, data: bytes) -> None:
+        """Write the lines that are whole; the rest waits for its end, or until it is too long."""
+        *lines, rest = (self._rest[stream] + data).split(b"\n")
+        records = []
+        for line in lines:
+            records += self._records(stream, line)
+        while len(rest) >= PART_BYTES:
+            records.append(self._head(stream, b"P") + rest[:PART_BYTES])
+            rest = rest[PART_BYTES:]
+        self._rest[stream] = rest
+        self._write(records)
+
+    def end(self) -> None:
+        """Write what has no end, and close."""
+        for stream, rest in self._rest.items():
+            if rest:
+                self._write(self._records(stream, rest))
+        os.close(self._file)
+
+    def _records(self, stream: str, line: bytes) -> list[bytes]:
+        out = []
+        while len(line) > PART_BYTES:
+            out.append(self._head(stream, b"P") + line[:PART_BYTES])
+            line = line[PART_BYTES:]
+        out.append(self._head(stream, b"F") + line)
+        return out
+
+    def _head(self, stream: str, flag: bytes) -> bytes:
+        self._last_ns = max(time.time_ns(), self._last_ns + 1)
+        seconds, nanoseconds = divmod(self._last_ns, 1_000_000_000)
+        at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+        return b"%s.%09dZ %s %s " % (at.encode(), nanoseconds, stream.encode(), flag)
+
+    def _write(self, records: list[bytes]) -> None:
+        batch: list[bytes] = []
+        room = self._limit - self._size
+        for record in records:
+            room -= len(record) + 1
+            if self._limit and room < 0:
+                self._append(batch)
+                self._rotate()
+                batch, room = [], self._limit - len(record) - 1
+            batch.append(record)
+        self._append(batch)
+
+    def _rotate(self) -> None:
+        if self._size:
+            os.close(self._file)
+            os.replace(self._path, self._path + ".1")  # noqa: PTH105
+            self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            self._size = 0
+
+    def _append(self, records: list[bytes]) -> None:
+        view = memoryview(b"".join(record + b"\n" for record in records))
+        self._size += len(view)
+        while view:
+            view = view[os.write(self._file, view) :]
+
+
+class Output:
+    """One end of a pipe that a unit writes to."""
+
+    def __init__(self, log: Log, stream: str, pipe: int) -> None:
+        self.log = log
+        self.stream = stream
+        self.pipe = pipe
+        os.set_blocking(pipe, False)
+
+    def read(self) -> bool:
+        """Take what is there, but not for ever. False when nothing is, or ever will be."""
+        try:
+            data = os.read(self.pipe, _READ_BYTES)
+        except BlockingIOError:
+            return False
+        if not data:
+            return False
+        try:
+            self.log.take(self.stream, data)
+        except OSError as error:
+            # A full disk must not stop the task: it loses this part of its log.
+            sys.stderr.write(f"warden: a log cannot be written: {error}\n")
+        return True
+
+
 # -- one unit ---------------------------------------------------------------------------------------------------------
 
 
 class Unit:
     """A command and whatever it left behind."""
 
-    def __init__(self, name: str, pid: int, log: str, log_limit: int) -> None:
+    def __init__(self, name: str, pid: int, log: Log, outputs: tuple[Output, Output]) -> None:
         self.name = name
         self.pid = pid
         self.log = log
-        self.log_limit = log_limit
+        self.outputs = outputs
         self.code: int | None = None
         self.ended_at = 0.0
         self.must_die = False
@@ -137,7 +247,9 @@ class Unit:
         return {pid for pid in found if table[pid].state not in "ZX"}
 
 
-def _execute(request: dict[str, object], mark: str, prctl: object, warden: int, report: int) -> None:
+def _execute(
+    request: dict[str, object], mark: str, prctl: object, warden: int, report: int, pipes: tuple[int, int]
+) -> None:
     """In the forked child: become the command. Never returns; what went wrong is written to ``report``."""
     try:
         os.setsid()
@@ -153,10 +265,9 @@ def _execute(request: dict[str, object], mark: str, prctl: object, warden: int, 
         assert isinstance(env, dict)
         os.chdir(str(request["cwd"]))
         null = os.open("/dev/null", os.O_RDONLY)
-        out = os.open(str(request["log"]), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(null, 0)
-        os.dup2(out, 1)
-        os.dup2(out, 2)
+        os.dup2(pipes[0], 1)
+        os.dup2(pipes[1], 2)
         os.execve(argv[0], argv, {**env, UNIT_MARK: mark})  # noqa: S606 - no shell is what we want  # nosec B606
     except OSError as error:
         os.write(report, json.dumps([error.errno or errno.EIO, error.strerror or repr(error)]).encode())
@@ -179,7 +290,7 @@ class Warden:
         self._in = b""
         self._out = b""
         self._connected = True
-        self._next_log_check = 0.0
+        self._selector = selectors.DefaultSelector()
         self._prctl = ctypes.CDLL(None, use_errno=True).prctl
         if self._prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
             raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER) failed")
@@ -192,7 +303,7 @@ class Warden:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
             signal.signal(number, signal.SIG_IGN)  # the agent decides; its end is the only order to go
         self._link.setblocking(False)
-        selector = selectors.DefaultSelector()
+        selector = self._selector
         selector.register(wake_read, selectors.EVENT_READ)
         selector.register(self._link, selectors.EVENT_READ)
         self._send({"event": "ready"})
@@ -203,19 +314,22 @@ class Warden:
                 if key.fileobj == wake_read:
                     os.read(wake_read, 4096)
                     continue
+                if isinstance(key.data, Output):
+                    if not key.data.read():
+                        self._unwatch(key.data)
+                    continue
                 if mask & selectors.EVENT_WRITE:
                     self._flush()
                 if mask & selectors.EVENT_READ:
                     self._receive()
             self._reap()
             self._finish_ended()
-            self._bound_logs()
         self._kill_all()
 
     def _patience(self) -> float | None:
         if any(unit.must_die or unit.code is not None for unit in self._units.values()):
             return _TICK_SECONDS
-        return _LOG_CHECK_SECONDS if self._units else None
+        return _IDLE_SECONDS if self._units else None
 
     # -- talking --
 
@@ -268,19 +382,33 @@ class Warden:
     # -- units --
 
     def _spawn(self, name: str, request: dict[str, object]) -> None:
+        try:
+            log = Log(str(request["log"]), int(str(request["log_limit"])))
+        except OSError as error:
+            self._refuse(name, error.errno or errno.EIO, error.strerror or repr(error))
+            return
         read_end, write_end = os.pipe2(os.O_CLOEXEC)
+        out, out_end = os.pipe2(os.O_CLOEXEC)
+        err, err_end = os.pipe2(os.O_CLOEXEC)
         pid = os.fork()
         if pid == 0:
-            _execute(request, name, self._prctl, self._pid, write_end)
-        os.close(write_end)
+            _execute(request, name, self._prctl, self._pid, write_end, (out_end, err_end))
+        for end in (write_end, out_end, err_end):
+            os.close(end)
         with os.fdopen(read_end, "rb") as report:
             failure = report.read()  # ends at once: exec closes the pipe, or the child says why not and exits
         if failure:
             number, text = json.loads(failure)
             os.waitpid(pid, 0)
+            os.close(out)
+            os.close(err)
+            log.end()
             self._refuse(name, number, text)
             return
-        self._units[name] = Unit(name, pid, str(request["log"]), int(str(request["log_limit"])))
+        outputs = (Output(log, "stdout", out), Output(log, "stderr", err))
+        self._units[name] = Unit(name, pid, log, outputs)
+        for output in outputs:
+            self._selector.register(output.pipe, selectors.EVENT_READ, output)
         self._send({"event": "spawned", "unit": name, "pid": pid})
 
     def _reap(self) -> None:
@@ -313,21 +441,25 @@ class Warden:
             stuck = unit.code is not None and time.monotonic() - unit.ended_at > _GIVE_UP_SECONDS
             if unit.code is not None and (not members or stuck):
                 del self._units[unit.name]
+                self._end_output(unit)
                 self._send({"event": "exited", "unit": unit.name, "code": unit.code})
 
-    def _bound_logs(self) -> None:
-        """Start a log file anew when it has grown over its limit, keeping the previous part beside it."""
-        now = time.monotonic()
-        if now < self._next_log_check:
-            return
-        self._next_log_check = now + _LOG_CHECK_SECONDS
-        for unit in self._units.values():
-            try:
-                size = os.stat(unit.log).st_size  # noqa: PTH116
-                if unit.log_limit and size > unit.log_limit:
-                    _rotate(unit.log, size, unit.log_limit)
-            except OSError as error:
-                sys.stderr.write(f"warden: log {unit.log}: {error}\n")
+    def _unwatch(self, output: Output) -> None:
+        if output.pipe in self._selector.get_map():
+            self._selector.unregister(output.pipe)
+
+    def _end_output(self, unit: Unit) -> None:
+        """Take in what is left in the pipes, at most what they hold."""
+        for output in unit.outputs:
+            self._unwatch(output)
+            for _ in range(_PIPE_READS):
+                if not output.read():
+                    break
+            os.close(output.pipe)
+        try:
+            unit.log.end()
+        except OSError as error:
+            sys.stderr.write(f"warden: a log cannot be written: {error}\n")
 
     def _kill_all(self) -> None:
         """Kill every descendant, again and again: one that forks meanwhile is found the next time."""
@@ -341,15 +473,6 @@ class Warden:
             for pid in sorted(alive):
                 kill_pid(pid)
             time.sleep(_TICK_SECONDS / 4)
-
-
-def _rotate(path: str, size: int, keep: int) -> None:
-    """Copy the last ``keep`` bytes to ``path.1`` and truncate; the writer appends, so it goes on at the start."""
-    kept = os.open(path + ".1", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with open(path, "rb") as source, os.fdopen(kept, "wb") as target:  # noqa: PTH123
-        source.seek(max(0, size - keep))
-        target.write(source.read(keep))
-    os.truncate(path, 0)
 
 
 def main() -> None:

@@ -179,7 +179,7 @@ def reseal_keys(data_dir: Path, ring: KeyRing) -> None:
     """Seal the private keys below ``data_dir`` with the current key of ``ring``. Raises StorageError."""
     for name in (KEY_FILE, NEW_KEY_FILE):
         path = data_dir / DIRECTORY / name
-        key_pem = _read_key(path, ring)
+        key_pem = read_key(path, ring)
         if key_pem is None:
             continue
         try:
@@ -218,7 +218,7 @@ def load_identity(data_dir: Path, ring: KeyRing | None = None) -> NodeIdentity |
         certificate = load_certificate(cert_pem)
         for name in (KEY_FILE, NEW_KEY_FILE):
             try:
-                key_pem = _read_key(directory / name, ring)
+                key_pem = read_key(directory / name, ring)
             except SealBroken as error:
                 why = f" ({error})"
                 continue
@@ -238,7 +238,7 @@ def _sealed(key_pem: bytes, ring: KeyRing | None) -> bytes:
     return _SEALED + b"%d\n%b\n" % (ring.current, base64.b64encode(ring.seal(key_pem, _ABOUT)))
 
 
-def _read_key(path: Path, ring: KeyRing | None) -> bytes | None:
+def read_key(path: Path, ring: KeyRing | None) -> bytes | None:
     """A private key (PEM), sealed or not; None when there is none. Raises SealBroken, StorageError."""
     raw = _read(path)
     if raw is None or not raw.startswith(_SEALED):
@@ -256,7 +256,7 @@ def _read_key(path: Path, ring: KeyRing | None) -> bytes | None:
 
 def _saved_key(path: Path, ring: KeyRing | None) -> bytes | None:
     try:
-        return _read_key(path, ring)
+        return read_key(path, ring)
     except SealBroken:
         return None
 

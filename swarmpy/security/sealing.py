@@ -27,8 +27,8 @@ KEY_BYTES = 32
 NONCE_BYTES = 12
 OVERHEAD_BYTES = NONCE_BYTES + 16
 """What a seal adds: the nonce before, the tag behind."""
-PIECE_BYTES = 1 << 20
-"""What is long is sealed in such pieces: each holds Python's lock for a fraction of a millisecond, not for seconds."""
+PIECE_BYTES = 256 << 10
+"""What is long is sealed in such pieces: each holds Python's lock for about a millisecond, not for seconds."""
 MOST_SEALS = 1 << 30
 """By one data key."""
 PLAIN = 0

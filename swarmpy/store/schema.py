@@ -14,7 +14,8 @@ from swarmpy.model import codec
 from swarmpy.model.changes import Change, ChangeList
 from swarmpy.model.objects import Cluster, Kind, Node, Service, Task
 from swarmpy.model.references import kept_by_service, references
-from swarmpy.model.specs import TaskSpec
+from swarmpy.model.specs import ServiceSpec, TaskSpec
+from swarmpy.model.states import TaskState
 
 
 def version_needed(clusters: Iterable[Cluster], *, remembers_requests: bool) -> int:
@@ -42,7 +43,7 @@ def version_of(entry: ChangeList) -> int:
     for change in entry.changes:
         if change.node is not None:
             version = max(version, _version_of_node(change.node))
-        elif _has_secrets(change) or _asks_for_more(change):
+        elif _has_secrets(change) or _is_of_job_or_deadline(change) or _asks_for_more(change):
             version = max(version, codec.SECRETS_VERSION)
     return version
 
@@ -55,6 +56,21 @@ def _has_secrets(change: Change) -> bool:
             return bool(kept_by_service(service))
         case Task() as task:
             return bool(references(task.spec))
+    return False
+
+
+def _has_deadline(spec: ServiceSpec) -> bool:
+    configs = (spec.update, spec.rollback)
+    return any(config is not None and config.progress_deadline_ns is not None for config in configs)
+
+
+def _is_of_job_or_deadline(change: Change) -> bool:
+    match change.object:
+        case Service() as service:
+            specs = (service.spec, service.previous_spec)
+            return service.job is not None or any(_has_deadline(spec) for spec in specs if spec is not None)
+        case Task() as task:
+            return task.iteration is not None or task.desired_state is TaskState.COMPLETE
     return False
 
 

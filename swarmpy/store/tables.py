@@ -183,6 +183,15 @@ class Stack(Generic[T]):
                     found[object_id] = obj
         return tuple(found.values())
 
+    def has_any(self, index: Index[T], key: Hashable) -> bool:
+        """True when there is an object in one group of an index: found at the first one, however many there are."""
+        for table in self._tables:
+            for object_id in table.group(index, key):
+                obj = self.get(object_id)
+                if obj is not None and index.has(obj, key):
+                    return True
+        return False
+
     def keys(self, index: Index[T]) -> tuple[Hashable, ...]:
         """The groups of an index, and perhaps some that the upper layers have emptied."""
         return tuple(dict.fromkeys(key for table in reversed(self._tables) for key in table.keys(index)))

@@ -144,6 +144,10 @@ class View:
         """The tasks that are not over and have that secret or config or those credentials, by id."""
         return tuple(sorted(self._tasks.group(TASK_REFERENCE, object_id), key=_BY_ID))
 
+    def is_referred_to(self, object_id: str) -> bool:
+        """True when :meth:`services_referring` or :meth:`tasks_referring` would find somebody."""
+        return self._services.has_any(SERVICE_REFERENCE, object_id) or self._tasks.has_any(TASK_REFERENCE, object_id)
+
     def secret(self, secret_id: str) -> Secret | None:
         """The secret of that id, of whichever version."""
         return self._secrets.get(secret_id)

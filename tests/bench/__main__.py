@@ -6,6 +6,7 @@ writes       committed writes a second at the leader's store, and what group com
 api          services created a second through the HTTP API, on the leader and on a follower
 reads        linearizable reads a second on a follower
 list         GET /services with many services, beside Docker Swarm where a Docker Engine can be started
+versions     secrets, services with many of them, and new versions that one or all of them follow to
 failover     leader killed, stopped or cut off: seconds until a survivor has taken a write
 worker       worker killed with -9: seconds until its tasks run elsewhere
 big          many tasks: how long the leader's loop is held, memory, and how long a manager takes to come back
@@ -41,6 +42,7 @@ from tests.bench import (
     sealing,
     secrets,
     throughput,
+    versions,
     workers,
 )
 
@@ -49,6 +51,7 @@ BENCHES: dict[str, Callable[[argparse.Namespace], Coroutine[Any, Any, None]]] = 
     "api": throughput.api,
     "reads": throughput.reads,
     "list": listing.listing,
+    "versions": versions.versions,
     "failover": failover.failover,
     "worker": workers.worker,
     "big": big.big,

@@ -61,9 +61,7 @@ async def docker_runtime(engine_images: str, engine_api: aiohttp.ClientSession) 
     for container in left:
         async with engine_api.delete(f"containers/{container['Id']}", params={"force": "true", "v": "true"}):
             pass
-    files = MemoryFiles(node_id)
-    await files.sweep(())
-    await files.close()
+    await MemoryFiles(node_id).sweep(())
 
 
 @pytest.fixture

@@ -192,9 +192,7 @@ class DockerCluster:
         ids = {*self.ids.values(), *node_ids(self.local.directory)}
         await remove_containers(self.engine, ids)
         for node_id in ids:
-            files = MemoryFiles(NodeId(node_id))
-            await files.sweep(())
-            await files.close()
+            await MemoryFiles(NodeId(node_id)).sweep(())
 
 
 def node_ids(directory: Path) -> set[str]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 from docker_clusters import ClusterMaker, DockerCluster, ask, until
-from images import PRIVATE_TAG
-from registries import auth, forget, header, private_registry, push
+from images import PRIVATE_TAG, SOCKET
+from registries import PASSWORD, USER, auth, forget, header, private_registry, push
 
 from swarmpy.cli.local_cluster import LocalNode
 from swarmpy.runtime.memory_files import usual_bases
@@ -147,3 +150,89 @@ async def test_an_image_of_a_private_registry(
             assert header(auth())["X-Registry-Auth"] not in str((shown, reasons, logs))
         finally:
             await forget(engine_api, image)
+
+
+# -- Docker's own command line ----------------------------------------------------------------------------------------
+
+
+class DockerCommand:
+    """The ``docker`` command with a node of ours as its engine, logged in to a registry."""
+
+    def __init__(self, node: LocalNode, directory: Path, registry: str) -> None:
+        login = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+        directory.mkdir()
+        (directory / "config.json").write_text(json.dumps({"auths": {registry: {"auth": login}}}))
+        self._environment = {
+            **os.environ,
+            "DOCKER_HOST": f"unix://{node.data_dir}/swarmpy.sock",
+            "DOCKER_CONFIG": str(directory),
+        }
+
+    async def __call__(self, *arguments: str, given: str = "") -> str:
+        """What it says; it ends well."""
+        process = await asyncio.create_subprocess_exec(
+            "docker", *arguments, env=self._environment,
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        out, err = await process.communicate(given.encode())
+        assert process.returncode == 0, err.decode()
+        return out.decode().strip()
+
+
+@pytest.mark.skipif(shutil.which("docker") is None, reason="the docker command is not installed")
+async def test_as_dockers_users_do_it(
+    make_docker_cluster: ClusterMaker, engine_api: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    """Secrets, templates, owners, modes and a private image, with the unchanged command; an update gives others."""
+    async with private_registry(tmp_path) as address:
+        image = f"{address}/team/app:1"
+        await push(engine_api, PRIVATE_TAG, image)
+        cluster = await make_docker_cluster(1, 1)
+        docker = DockerCommand(cluster.manager, tmp_path / "docker", address)
+        try:
+            await docker("secret", "create", "password", "-", given=PLANTED)
+            await docker("secret", "create", "next", "-", given=f"{PLANTED}-2")
+            template = '{{.Service.Name}}.{{.Task.Slot}} {{env "WORD"}} {{secret "password"}}'
+            await docker("config", "create", "--template-driver", "golang", "app", "-", given=template)
+            await docker(
+                "service", "create", "--detach", "--name", "web", "--with-registry-auth", "--env", "WORD=hello",
+                "--constraint", "node.role==worker", "--stop-grace-period", "1s",
+                "--secret", "source=password,target=password,uid=1000,gid=50,mode=0400",
+                "--config", "source=app,target=/etc/app.conf",
+                image, "sleep", "1000",
+            )  # fmt: skip
+            look = 'stat -c "%u:%g %a" /run/secrets/password; cat /run/secrets/password; echo; cat /etc/app.conf'
+            assert await said_inside(cluster, look) == f"1000:50 400\n{PLANTED}\nweb.1 hello {PLANTED}"
+            # Another secret in the place of the first: the template is expanded with it.
+            before = set(await cluster.running("web", 1))
+            await docker(
+                "service", "update", "--detach", "--secret-rm", "password",
+                "--secret-add", "source=next,target=password", "web",
+            )  # fmt: skip
+
+            async def replaced() -> bool:
+                now = {task["ID"] for task in await cluster.tasks("web")}
+                return len(now) == 1 and now != before
+
+            await until(replaced, "the task with the other secret")
+            assert await said_inside(cluster, look) == f"0:0 444\n{PLANTED}-2\nweb.1 hello {PLANTED}-2"
+            inspected = await docker("service", "inspect", "web") + await docker("secret", "inspect", "password")
+            shown = inspected + await docker("service", "ps", "--no-trunc", "web")
+            assert PLANTED not in shown
+            await docker("service", "rm", "web")
+            await cluster.no_containers()
+            await docker("secret", "rm", "password", "next")
+        finally:
+            await forget(engine_api, image)
+
+
+async def said_inside(cluster: DockerCluster, script: str) -> str:
+    """What a script says in the only container of the service."""
+    [task] = (await cluster.running("web", 1)).values()
+    container = task["Status"]["ContainerStatus"]["ContainerID"]
+    process = await asyncio.create_subprocess_exec(
+        "docker", "exec", container, "sh", "-c", script,
+        stdout=asyncio.subprocess.PIPE, env={**os.environ, "DOCKER_HOST": f"unix://{SOCKET}"},
+    )  # fmt: skip
+    out, _ = await process.communicate()
+    return out.decode().strip()

@@ -6,10 +6,13 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 from swarmpy.cli.local_cluster import LocalCluster, LocalNode
 from swarmpy.errors import SwarmpyError
+from swarmpy.model.ids import NodeId
+from swarmpy.runtime.memory_files import MemoryFiles
 
 ClusterMaker = Callable[..., Awaitable[LocalCluster]]
 SLEEP = {"Image": "none:latest", "Args": ["sleep", "100000"], "StopGracePeriod": 1_000_000_000}
@@ -62,6 +65,16 @@ async def leader_of(cluster: LocalCluster) -> LocalNode:
 
     await until(known, "a leader")
     return found[0]
+
+
+async def forget_files(directory: Path) -> None:
+    """Clear away what nodes below ``directory`` have in memory: those that were killed leave it to their next start."""
+    for node in _nodes_below(directory):
+        await MemoryFiles(node).sweep(())
+
+
+def _nodes_below(directory: Path) -> list[NodeId]:
+    return [NodeId(json.loads(file.read_text())["node_id"]) for file in directory.rglob("node.json")]
 
 
 async def node_id(node: LocalNode) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from clusters import ClusterMaker
+from clusters import ClusterMaker, forget_files
 from hosts import Hosts
 
 from swarmpy.cli.local_cluster import LocalCluster
@@ -18,6 +19,7 @@ def hosts(tmp_path: Path) -> Iterator[Hosts]:
     made = Hosts(tmp_path)
     yield made
     made.close()
+    asyncio.run(forget_files(tmp_path))
 
 
 @pytest.fixture
@@ -36,3 +38,4 @@ async def make_cluster(tmp_path: Path) -> AsyncIterator[ClusterMaker]:
     yield make
     for cluster in made:
         await cluster.stop()
+    await forget_files(tmp_path)

@@ -79,7 +79,10 @@ def key_of(host: Host) -> str:
 
 
 def deploy(host: Host, directory: Path) -> None:
-    """Have the word in the state."""
+    """Have the word in the state: in the environment of a service, in a secret and in a config."""
+    (directory / "word").write_text(WORD)
+    for kind in ("secret", "config"):
+        host.does(kind, "create", "planted", directory / "word")
     (directory / "stack.yml").write_text(STACK)
     host.does("stack", "deploy", "-c", directory / "stack.yml", "shop")
 

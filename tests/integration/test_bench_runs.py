@@ -30,4 +30,4 @@ def test_a_bench_prints_json(name: str, options: list[str]) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert found
-    assert {line["bench"] for line in found} == {name}
+    assert {line["bench"] for line in found} == {"machine", name}

@@ -16,7 +16,7 @@ import pytest
 from hosts import SLEEP, Host, Hosts, refused, until
 
 from swarmpy.cli.client import ApiClient
-from swarmpy.errors import BadCertificate, CertificateRevoked, NodeRemoved, OutcomeUnknown, SwarmpyError
+from swarmpy.errors import BadCertificate, CertificateRevoked, NodeRemoved, OutcomeUnknown, StorageError, SwarmpyError
 from swarmpy.model import codec
 from swarmpy.model.assignments import SessionMessage, SessionRequest
 from swarmpy.model.objects import NodeDescription, RootCA
@@ -34,6 +34,7 @@ from swarmpy.security.identity import (
     NodeIdentity,
     csr_for,
     new_key_and_csr,
+    read_key,
     save_identity,
 )
 from swarmpy.security.serials import read_serial
@@ -66,8 +67,9 @@ def identity(host: Host) -> NodeIdentity:
     directory = host.data_dir / DIRECTORY
     cert_pem, ca_pem = ((directory / name).read_bytes() for name in (CERT_FILE, CA_FILE))
     for name in (KEY_FILE, NEW_KEY_FILE, KEY_FILE):
-        with contextlib.suppress(OSError, BadCertificate):
-            return NodeIdentity.from_pem(cert_pem=cert_pem, key_pem=(directory / name).read_bytes(), ca_pem=ca_pem)
+        with contextlib.suppress(StorageError, BadCertificate):
+            key_pem = read_key(directory / name, host.ring) or b""
+            return NodeIdentity.from_pem(cert_pem=cert_pem, key_pem=key_pem, ca_pem=ca_pem)
     raise AssertionError(f"{directory} is being changed")
 
 
@@ -627,6 +629,8 @@ def test_clocks_an_hour_apart(hosts: Hosts, ahead_s: int) -> None:
     until(lambda: founder.nodes()[worker.name] == ("ready", "reachable"), "in the eyes of the others, too")
     founder.does("node", "demote", worker.name)
     until(lambda: is_worker(worker), "it is a worker again")
+    # What is on its disk is in force a moment later, and its clock must not be set in between.
+    until(lambda: "event=role_in_force role=worker" in worker.log, "it lives by its certificate")
     before = {host.name: identity(host) for host in nodes}
     assert {who.life_ns for who in before.values()} == {1800 * 10**9}
     # The founder's clock must not be more than an hour off: OpenSSL goes by the machine's.

@@ -102,7 +102,9 @@ def test_lost_managers_that_come_back_together_become_workers(hosts: Hosts, tmp_
     until(lambda: not (first.data_dir / "raft").exists(), "the worker has no log")
     refused(first.swarmpy("service", "ls"), 1, "not a swarm manager")
     for host in (first, second):
-        assert (host.data_dir / "raft.superseded" / "raft.db").exists()
+        shutil.copytree(host.data_dir / "raft.superseded", tmp_path / f"copy-{host.name}")
+        looked = host.does("raft", "dump", tmp_path / f"copy-{host.name}")
+        assert "create service shop_web" in looked, "its keys are kept with it"
     assert on(processes(third, "shop_web"), one) == tasks
     third.does("node", "promote", "host-1")
     until(lambda: third.nodes()["host-1"] == ("ready", "reachable"), "it manages again")

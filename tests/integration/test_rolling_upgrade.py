@@ -221,6 +221,8 @@ def test_upgrade(hosts: Hosts, tmp_path: Path, previous: Previous) -> None:
     for host in managers:
         host.kill(signal.SIGTERM)
         assert host.ring is not None, "what is on its disk is sealed now"
+        files = [path for path in host.data_dir.rglob("*") if path.is_file()]
+        assert not [path for path in files if b"PRIVATE KEY" in path.read_bytes()], "nor is anything left of before"
         verified = in_process("raft", "verify", host.data_dir)
         assert (verified.returncode, verified.stdout.splitlines()[-1]) == (0, "verdict: sound")
 

@@ -286,6 +286,9 @@ def test_services_follow_though_the_leader_is_killed(tmp_path: Path) -> None:
         create_many(first, old, 230)
         leader = next(host for host in managers if first.nodes()[host.name][1] == "leader")
         others = [host for host in managers if host is not leader]
+        largest = bytes(range(256)) * 4000
+        piped(others[0], largest, "config", "create", "largest", "-")
+        assert base64.b64decode(others[1].api("/configs/largest")["Spec"]["Data"]) == largest
         pid = leader.pid
         made_version(leader)
         os.kill(pid, 9)

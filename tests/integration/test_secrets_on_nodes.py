@@ -20,7 +20,7 @@ from swarmpy.cli.local_cluster import LocalCluster, LocalNode
 from swarmpy.errors import PermissionDenied, SwarmpyError
 from swarmpy.manager.operations import create_service
 from swarmpy.model import codec
-from swarmpy.model.assignments import SessionMessage, SessionRequest
+from swarmpy.model.assignments import AGENT_LEVEL, SessionMessage, SessionRequest
 from swarmpy.model.dependencies import DependenciesReply, DependenciesRequest
 from swarmpy.model.ids import SecretId, TaskId
 from swarmpy.model.objects import NodeDescription, Secret
@@ -114,7 +114,8 @@ async def gone(node: str, *, keeps: set[str] = frozenset()) -> None:  # type: ig
 
 def log_of(node: LocalNode, task: str) -> str:
     """What a task has said."""
-    return (node.data_dir / "tasks" / task / "output.log").read_text()
+    text = (node.data_dir / "tasks" / task / "output.log").read_text()
+    return "".join(line.split(" ", 3)[3] for line in text.splitlines(keepends=True))
 
 
 def holders_of(word: str, *places: Path) -> list[str]:
@@ -176,18 +177,21 @@ async def test_the_word_is_nowhere_else(cluster: LocalCluster) -> None:
         assert PLANTED.encode() not in (process / "environ").read_bytes() + (process / "cmdline").read_bytes()
     # What the service itself prints is its own affair, and goes with it.
     await manager.client.remove_service(service)
-    await until(lambda: _has_no_tasks(manager), "the tasks are removed")
-    for worker in workers:
-        await gone(await node_id(worker))
+    await until(lambda: _have_no_tasks(workers), "the tasks are removed")
     raft = str(manager.data_dir / "raft")
     holders = holders_of(PLANTED, *(node.data_dir for node in cluster.nodes))
     assert [path for path in holders if not path.startswith(raft)] == []
     assert "session_opened" in manager.log_file.read_text()
 
 
-async def _has_no_tasks(manager: LocalNode) -> bool:
-    infos = [(await manager.client.info())["Containers"], len(await manager.client.get("/tasks"))]
-    return not any(infos)
+async def _have_no_tasks(nodes: list[LocalNode]) -> bool:
+    """Neither directories of theirs, which go last."""
+    ids = [await node_id(node) for node in nodes]
+    return not any(tasks_with_files(each) for each in ids) and not any(_task_directories(node) for node in nodes)
+
+
+def _task_directories(node: LocalNode) -> list[Path]:
+    return [path for path in (node.data_dir / "tasks").iterdir() if path.is_dir()]
 
 
 async def test_files_go_with_their_task(cluster: LocalCluster) -> None:
@@ -304,7 +308,8 @@ class Worker:
     async def open(cls, fortress: Fortress, identity: NodeIdentity) -> Worker:
         """With a session, as an agent has one."""
         channel = await fortress.dial(identity)
-        request = SessionRequest(description=NodeDescription(hostname="h"), address="127.0.0.1")
+        description = NodeDescription(hostname="h")
+        request = SessionRequest(description=description, address="127.0.0.1", level=AGENT_LEVEL)
         stream = channel.stream("dispatcher.session", codec.to_plain(request))
         return cls(channel, stream, codec.from_plain(SessionMessage, await anext(stream)).session_id)
 

@@ -164,3 +164,41 @@ def test_docker_cli_changes(manager: Host) -> None:
     until(lambda: len(manager.tasks("dk")) == 3, "three tasks run")
     assert manager.docker("service", "rm", "dk") == "dk\n"
     assert manager.docker("service", "ls", "--quiet") == ""
+
+
+def test_an_update_that_cannot_be_placed_is_given_up_in_time(manager: Host, tmp_path: Path) -> None:
+    """At the deadline of its stack file, with the reason where users look; what runs goes on."""
+    file = tmp_path / "st.yml"
+    text = """
+services:
+  web:
+    image: none
+    command: sleep 100000
+    stop_grace_period: 1s
+    environment: [VERSION={version}]
+    deploy:
+      update_config: {{order: start-first, failure_action: {action}, x-swarmpy-progress-deadline: 2s, monitor: 1s}}
+      placement: {{constraints: ["node.labels.disk{sign}=ssd"]}}
+"""
+    file.write_text(text.format(version=1, action="pause", sign="!"))
+    manager.does("stack", "deploy", "-c", file, "st")
+    (before,) = manager.tasks("st_web")
+    file.write_text(text.format(version=2, action="pause", sign="="))
+    said = refused(manager.swarmpy("stack", "deploy", "-c", file, "st"), 1)
+    (service,) = manager.api("/services")
+    assert service["UpdateStatus"]["State"] == "paused"
+    message = service["UpdateStatus"]["Message"]
+    assert message.startswith("update paused as it made no progress for 2 seconds: task ")
+    assert "could not be placed: no suitable node (scheduling constraints not satisfied on 2 nodes" in message
+    assert message in said
+    assert message in manager.does("status")
+    assert before in manager.tasks("st_web")
+    file.write_text(text.format(version=3, action="rollback", sign="!"))
+    manager.does("stack", "deploy", "-c", file, "st")
+    file.write_text(text.format(version=4, action="rollback", sign="="))
+    assert "update rolled back as it made no progress for 2 seconds" in refused(
+        manager.swarmpy("stack", "deploy", "-c", file, "st"), 1
+    )
+    until(
+        lambda: manager.api("/services")[0]["UpdateStatus"]["State"] == "rollback_completed", "it has been rolled back"
+    )

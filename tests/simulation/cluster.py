@@ -20,10 +20,12 @@ from knobs import Knobs
 from loop import SimLoop
 from net import SimNetwork
 
+from swarmpy.control.explain import count_replicas
 from swarmpy.errors import Unavailable
 from swarmpy.manager.manager import Manager
 from swarmpy.model import codec
 from swarmpy.model.assignments import Endpoint, PublishedPort
+from swarmpy.model.dependencies import has_files
 from swarmpy.model.ids import ClusterId, NodeId
 from swarmpy.model.objects import Cluster as ClusterObject
 from swarmpy.model.objects import JoinTokens, ManagerStatus, Node, RootCA, Service
@@ -172,7 +174,7 @@ class Cluster:
         if problem := self.also_unsettled(view):
             return problem
         for service in view.services():
-            if problem := _unsettled_service(view, service, lost):
+            if problem := _unsettled(view, service, lost):
                 return f"service {service.spec.name} {problem}"
         table = ingress_table(view)
         for node in view.nodes():
@@ -198,13 +200,19 @@ class Cluster:
         strangers = machine.runtime.known_tasks() - {task.id for task in tasks}
         if running != wanted or strangers:
             return f"runs {sorted(running)} and not {sorted(wanted)}, with strangers {sorted(strangers)}"
-        with_secrets = {i for i in running if (task := view.task(i)) is not None and task.spec.container.secrets}
+        with_secrets = {task.id for task in tasks if task.id in running and has_files(task)}
         if set(machine.runtime.files()) != with_secrets:
             return f"has secrets of {sorted(machine.runtime.files())} and not of {sorted(with_secrets)}"
         needed = {object_id for task in tasks if task.id in running for object_id in references(task.spec)}
         if not agent.held_dependencies <= needed:
             return f"holds secrets {sorted(agent.held_dependencies - needed)} that no task needs"
         return "" if plane.in_force == table else f"routes by {plane.in_force}, not by {table}"
+
+
+def _unsettled(view: View, service: Service, lost: Collection[str]) -> str:
+    if service.job is not None and not service.pending_delete:
+        return _unsettled_job(view, service, lost)
+    return _unsettled_service(view, service, lost)
 
 
 def _unsettled_service(view: View, service: Service, lost: Collection[str]) -> str:
@@ -236,6 +244,14 @@ def _unsettled_service(view: View, service: Service, lost: Collection[str]) -> s
             for node in view.nodes()
         )
     return "" if running == wanted else f"has {running} tasks running and not {wanted}"
+
+
+def _unsettled_job(view: View, service: Service, lost: Collection[str]) -> str:
+    for task in view.tasks_of_service(service.id):
+        if not task.status.state.is_terminal and task.node_id not in lost:
+            return f"has a task that has not ended: {task.id}"
+    replicas = count_replicas(view, service)
+    return f"has {replicas.completed} completions, and {replicas.desired} tasks to run" if replicas.desired else ""
 
 
 def _wishes(spec: TaskSpec) -> TaskSpec:

@@ -7,6 +7,7 @@ entry everywhere. What agents, runtimes and data planes do is looked at when the
 from __future__ import annotations
 
 import math
+import re
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import aclosing
@@ -21,9 +22,11 @@ from swarmpy.control.loads import host_ports
 from swarmpy.manager.assignments import STOP_WAIT_S
 from swarmpy.manager.manager import Manager
 from swarmpy.model.assignments import Endpoint
+from swarmpy.model.dependencies import has_files
 from swarmpy.model.ids import NodeId, TaskId
-from swarmpy.model.objects import Node, Service, Task
+from swarmpy.model.objects import Config, Node, Secret, Service, Task
 from swarmpy.model.references import references
+from swarmpy.model.specs import ConfigSpec, SecretReference, SecretSpec
 from swarmpy.model.states import Actor, Availability, NodeState, TaskState, may_advance
 from swarmpy.ports import Peer
 from swarmpy.store.view import View
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
 HINDSIGHT_S = 2.0
 """A decision is judged by what its maker may have seen: things as they were at most this long ago."""
 
+_COMMENT = re.compile(rb"\{\{/\*.*?\*/\}\}")
 REMEMBERED = 40
 """Events that are told of a run that fails."""
 
@@ -61,6 +65,8 @@ class ClusterLaws(Ledger):
         """With the time at which they were first applied."""
         self.also: Callable[[View, list[Event]], None] | None = None
         """Laws of another world, of each entry when it is first applied."""
+        self._data: dict[str, SecretSpec | ConfigSpec] = {}
+        """Of all versions of secrets and configs that there ever were."""
         self._cluster = cluster
         self._film = cluster.film
         self._drained_at: dict[str, float] = {}
@@ -119,6 +125,8 @@ class ClusterLaws(Ledger):
                 self._note_node(new, old if isinstance(old, Node) else None)
             elif isinstance(new, Service):
                 services_changed = True
+            elif isinstance(new, Secret | Config):
+                self._data[new.id] = new.spec
         if services_changed:
             self._check_ports(view)
 
@@ -131,7 +139,7 @@ class ClusterLaws(Ledger):
                 self.fail(f"task {task.id} begins as {state.name}")
         else:
             self._check_step(task, old)
-        if task.desired_state > TaskState.RUNNING:
+        if not task.desired_state.is_wanted:
             self.unwanted_at.setdefault(task.id, self._loop.now)
         if state is TaskState.ASSIGNED and (old is None or old.status.state is not state):
             self._check_assignment(task)
@@ -243,7 +251,7 @@ class ClusterLaws(Ledger):
             return
         view = manager.store.view()
         for plain in assignments.get("tasks", ()):
-            if plain.get("desired_state", TaskState.RUNNING) > TaskState.RUNNING:
+            if not TaskState(plain.get("desired_state", TaskState.RUNNING)).is_wanted:
                 task = view.task(plain["id"])
                 if task is not None and task.status.state is TaskState.RUNNING:
                     self._check_stop(machine, manager, task)
@@ -287,7 +295,7 @@ class ClusterLaws(Ledger):
         """``machine`` is about to tell the agent of ``node_id`` the data of secrets and configs."""
         assert machine.manager is not None, "it answers"
         tasks = machine.manager.store.view().tasks_on_node(node_id)
-        alive = [task for task in tasks if task.status.state <= TaskState.RUNNING >= task.desired_state]
+        alive = [task for task in tasks if task.status.state <= TaskState.RUNNING and task.desired_state.is_wanted]
         needed = {object_id for task in alive for object_id in references(task.spec)}
         for object_id in (*answer.get("secrets", ()), *answer.get("configs", ())):
             if object_id not in needed:
@@ -301,10 +309,12 @@ class ClusterLaws(Ledger):
             if task_id not in known:
                 self.fail(f"{machine.name} has secrets of task {task_id}, which is not there")
             for file in files:
-                name = file.place.reference.file.name
-                if file.data != f"{name} of {task_id}".encode():
-                    self.fail(f"task {task_id} has something else as {name} on {machine.name}")
-        if task.spec.container.secrets and task.id not in machine.runtime.files():
+                reference = file.place.reference
+                is_secret = isinstance(reference, SecretReference)
+                spec = self._data[reference.secret_id if is_secret else reference.config_id]
+                if file.data != _expanded(spec, task_id):
+                    self.fail(f"task {task_id} has something else as {file.place.what} on {machine.name}")
+        if has_files(task) and task.id not in machine.runtime.files():
             self.fail(f"task {task.id} is prepared on {machine.name} without its secrets")
         self._film.checked("tasks have their own secrets")
 
@@ -325,6 +335,13 @@ class ClusterLaws(Ledger):
         if task_id not in self.unwanted_at:
             self.fail(f"{machine.name} stops task {task_id}, which nobody asked to stop")
         self._film.checked("no task is stopped unasked")
+
+
+def _expanded(spec: SecretSpec | ConfigSpec, task_id: TaskId) -> bytes:
+    """What a task has of that data: of templates, the little that the operators write."""
+    if not spec.templating:
+        return spec.data
+    return _COMMENT.sub(b"", spec.data).replace(b"{{.Task.ID}}", task_id.encode())
 
 
 def _told(event: Event) -> str:

@@ -239,6 +239,8 @@ class Operator:
     async def _repair_all(self, leader: Manager, names: Collection[str]) -> None:
         first = next(machine.name for machine in self._cluster.agents if machine.name in names)
         for service in live_services(leader.store.view()):
+            if service.spec.mode.is_job:
+                continue
             paused = service.update_status is not None and service.update_status.state in (
                 UpdateState.PAUSED,
                 UpdateState.ROLLBACK_PAUSED,

@@ -18,6 +18,7 @@ if __package__:
 
 from mutants_disk import DISK
 from mutants_elusive import ELUSIVE
+from mutants_jobs import JOBS
 from mutants_leaders import ELECTION, READS
 from mutants_log import APPLY, LOG
 from mutants_members import MEMBERS, SNAPSHOT
@@ -26,7 +27,7 @@ from mutants_versions import VERSIONS
 from mutation import ENOUGH_SEEDS, Found, Mutant, confirmed, search
 
 LAW_LENGTH = 120
-GROUPS = (ELECTION, READS, LOG, APPLY, SNAPSHOT, MEMBERS, STORE, CLUSTER, VERSIONS, DISK)
+GROUPS = (ELECTION, READS, LOG, APPLY, SNAPSHOT, MEMBERS, STORE, CLUSTER, VERSIONS, JOBS, DISK)
 SUITE = tuple(mutant for group in GROUPS for mutant in group)
 MUTANTS = {mutant.name: mutant for mutant in (*SUITE, *ELUSIVE)}
 

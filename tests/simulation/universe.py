@@ -8,6 +8,7 @@ from typing import TextIO
 
 import attrs
 import cluster_world
+import jobs_world
 import managers_world
 import secrets_world
 from film import Film
@@ -19,6 +20,7 @@ WORLDS: dict[str, Callable[[SimLoop, Knobs, Film], Awaitable[None]]] = {
     "managers": managers_world.play,
     "cluster": cluster_world.play,
     "secrets": secrets_world.play,
+    "jobs": jobs_world.play,
 }
 
 

@@ -18,7 +18,7 @@ from swarmpy.api.request import ERROR_HEADER, KEY_HEADER
 BOUND_S = 15.0
 """A write succeeds or fails clearly within this: the managers' ten seconds, and what a busy machine adds."""
 TIMEOUT_S = 20.0
-NOT_DONE = frozenset({"not_leader", "no_quorum", "connection_failed", "not_in_cluster", "unavailable"})
+NOT_DONE = frozenset({"not_leader", "no_quorum", "not_manager", "connection_failed", "not_in_cluster", "unavailable"})
 """Kinds of errors that promise that nothing was done."""
 OPEN = frozenset({"outcome_unknown", "deadline_exceeded"})
 """Kinds of errors that leave it open."""

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from typing import Any
 
 import attrs
@@ -18,6 +18,7 @@ from swarmpy.errors import (
     FailedPrecondition,
     NotLeader,
     OutcomeUnknown,
+    PermissionDenied,
     RuntimeUnavailable,
     SwarmpyError,
 )
@@ -36,6 +37,7 @@ from swarmpy.model.assignments import (
 )
 from swarmpy.model.dependencies import NO_DEPENDENCIES, Content, Dependencies, DependenciesReply, DependenciesRequest
 from swarmpy.model.ids import NodeId, ServiceId, TaskId
+from swarmpy.model.logs import LogLine, LogOptions
 from swarmpy.model.objects import ContainerStatus, NodeDescription, PortStatus, Task, TaskStatus
 from swarmpy.model.specs import TaskSpec
 from swarmpy.model.states import Role, TaskState
@@ -99,6 +101,7 @@ class Engine:
     def __init__(self) -> None:
         self.containers: dict[TaskId, Container] = {}
         self.calls: list[tuple[str, TaskId]] = []
+        self.written: dict[TaskId, list[LogLine]] = {}
         self.given: dict[TaskId, Dependencies] = {}
         self.errors: dict[str, SwarmpyError | Exception] = {}
         self.away = False
@@ -138,6 +141,13 @@ class Engine:
         if self.away:
             raise RuntimeUnavailable("the engine is away")
         return self.description
+
+    async def logs(self, task: Task, options: LogOptions) -> AsyncGenerator[LogLine, None]:
+        for line in self.written.get(task.id, ()):
+            if options.wants(line):
+                yield line
+        if options.follow:
+            await self.containers[task.id].ended.wait()
 
     async def list_tasks(self) -> Mapping[TaskId, RunningTask | None]:
         if self.away:
@@ -229,6 +239,8 @@ class Manager:
         self.questions: list[DependenciesRequest] = []
         self.refusal: SwarmpyError | None = None
         """Of every question for secrets and configs."""
+        self.refused: set[str] = set()
+        """What nobody is given."""
         self.at_once = 100
         """Most objects of one answer."""
         self._queue: asyncio.Queue[SessionMessage | SwarmpyError | None] | None = None
@@ -297,6 +309,8 @@ class Manager:
         if self.refusal is not None:
             raise self.refusal
         assert request.session_id == self.session_id
+        if self.refused.intersection((*request.secrets, *request.configs)):
+            raise PermissionDenied("not for this node")
         secrets = {i: self.contents[i] for i in request.secrets if i in self.contents}
         configs = {i: self.contents[i] for i in request.configs if i in self.contents}
         secrets = dict(list(secrets.items())[: self.at_once])

@@ -72,7 +72,8 @@ async def test_a_task_is_prepared_with_what_it_refers_to() -> None:
     given = host.engine.given[TaskId("a")]
     assert {i: c.data for i, c in given.secrets.items()} == {i: PLANTED + i.encode() for i in ("s1", "s2", "login")}
     assert given.configs[ConfigId("c1")].data == PLANTED + b"c1"
-    assert [question.task_id for question in manager.questions] == ["a"]
+    assert [question.task_id for question in manager.questions] == ["a", "a"]
+    assert [question.secrets for question in manager.questions] == [("s1", "s2"), ("login",)]
 
 
 async def test_who_refers_to_nothing_asks_for_nothing() -> None:
@@ -145,6 +146,16 @@ async def test_what_is_not_given_is_waited_for() -> None:
         manager.states.clear()
 
 
+async def test_refused_credentials_are_done_without() -> None:
+    """An agent that has forgotten that a task ran is not given them again, and must not wait for them for ever."""
+    manager = manager_with(task("a", "s1", pull="login"))
+    manager.refused = {"login"}
+    host = Host(manager)
+    async with host.run():
+        await eventually(lambda: state_at(manager, "a") is S.RUNNING)
+    assert set(host.engine.given[TaskId("a")].secrets) == {"s1"}
+
+
 async def test_what_is_gone_is_a_reason() -> None:
     """An object that does not exist any more fails the task, which names it."""
     manager = manager_with(task("a", "s1", configs=("c1",)))
@@ -195,4 +206,4 @@ async def test_nothing_of_it_is_written_or_told(tmp_path: Path) -> None:
     assert b"name-of-s1" in written
     assert PLANTED not in written
     assert PLANTED.decode() not in repr((manager.reports, manager.beats, manager.requests, host.engine.given))
-    assert len(manager.questions) == 1
+    assert len(manager.questions) == 2

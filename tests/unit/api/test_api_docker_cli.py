@@ -11,6 +11,9 @@ from api_world import World
 from docker_client import Docker, is_needed
 
 from swarmpy.api.app import ApiServer
+from swarmpy.model import codec
+from swarmpy.model.objects import TaskStatus
+from swarmpy.model.states import TaskState
 
 pytestmark = is_needed
 
@@ -20,7 +23,7 @@ async def world() -> World:
     """One manager that leads, one worker."""
     world = World("m1")
     world.elect("m1")
-    await world.found()
+    await world.found(schema=codec.SCHEMA_VERSION)
     return world
 
 
@@ -59,6 +62,39 @@ async def test_services_by_the_docker_command(docker: Docker, world: World) -> N
     assert await docker("service", "rm", "web") == "web"
     assert "no such service: web" in await docker("service", "inspect", "web", fails=True)
     await docker(*create.split(), "busybox")
+
+
+async def test_jobs_by_the_docker_command(docker: Docker, world: World) -> None:
+    """Both modes: made, listed with what has completed, shown, executed again; not rolled back."""
+    create = "service create --name work --mode replicated-job --replicas 5 --max-concurrent 2 --no-resolve-image -d"
+    service_id = await docker(*create.split(), "busybox", "true")
+    service = world.leader.store.view().service(service_id)
+    assert service is not None
+    assert service.spec.desired_completions == 5
+    complete = TaskStatus(state=TaskState.COMPLETE, message="finished", timestamp_ns=service.meta.created_at_ns)
+    job = {"iteration": 0, "desired_state": TaskState.COMPLETE}
+    await world.task(service, 1, status=complete, **job)
+    await world.task(service, 2, **job)
+    rows = await docker("service", "ls", "--format", "{{.Name}} {{.Mode}} {{.Replicas}}")
+    assert rows == "work replicated job 1/2 (1/5 completed)"
+    rows = await docker("service", "ps", "work", "--format", "{{.Name}} {{.DesiredState}} {{.CurrentState}}")
+    assert [row.split(" ")[:3] for row in sorted(rows.splitlines())] == [
+        ["work.1", "Complete", "Running"],
+        ["work.w1", "Complete", "Complete"],
+    ]
+    assert await docker("service", "ls", "-q", "--filter", "mode=replicated-job") == service_id[:12]
+    seen = json.loads(await docker("service", "inspect", "work"))[0]
+    assert seen["Spec"]["Mode"] == {"ReplicatedJob": {"MaxConcurrent": 2, "TotalCompletions": 5}}
+    assert seen["JobStatus"]["JobIteration"] == {}
+    assert "UpdateConfig" not in seen["Spec"]
+    await docker("service", "update", "-d", "--force", "--no-resolve-image", "work")
+    seen = json.loads(await docker("service", "inspect", "work"))[0]
+    assert seen["JobStatus"]["JobIteration"] == {"Index": 1}
+    assert "is a job" in await docker("service", "rollback", "-d", "work", fails=True)
+    create = "service create --name each --mode global-job --no-resolve-image -d"
+    await docker(*create.split(), "busybox", "true")
+    row = await docker("service", "ls", "--filter", "name=each", "--format", "{{.Mode}} {{.Replicas}}")
+    assert row == "global job 0/2 (0/2 completed)"
 
 
 async def test_nodes_and_the_swarm_by_the_docker_command(docker: Docker, world: World) -> None:

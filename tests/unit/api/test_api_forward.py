@@ -9,7 +9,18 @@ import pytest
 from api_world import World, ask, request
 
 from swarmpy.api import forward
-from swarmpy.errors import ConnectionFailed, DeadlineExceeded, NoQuorum, NotLeader, Unavailable
+from swarmpy.errors import (
+    BadCertificate,
+    CertificateRevoked,
+    ConnectionFailed,
+    DeadlineExceeded,
+    NodeRemoved,
+    NoQuorum,
+    NotLeader,
+    OutcomeUnknown,
+    SwarmpyError,
+    Unavailable,
+)
 from swarmpy.model.ids import NodeId
 from swarmpy.model.states import Role
 from swarmpy.ports import Peer
@@ -89,6 +100,24 @@ async def test_a_write_is_tried_again_when_surely_nothing_was_done(world: World,
     manager.on_call = once
     assert (await ask(world.apis["m2"], "POST", "/services/create", SPEC))[0] == 201
     assert manager.calls == 2
+
+
+@pytest.mark.parametrize("error", [CertificateRevoked("revoked"), NodeRemoved("removed"), BadCertificate("old")])
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_a_manager_that_is_none_any_more_says_so(world: World, error: SwarmpyError, is_first: bool) -> None:
+    """The client did nothing wrong: he is to ask another manager. An earlier try may have been done all the same."""
+    manager = world.manager("m2")
+    answers: list[SwarmpyError] = [error] if is_first else [OutcomeUnknown("lost"), error]
+
+    async def refuse(payload: Any) -> Any:
+        raise answers.pop(0)
+
+    manager.on_call = refuse
+    status, answer = await ask(world.apis["m2"], "POST", "/services/create", SPEC)
+    assert (status, answers) == (503, [])
+    begins = "the write was not done: " if is_first else "the write may or may not have happened (lost), and now "
+    assert answer["message"].startswith(begins)
+    assert str(error) in answer["message"]
 
 
 async def test_a_leader_that_changes_is_not_waited_for(world: World) -> None:

@@ -230,6 +230,7 @@ def test_what_was_not_given_stays_absent_unless_defaults_are_asked_for() -> None
         "Monitor": 5_000_000_000,
         "MaxFailureRatio": 0,
         "Order": "stop-first",
+        "ProgressDeadline": 600_000_000_000,
     }
     assert full["UpdateConfig"] == full["RollbackConfig"] == update
     assert full["TaskTemplate"]["RestartPolicy"]["Condition"] == "any"
@@ -287,8 +288,6 @@ def test_a_wrong_value_is_named_by_its_path(data: Any, message: str) -> None:
         ("TaskTemplate.Resources.Reservations.GenericResources", [{"NamedResourceSpec": {"Kind": "GPU"}}]),
         ("TaskTemplate.Placement.Platforms", [{"OS": "linux"}]),
         ("TaskTemplate.PluginSpec", {"Name": "p"}),
-        ("Mode.ReplicatedJob", {}),
-        ("Mode.GlobalJob", {}),
     ],
 )
 def test_what_would_silently_change_meaning_is_refused(path: str, value: Any) -> None:
@@ -404,3 +403,24 @@ def test_every_time_has_a_form(time_ns: int) -> None:
     text = rfc3339_nano(time_ns)
     assert text.endswith("Z")
     assert not text.endswith(("0Z", ".Z")) or "." not in text
+
+
+@pytest.mark.parametrize(
+    ("mode", "shown"),
+    [
+        ({"ReplicatedJob": {}}, {"ReplicatedJob": {"MaxConcurrent": 1, "TotalCompletions": 1}}),
+        ({"ReplicatedJob": {"MaxConcurrent": 2}}, {"ReplicatedJob": {"MaxConcurrent": 2, "TotalCompletions": 2}}),
+        ({"ReplicatedJob": {"MaxConcurrent": 2, "TotalCompletions": 7}}, None),
+        ({"GlobalJob": {}}, None),
+    ],
+)
+def test_jobs_are_shown_with_their_numbers(mode: dict[str, Any], shown: dict[str, Any] | None) -> None:
+    """Empty ones are one; and there is no update configuration, whatever is asked for."""
+    spec = service_spec_from_json(
+        {"Name": "work", "Mode": mode, "TaskTemplate": {"ContainerSpec": {"Image": "busybox"}}}
+    )
+    full = service_spec_to_json(spec, insert_defaults=True)
+    assert full["Mode"] == (shown or mode)
+    assert not full.keys() & {"UpdateConfig", "RollbackConfig"}
+    with pytest.raises(InvalidArgument, match="must specify only one service mode"):
+        service_spec_from_json({"Name": "work", "Mode": {**mode, "Global": {}}})

@@ -100,7 +100,7 @@ async def test_a_rollback_swaps_the_specs(api: Api) -> None:
         (spec("no name"), 400, "name must be valid as a DNS name component"),
         (spec("taken"), 409, "name conflicts with an existing object: service taken already exists"),
         (spec(EndpointSpec={"Ports": [{"TargetPort": 80, "PublishedPort": 8080}]}), 409, "8080"),
-        (spec(Mode={"ReplicatedJob": {}}), 400, "Mode.ReplicatedJob is not supported yet"),
+        (spec(Mode={"ReplicatedJob": {}}, UpdateConfig={}), 400, "Jobs may not have an update config"),
     ],
 )
 async def test_a_service_that_cannot_be_is_refused(api: Api, body: Any, status: int, message: str) -> None:

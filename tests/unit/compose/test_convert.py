@@ -271,10 +271,19 @@ def test_what_is_ignored_is_said(tmp_path: Path) -> None:
         ("secrets: [s]", "f.yml:4: services.web.secrets[0]: undefined secret 's': declare it under the top-level"),
         ("configs: [{source: s}]", "f.yml:4: services.web.configs[0]: undefined config 's': declare it under"),
         (
-            "deploy: {mode: replicated-job}",
-            "f.yml:4: services.web.deploy.mode: jobs (replicated-job) are not available",
+            "deploy: {mode: replicated-job, update_config: {parallelism: 1}}",
+            "f.yml:4: services.web.deploy.update_config: jobs are executed anew when they change: remove it",
         ),
-        ("deploy: {mode: often}", "f.yml:4: services.web.deploy.mode: unknown mode 'often': replicated or global"),
+        (
+            "deploy: {mode: global-job, restart_policy: {condition: any}}",
+            "f.yml:4: services.web.deploy.restart_policy.condition: a job that completes does not run again",
+        ),
+        ("restart: always\ndeploy: {mode: global-job}", "f.yml:4: services.web.restart: a job that completes"),
+        (
+            "deploy: {mode: global-job, replicas: 2}",
+            "f.yml:4: services.web.deploy.replicas: a global-job service runs one task on each node",
+        ),
+        ("deploy: {mode: often}", "f.yml:4: services.web.deploy.mode: unknown mode 'often': replicated, global, repl"),
         ("deploy: {mode: global, replicas: 2}", "f.yml:4: services.web.deploy.replicas: a global service runs one"),
         ("volumes: ['v:/v']", "f.yml:4: services.web.volumes[0]: undefined volume 'v': declare it under"),
         ("volumes: [{type: bind, target: /a}]", "f.yml:4: services.web.volumes[0]: a bind mount needs a source"),
@@ -331,3 +340,24 @@ def test_bad_stack_names_are_refused(tmp_path: Path, name: str) -> None:
     file.write_text("services: {web: {image: a}}")
     with pytest.raises(InvalidArgument, match="invalid stack name"):
         convert(load([file], {}), name)
+
+
+def test_jobs_have_completions_instead_of_replicas(tmp_path: Path) -> None:
+    """All at once, as the docker CLI reads the file; without a number it is one."""
+    many = web(tmp_path, "deploy: {mode: replicated-job, replicas: 3}")
+    assert (many.mode, many.replicas) == (ServiceMode.REPLICATED_JOB, None)
+    assert (many.desired_concurrency, many.desired_completions) == (3, 3)
+    one = web(tmp_path, "deploy: {mode: replicated-job}")
+    assert (one.desired_concurrency, one.desired_completions) == (1, 1)
+    each = web(tmp_path, "deploy: {mode: global-job}")
+    assert (each.mode, each.max_concurrent) == (ServiceMode.GLOBAL_JOB, None)
+
+
+def test_updates_may_have_a_progress_deadline(tmp_path: Path) -> None:
+    """Under a name of ours, which Docker ignores."""
+    lines = "deploy:\n  update_config: {x-swarmpy-progress-deadline: 90s}"
+    update = web(tmp_path, lines).update
+    assert update is not None
+    assert update.progress_deadline_ns == 90_000_000_000
+    with pytest.raises(ComposeError, match="x-swarmpy-progress-deadline"):
+        web(tmp_path, lines.replace("90s", "soon"))

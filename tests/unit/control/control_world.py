@@ -217,12 +217,13 @@ class World:
                 continue
             if not TaskState.ASSIGNED <= state <= TaskState.RUNNING:
                 continue
-            if task.desired_state > TaskState.RUNNING:
+            desired = min(task.desired_state, TaskState.RUNNING)
+            if not task.desired_state.is_wanted:
                 self.report(task, TaskState.SHUTDOWN)
-            elif task.desired_state > state and state < TaskState.READY:
+            elif desired > state and state < TaskState.READY:
                 rejects = self.rejecting(task)
                 self.report(task, TaskState.REJECTED if rejects else TaskState.READY, "no" if rejects else "")
-            elif task.desired_state > state:
+            elif desired > state:
                 crashes = self.crashing(task)
                 self.report(task, TaskState.FAILED if crashes else TaskState.RUNNING, "boom" if crashes else "")
             else:

@@ -109,6 +109,10 @@ def test_start_first_with_a_host_port_stops_first() -> None:
     world.update_service(web, spec(replicas=1, ports=port, update=update, image="nginx:2"))
     assert least_running(world, web) == 0
     assert world.images(web) == ["nginx:2"]
+    why = "stop-first: two tasks cannot have port 8080/tcp of a node at once"
+    assert message_of(world, web) == f"update in progress, {why}"
+    world.advance(6)
+    assert message_of(world, web) == f"update completed, {why}"
 
 
 def test_failing_update_pauses() -> None:
@@ -226,9 +230,11 @@ def test_failing_update_rolls_back() -> None:
     crashes_as("nginx:2", world)
     world.run()
     assert state_of(world, web) is UpdateState.ROLLBACK_STARTED
-    assert message_of(world, web).startswith("update rolled back due to failure")
+    why = message_of(world, web)
+    assert why.startswith("update rolled back due to failure")
     world.advance(30)
-    assert (state_of(world, web), message_of(world, web)) == (UpdateState.ROLLBACK_COMPLETED, "rollback completed")
+    assert state_of(world, web) is UpdateState.ROLLBACK_COMPLETED
+    assert message_of(world, web) == f"rollback completed: {why}"
     assert world.images(web) == ["nginx:1"] * 4
     assert len(untouched & {task.id for task in world.running(web)}) == 3
     assert world.service(web).previous_spec is None
@@ -386,3 +392,116 @@ def test_other_credentials_replace_only_what_has_no_image_yet() -> None:
     world.advance(10)
     assert [t.id for t in world.running(web)] == [task.id]
     assert world.service(web).update_status is None
+
+
+def test_an_update_that_cannot_be_placed_is_given_up() -> None:
+    """At its progress deadline, with the reason; that of the service before stays in its slots."""
+    world, web = updating(replicas=2, progress_deadline_ns=60 * SECOND)
+    world.update_service(
+        web,
+        spec(
+            replicas=2,
+            image="nginx:3",
+            placement=Placement(constraints=("node.labels.a==b",)),
+            update=UpdateConfig(progress_deadline_ns=60 * SECOND),
+        ),
+    )
+    world.advance(59)
+    assert state_of(world, web) is UpdateState.UPDATING
+    world.advance(2)
+    assert state_of(world, web) is UpdateState.PAUSED
+    (waiting,) = world.tasks(web, TaskState.PENDING)
+    assert message_of(world, web) == (
+        f"update paused as it made no progress for 60 seconds: task {waiting.id} could not be placed: "
+        f"{waiting.status.err}"
+    )
+    assert "no suitable node" in waiting.status.err
+    world.advance(3600)
+    assert len(world.running(web)) == 1
+
+
+def test_an_update_whose_tasks_do_not_get_ready_is_rolled_back() -> None:
+    """They are not said to have failed: they start, for longer than anybody waits."""
+    world, web = updating(replicas=2, progress_deadline_ns=60 * SECOND, failure_action="rollback")
+    starting: list[Task] = []
+    agents = world.agents
+
+    def slow() -> int:
+        moved = 0
+        for task in world.tasks(web):
+            if task.spec.container.image == "nginx:2" and task.status.state is TaskState.ASSIGNED:
+                world.report(task, TaskState.STARTING)
+                starting.append(task)
+                moved += 1
+        return moved or agents()
+
+    world.agents = slow  # type: ignore[method-assign]
+    world.crashing = lambda task: False
+    holding = world.report
+    world.report = (  # type: ignore[method-assign]
+        lambda task, state, err="": (
+            None if task.spec.container.image == "nginx:2" and state is TaskState.RUNNING else holding(task, state, err)
+        )
+    )
+    for _ in range(5):
+        world.settle()
+        slow()
+    world.settle()
+    world.clock.now_ns += 61 * SECOND
+    world.settle()
+    (task,) = starting
+    assert state_of(world, web) is UpdateState.ROLLBACK_STARTED
+    host = task.node_id.lstrip("0") if task.node_id else ""
+    assert message_of(world, web) == (
+        f"update rolled back as it made no progress for 60 seconds: task {task.id} is still starting on node {host}"
+    )
+    world.agents = agents  # type: ignore[method-assign]
+    world.advance(20)
+    assert world.images(web) == ["nginx:1"] * 2
+    assert state_of(world, web) is UpdateState.ROLLBACK_COMPLETED
+    assert message_of(world, web) == (
+        "rollback completed: update rolled back as it made no progress for 60 seconds: "
+        f"task {task.id} is still starting on node {host}"
+    )
+
+
+def test_progress_begins_the_deadline_anew() -> None:
+    """An update may take any time, as long as it gets on; waiting between two slots is no lack of progress."""
+    world, web = updating(replicas=4, progress_deadline_ns=10 * SECOND, delay_ns=60 * SECOND, monitor_ns=100 * SECOND)
+    world.advance(400)
+    assert state_of(world, web) is UpdateState.COMPLETED
+    assert world.images(web) == ["nginx:2"] * 4
+
+
+def test_the_deadline_is_measured_by_the_leader_alone() -> None:
+    """Another leader whose clock is a day ahead, or behind, gives the update the whole time again, and no more."""
+    for skew in (86_400 * SECOND, -86_400 * SECOND):
+        world, web = updating(replicas=1, progress_deadline_ns=60 * SECOND)
+        wanted = spec(
+            replicas=1,
+            image="nginx:3",
+            placement=Placement(constraints=("node.labels.a==b",)),
+            update=UpdateConfig(progress_deadline_ns=60 * SECOND),
+        )
+        world.update_service(web, wanted)
+        world.advance(50)
+        world.new_leader(skew_ns=skew)
+        world.advance(59)
+        assert state_of(world, web) is UpdateState.UPDATING
+        world.advance(2)
+        assert state_of(world, web) is UpdateState.PAUSED
+
+
+def test_an_update_without_a_deadline_waits_for_ever() -> None:
+    """As one does that is told to continue whatever happens."""
+    for more in ({"progress_deadline_ns": 0}, {"failure_action": "continue"}):
+        world, web = updating(replicas=1, **more)
+        wanted = spec(
+            replicas=1,
+            image="nginx:3",
+            placement=Placement(constraints=("node.labels.a==b",)),
+            update=UpdateConfig(**more),  # type: ignore[arg-type]
+        )
+        world.update_service(web, wanted)
+        world.advance(3 * 3600)
+        assert state_of(world, web) is UpdateState.UPDATING

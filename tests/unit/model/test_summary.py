@@ -5,9 +5,9 @@ from __future__ import annotations
 import attrs
 
 from swarmpy.model.changes import create, delete, update
-from swarmpy.model.ids import NodeId, ServiceId
-from swarmpy.model.objects import Meta, Node, NodeDescription, Service, UpdateStatus
-from swarmpy.model.specs import ContainerSpec, ServiceSpec, TaskSpec
+from swarmpy.model.ids import ConfigId, NodeId, SecretId, ServiceId
+from swarmpy.model.objects import Config, Meta, Node, NodeDescription, Secret, Service, UpdateStatus
+from swarmpy.model.specs import ConfigSpec, ContainerSpec, SecretSpec, ServiceSpec, TaskSpec
 from swarmpy.model.states import UpdateState
 from swarmpy.model.summary import summary
 
@@ -49,3 +49,24 @@ def test_a_name_cannot_move_the_cursor() -> None:
     """Whatever a node calls itself, a line stays a line."""
     node = Node(id=NodeId("n1"), description=NodeDescription(hostname="evil\x1b[2J\nname"))
     assert str(summary(create(node), None)) == "create node evil?[2J?name (n1)"
+
+
+def test_the_data_of_a_secret_is_not_told() -> None:
+    """Neither in words nor by the objects themselves, which somebody may print; of credentials not even a name."""
+    secret = Secret(id=SecretId("x"), spec=SecretSpec(name="tok", data=b"hunter2"))
+    relabelled = attrs.evolve(secret, made_at=7, spec=attrs.evolve(secret.spec, labels={"a": "b"}))
+    config = Config(id=ConfigId("c"), spec=ConfigSpec(name="cfg", data=b"hunter2"))
+    credentials = Secret(id=SecretId("y"), spec=SecretSpec(data=b"hunter2"))
+    told = [
+        str(summary(create(secret), None)),
+        str(summary(update(relabelled), secret)),
+        str(summary(create(config), None)),
+        str(summary(delete(credentials), credentials)),
+    ]
+    assert told == [
+        "create secret tok (x)",
+        "update secret tok (x): spec.labels",
+        "create config cfg (c)",
+        "delete secret y",
+    ]
+    assert "hunter2" not in repr((create(secret), update(relabelled), create(config), credentials))

@@ -14,6 +14,7 @@ from swarmpy.model.assignments import ManagerAddress
 from swarmpy.model.ids import ClusterId, NodeId
 from swarmpy.model.specs import RaftConfig
 from swarmpy.node.datadir import DataDir, NodeState
+from swarmpy.security.vault import Vault
 
 STATE = NodeState(
     cluster_id=ClusterId("c" * 25),
@@ -120,3 +121,42 @@ def test_snapshots_without_their_log_are_not_thrown_away(tmp_path: Path) -> None
     (data.raft / "1-5.snap").write_bytes(b"state")
     with pytest.raises(DataDirMismatch, match="restore it"):
         assert data.has_raft_log
+
+
+def test_a_directory_with_a_vault_says_so(tmp_path: Path) -> None:
+    """A version that knows no vault reads format 1 only; who leaves the cluster has nothing sealed any more."""
+
+    def written() -> int:
+        return int(json.loads((tmp_path / "node.json").read_text())["version"])
+
+    data = DataDir(tmp_path)
+    data.save(STATE)
+    assert written() == 1
+    data.raise_format()
+    data.save(STATE)
+    assert written() == 2
+    again = DataDir(tmp_path)
+    assert again.load() == STATE
+    again.save(STATE)
+    assert written() == 2
+    Vault(tmp_path).create()
+    again.forget_cluster()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("vault")]
+    again.save(STATE)
+    assert written() == 1
+
+
+def test_a_log_that_is_set_aside_keeps_its_keys(tmp_path: Path) -> None:
+    """The node gets others, or none."""
+    data = DataDir(tmp_path)
+    data.claim_raft(STATE)
+    vault = Vault(tmp_path)
+    vault.create()
+    assert vault.ring is not None
+    sealed = vault.ring.seal(b"data", b"x")
+    data.set_raft_aside()
+    vault.discard()
+    kept = Vault(data.superseded_raft)
+    kept.open()
+    assert kept.ring is not None
+    assert kept.ring.open(1, sealed, b"x") == b"data"

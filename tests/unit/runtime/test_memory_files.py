@@ -104,18 +104,15 @@ async def test_as_root_it_is_a_file_system_of_its_own(mounted: Base) -> None:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     found = os.statvfs(root)
     assert 0 < found.f_blocks * found.f_frsize <= memory // 4 + 4096
-    await files.close()
     assert await files.find(A) == directory  # a task still needs it
     await files.remove(A)
-    await files.close()
     assert not mounted.path.exists()
-    await files.close()
 
 
 @ROOT
 async def test_its_pages_are_not_swapped_out_where_that_can_be_had(mounted: Base) -> None:
     """Linux 6.4 and later."""
-    root = await MemoryFiles(NODE, [mounted]).root()
+    root = (await MemoryFiles(NODE, [mounted]).write(A, files_of(secret("s")))).parent
     major, minor = (int(number) for number in os.uname().release.split("-")[0].split(".")[:2])
     assert ("noswap" in mount_options(root)) == ((major, minor) >= (6, 4))
 
@@ -125,10 +122,10 @@ async def test_a_full_file_system_is_a_reason(mounted: Base, monkeypatch: pytest
     """The task that does not fit is told so, and leaves nothing; the others stay."""
     monkeypatch.setattr(memory_files, "MOUNT_SIZE", "64k")
     files = MemoryFiles(NODE, [mounted])
-    await files.write(A, files_of(secret("s")))
+    root = (await files.write(A, files_of(secret("s")))).parent
     with pytest.raises(TaskRejected, match="cannot be written to memory: No space left on device: there is no room"):
         await files.write(B, files_of(secret("s"), secret("t"), data=b"x" * 40_000))
-    assert [path.name for path in (await files.root()).iterdir()] == ["a"]
+    assert [path.name for path in root.iterdir()] == ["a"]
     await files.remove(A)
     await files.write(B, files_of(secret("s"), data=b"x" * 40_000))
 
@@ -142,7 +139,6 @@ async def test_it_is_never_on_a_disk(tmp_path: Path) -> None:
         await files.write(A, files_of(secret("s")))
     assert not files_in(tmp_path)
     await files.sweep(())
-    await files.close()
 
 
 async def test_a_directory_that_others_could_have_made_is_not_used(shared: Base, tmp_path: Path) -> None:
@@ -169,7 +165,6 @@ async def test_a_node_without_a_proper_id_has_none(shared: Base, node: str) -> N
     with pytest.raises(TaskRejected, match="is not the id of a node"):
         await files.write(A, files_of(secret("s")))
     await files.sweep(())
-    await files.close()
 
 
 @pytest.mark.parametrize("task", ["", "..", "../node2", ".a"])
@@ -203,7 +198,6 @@ async def test_what_no_task_needs_is_swept_away(shared: Base) -> None:
     await again.sweep({A, TaskId("c")})
     assert [path.name for path in (shared.path / NODE).iterdir()] == ["a"]
     await again.sweep(())
-    await again.close()
     assert not shared.path.exists()
 
 
@@ -218,10 +212,29 @@ async def test_what_an_earlier_life_has_is_not_hidden(mounted: Base, shared: Bas
     await now.remove(A)
     assert not directory.exists()
     # A directory that is in use already is used on.
-    root = await before.root()
-    await before.write(A, files_of(secret("s")))
-    assert await MemoryFiles(NODE, [Base(path=shared.path, may_mount=True)]).root() == root
-    assert not root.is_mount()
+    directory = await before.write(A, files_of(secret("s")))
+    able = MemoryFiles(NODE, [Base(path=shared.path, may_mount=True)])
+    assert await able.write(B, files_of(secret("s"))) == directory.with_name("b")
+    assert not directory.parent.is_mount()
+
+
+@ROOT
+async def test_what_only_this_daemon_would_see_is_not_mounted(
+    mounted: Base, shared: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon with mounts of its own, as of a unit with PrivateTmp, uses what is in memory for everybody."""
+    other = await asyncio.create_subprocess_exec("unshare", "--mount", "sleep", "60")
+    try:
+        monkeypatch.setattr(tmpfs, "FIRST_NAMESPACE", Path(f"/proc/{other.pid}/ns/mnt"))
+        async with asyncio.timeout(10):
+            while tmpfs.mounts_are_seen_by_others():
+                await asyncio.sleep(0.01)
+        directory = await MemoryFiles(NODE, [mounted, shared]).write(A, files_of(secret("s")))
+    finally:
+        other.kill()
+        await other.wait()
+    assert directory.is_relative_to(shared.path)
+    assert not (mounted.path / NODE).exists()
 
 
 async def test_who_is_cancelled_leaves_nothing(shared: Base) -> None:
@@ -272,7 +285,6 @@ async def main():
         print(error)
     print(sorted(path.name for path in directory.parent.iterdir()))
     await files.sweep(())
-    await files.close()
     print(directory.parent.exists())
 
 # Only now: the interpreter may be where nobody else can read.

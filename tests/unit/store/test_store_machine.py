@@ -448,6 +448,7 @@ def check_references(view: View) -> None:
         assert by_id(view.services_referring(object_id)) == sorted(services)
         users = [t.id for t in view.tasks() if not t.status.state.is_terminal and object_id in references(t.spec)]
         assert by_id(view.tasks_referring(object_id)) == sorted(users)
+        assert view.is_referred_to(object_id) is bool(services or users)
 
 
 def by_id(tasks: Any) -> list[str]:

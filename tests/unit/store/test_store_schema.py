@@ -18,7 +18,15 @@ from store_world import cluster, config, node, secret, service, task, with_refer
 from swarmpy.errors import DataDirMismatch, FailedPrecondition, ProtocolViolation
 from swarmpy.model import changes, codec, objects
 from swarmpy.model.changes import ChangeList
-from swarmpy.model.objects import Certificate, ClientCertificate, FormerRoot, NodeDescription, Plugin, RootRotation
+from swarmpy.model.objects import (
+    Certificate,
+    ClientCertificate,
+    FormerRoot,
+    JobStatus,
+    NodeDescription,
+    Plugin,
+    RootRotation,
+)
 from swarmpy.model.requests import Answered, RequestId
 from swarmpy.model.specs import (
     ClusterSpec,
@@ -30,6 +38,7 @@ from swarmpy.model.specs import (
     Resources,
     ServiceSpec,
     TaskSpec,
+    UpdateConfig,
 )
 from swarmpy.model.states import ApiRole, Role
 from swarmpy.node.clock import SystemClock
@@ -49,6 +58,7 @@ FORMER = FormerRoot(cert_pem=b"", cross_signed_pem=b"", until_ns=1)
 CERTIFICATE = Certificate(serial="1f", role=Role.WORKER, issuer="", not_after_ns=1)
 CLIENT = ClientCertificate(name="a", role=ApiRole.VIEWER, issued_at_ns=1, not_after_ns=2)
 REFERRING = ServiceSpec(name="web", task=with_references(service("web").spec.task, secrets=("x",)))
+WITH_DEADLINE = ServiceSpec(name="web", rollback=UpdateConfig(progress_deadline_ns=1))
 GENERIC = Resources(generic=(GenericResource(kind="gpu", count=1),))
 PLACED = ServiceSpec(name="web", task=TaskSpec(placement=Placement(platforms=(Platform(),))))
 RESERVING = TaskSpec(resources=ResourceRequirements(reservations=GENERIC))
@@ -80,6 +90,9 @@ def _described(**description: Any) -> objects.Node:
         (ChangeList(changes=(changes.create(attrs.evolve(service("web"), spec=REFERRING)),)), 7),
         (ChangeList(changes=(changes.update(attrs.evolve(service("web"), previous_spec=REFERRING)),)), 7),
         (ChangeList(changes=(changes.create(attrs.evolve(task("t", "id-web"), spec=REFERRING.task)),)), 7),
+        (ChangeList(changes=(changes.create(attrs.evolve(service("web"), job=JobStatus())),)), 7),
+        (ChangeList(changes=(changes.create(attrs.evolve(service("web"), spec=WITH_DEADLINE)),)), 7),
+        (ChangeList(changes=(changes.create(attrs.evolve(task("t", "id-web"), iteration=0)),)), 7),
         (ChangeList(changes=(changes.create(attrs.evolve(service("web"), spec=PLACED)),)), 7),
         (ChangeList(changes=(changes.update(attrs.evolve(service("web"), previous_spec=PLACED)),)), 7),
         (ChangeList(changes=(changes.create(attrs.evolve(task("t", "id-web"), spec=RESERVING)),)), 7),

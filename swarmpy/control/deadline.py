@@ -1,0 +1,51 @@
+"""The progress deadline of an update: it does not wait for ever for a task that cannot be placed or does not get ready.
+
+Progress is a slot whose new task runs for the first time. The time without any is measured by the leader's own clock
+alone (:mod:`swarmpy.control.waiting`): no clock that was set, and no other leader's, can make an update late. A new
+leader gives it the whole time again (after Nomad's ``progress_deadline``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from swarmpy.control.draft import Draft, is_active, is_ended, slot_of
+from swarmpy.control.restart import next_start_ns
+from swarmpy.model.objects import Task
+from swarmpy.model.states import TaskState
+
+
+def too_late(draft: Draft, tasks: Sequence[Task], deadline_ns: int) -> str:
+    """Why the update is given up, in words to follow "update paused"; "" while it may go on.
+
+    ``tasks`` are all of the slots that it is about. Asked for in each decision while one is waited for: where nothing
+    is, the time begins anew.
+    """
+    new = [task for task in tasks if task.spec_version == draft.service.spec_version]
+    there = {slot_of(task) for task in new if task.started_at_ns}
+    awaited = [task for task in new if is_active(task) and slot_of(task) not in there]
+    stuck = [task for task in awaited if not is_ended(task) or next_start_ns(draft, task) is None]
+    if not deadline_ns or not stuck:
+        return ""
+    status = draft.service.update_status
+    began = None if status is None else (status.state, status.started_at_ns)
+    if draft.waits_long("progress", (began, draft.service.spec_version, len(there)), deadline_ns):
+        return ""
+    return f"as it made no progress for {_seconds(deadline_ns)}: {_why(draft, stuck[0])}"
+
+
+def _seconds(amount_ns: int) -> str:
+    return f"{amount_ns / 1e9:g} seconds"
+
+
+def _why(draft: Draft, task: Task) -> str:
+    if is_ended(task):
+        return f"task {task.id} has {task.status.state.name.lower()} and may not be tried again: {task.status.err}"
+    err = f": {task.status.err}" if task.status.err else ""
+    if task.status.state < TaskState.ASSIGNED:
+        return f"task {task.id} could not be placed{err}"
+    if task.desired_state is TaskState.READY and any(map(draft.is_stopping, draft.slot(slot_of(task)))):
+        return f"task {task.id} still waits for the one before it to stop{err}"
+    node = None if task.node_id is None else draft.view.node(task.node_id)
+    where = task.node_id if node is None else node.description.hostname or node.id
+    return f"task {task.id} is still {task.status.state.name.lower()} on node {where}{err}"

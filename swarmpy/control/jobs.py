@@ -1,0 +1,139 @@
+"""Jobs: services whose tasks are to complete, a number of them (replicated) or one on each node (global).
+
+A job is executed when it is made and with each change of it; its iteration says how often. Tasks of an earlier
+iteration are removed where they run and are history where they have ended. A slot is done once one of its tasks has
+completed. A task that failed is tried again as its restart policy allows: ``on-failure`` unless it says ``none``
+(after swarmkit ``manager/orchestrator/jobs``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from swarmpy.control.draft import Draft, SlotKey, age_key, is_active, is_ended
+from swarmpy.control.global_mode import takes_new_tasks
+from swarmpy.control.nodes import Standing, can_be_orphaned
+from swarmpy.control.outdated import meets_constraints
+from swarmpy.control.restart import ENDED_BY_ITSELF, next_start_ns
+from swarmpy.model.objects import Service, Task
+from swarmpy.model.states import TaskState
+
+
+def decide_job(draft: Draft) -> None:
+    """Bring the present execution of the job forward."""
+    for key in list(draft.slots):
+        _end_former(draft, key)
+        _supervise(draft, key)
+    if draft.is_global:
+        _begin_on_nodes(draft)
+    else:
+        _begin_completions(draft)
+
+
+def completed_slots(service: Service, tasks: Iterable[Task]) -> int:
+    """How many slots of the job's present execution are done."""
+    found = {task.slot or task.node_id for task in tasks if _is_of(service, task) and has_completed(task)}
+    return len(found)
+
+
+def has_completed(task: Task) -> bool:
+    """True when the task did what it was made for."""
+    return task.status.state is TaskState.COMPLETE
+
+
+def _is_of(service: Service, task: Task) -> bool:
+    return service.job is not None and task.iteration == service.job.iteration
+
+
+def _present(draft: Draft, key: SlotKey) -> list[Task]:
+    """The slot's tasks of the present execution, the newest last."""
+    return sorted((task for task in draft.slot(key) if _is_of(draft.service, task)), key=age_key)
+
+
+def _end_former(draft: Draft, key: SlotKey) -> None:
+    for task in draft.slot(key):
+        if _is_of(draft.service, task) or not is_active(task):
+            continue
+        if is_ended(task):
+            draft.retire(task)
+        else:
+            draft.remove(task)
+
+
+def _supervise(draft: Draft, key: SlotKey) -> None:
+    """Let one task of the slot be under way, unless the slot is done or its restart policy is exhausted."""
+    for task in _present(draft, key):
+        if draft.standing(task) is Standing.GONE and can_be_orphaned(task):
+            draft.orphan(task)
+    tasks = _present(draft, key)
+    if any(map(has_completed, tasks)):
+        # Also one that was told to stop, as its node was drained, may have completed first.
+        for task in tasks:
+            if is_active(task) and not has_completed(task):
+                draft.retire(task)
+        return
+    if not tasks or not is_active(tasks[-1]):
+        return
+    newest = tasks[-1]
+    if newest.status.state in ENDED_BY_ITSELF:
+        _retry(draft, key, newest)
+    elif is_ended(newest) or draft.standing(newest) is not Standing.FINE:
+        _move(draft, key, newest)
+    elif newest.desired_state == TaskState.READY and _may_start(draft, key, newest):
+        draft.promote(newest)
+
+
+def _retry(draft: Draft, key: SlotKey, failed: Task) -> None:
+    if draft.waits_to_start(failed):
+        return
+    not_before_ns = next_start_ns(draft, failed)
+    if not_before_ns is not None:
+        draft.retire(failed)
+        draft.start(key, not_before_ns=not_before_ns)
+
+
+def _move(draft: Draft, key: SlotKey, task: Task) -> None:
+    """The task lost its node, which is not its fault. Its successor starts when it has stopped: not both may complete.
+
+    A global job has no other node for it: it begins again when its node is back.
+    """
+    draft.retire(task)
+    if not draft.is_global:
+        # One that still waited for its restart delay has lost its place, not its reason to wait.
+        draft.start(key, not_before_ns=task.not_before_ns if task.desired_state == TaskState.READY else 0)
+
+
+def _may_start(draft: Draft, key: SlotKey, task: Task) -> bool:
+    return not draft.waits_to_start(task) and not any(draft.is_stopping(other) for other in draft.slot(key))
+
+
+def _begin_on_nodes(draft: Draft) -> None:
+    for node in draft.view.nodes():
+        if not takes_new_tasks(node) or not meets_constraints(draft.service, node):
+            continue
+        tasks = _present(draft, node.id)
+        if not any(map(has_completed, tasks)) and not any(map(is_active, tasks)):
+            draft.start(node.id)
+
+
+def _begin_completions(draft: Draft) -> None:
+    """Begin as many slots as may be under way. One that was given up holds no other back, and is not begun again."""
+    spec = draft.service.spec
+    under_way = sum(_is_under_way(draft, key) for key in draft.slots)
+    for number in range(1, spec.desired_completions + 1):
+        if under_way >= spec.desired_concurrency:
+            return
+        if not any(is_active(task) or has_completed(task) for task in _present(draft, number)):
+            draft.start(number)
+            under_way += 1
+
+
+def _is_under_way(draft: Draft, key: SlotKey) -> bool:
+    """True while a task of the slot runs, stops, or is to start."""
+    for task in draft.slot(key):
+        if draft.is_stopping(task) or (is_active(task) and not is_ended(task)):
+            return True
+        if is_active(task) and not has_completed(task) and draft.waits_to_start(task):
+            # Rejected during its restart delay: it will be tried again.
+            return True
+    return False
