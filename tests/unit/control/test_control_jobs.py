@@ -14,7 +14,7 @@ from swarmpy.errors import InvalidArgument
 from swarmpy.model import changes
 from swarmpy.model.ids import ServiceId
 from swarmpy.model.objects import JobStatus, Task
-from swarmpy.model.specs import RestartPolicy, ServiceSpec, UpdateConfig
+from swarmpy.model.specs import Placement, RestartPolicy, ServiceSpec, UpdateConfig
 from swarmpy.model.states import Availability, NodeState, ServiceMode, TaskState
 
 S = TaskState
@@ -322,3 +322,20 @@ def test_many_completions_do_not_hold_the_loop() -> None:
         running=1, desired=1, completed=MAX_COMPLETIONS - 2
     )
     assert took_s < 0.25
+
+
+def test_a_task_whose_node_is_no_place_for_it_any_more_is_tried_elsewhere() -> None:
+    """It had not completed; on the other node it may. A global job waits for a node that fits."""
+    here = Placement(constraints=("node.labels.zone==eu",))
+    jobs = Jobs()
+    a = jobs.add_node("a", zone="eu")
+    some = jobs.add_job(job(2, 2, placement=here))
+    each = jobs.add_job(attrs.evolve(global_job(placement=here), name="each"))
+    assert len(jobs.under_way(some)) + len(jobs.under_way(each)) == 3
+    b = jobs.add_node("b", zone="eu")
+    jobs.write(changes.update(attrs.evolve(a, meta=jobs.view.node(a.id).meta, spec=attrs.evolve(a.spec, labels={}))))
+    jobs.run()
+    for service in (some, each):
+        running = [t for t in jobs.tasks(service, S.RUNNING) if t.desired_state is S.COMPLETE]
+        assert {task.node_id for task in running} == {b.id}
+        assert len(running) == (2 if service == some else 1)
