@@ -6,6 +6,7 @@ not let it pass. Words of the explanations are Docker's where it has some, with 
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, Self
@@ -50,6 +51,14 @@ class Wants:
             placement=task.spec.placement or _ANYWHERE,
             host_ports=host_ports(task) if task.ports else (),
         )
+
+
+_FREE = re.compile(r"largest free [^,]*")
+
+
+def without_free(reason: str) -> str:
+    """A reason without how much is free, which changes with every task that comes or goes."""
+    return _FREE.sub("", reason)
 
 
 def plugins_of(task: Task) -> tuple[Plugin, ...]:

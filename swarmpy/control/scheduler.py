@@ -15,9 +15,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import attrs
 
-from swarmpy.control.decision import Decision
+from swarmpy.control.decision import Decision, earlier
 from swarmpy.control.draft import is_active, retired
-from swarmpy.control.filters import Pipeline, Wants
+from swarmpy.control.filters import Pipeline, Wants, without_free
 from swarmpy.control.loads import Group, Loads, NodeLoad, reservation
 from swarmpy.control.placement import Candidate, fill
 from swarmpy.model import changes
@@ -36,6 +36,9 @@ CHUNK = 1_000
 """Most tasks that are placed in one slice: some ten milliseconds."""
 SLICE_WORK = 20_000
 """Nodes that were looked at since the last slice, for services of few tasks: as long again."""
+FREE_REST_NS = 10 * 1_000_000_000
+"""A reason in which only the largest free amount has changed is written no sooner after the last write of its task:
+else every task that ends has the reasons of all that wait written anew."""
 TASK_WORK = 10
 """What a task costs, in nodes that are looked at."""
 
@@ -45,8 +48,9 @@ _assigned = evolver(Task, "node_id", "status", "applied_at_ns", "generic")
 
 def decide(view: View, now_ns: int) -> Decision:
     """All that is to be done on ``view``, in one step."""
-    slices = Scheduler(Loads.of(view)).slices(now_ns)
-    return Decision(changes=tuple(change for decision in slices for change in decision.changes))
+    made = Scheduler(Loads.of(view))
+    found = tuple(change for decision in made.slices(now_ns) for change in decision.changes)
+    return Decision(changes=found, wake_at_ns=made.wake_at_ns)
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -69,6 +73,9 @@ class Scheduler:
         self._loads = loads
         self._plan: _Plan | None = None
         self._work = 0
+        self._put_off = False
+        self.wake_at_ns: int | None = None
+        """After a round: when to make another though nothing has happened, as reasons were left as they are."""
 
     def slices(self, now_ns: int) -> Iterator[Decision]:
         """One round, in as many decisions as it takes to keep each short; some may be empty.
@@ -76,10 +83,12 @@ class Scheduler:
         Places all tasks that wait for a node, and ends those that are wanted no more and never had one.
         """
         loads, found = self._loads, list[Change]()
+        self.wake_at_ns = None
         for service_id in list(loads.waiting):
             if loads.looked_at.get(service_id) == loads.changes:
                 continue
             tasks, began, has_changed = list(loads.waiting.get(service_id, {}).values()), loads.changes, False
+            self._put_off = False
             for start in range(0, len(tasks), CHUNK):
                 part = self._decide(service_id, tasks[start : start + CHUNK], now_ns)
                 found.extend(part)
@@ -87,7 +96,7 @@ class Scheduler:
                 if self._work >= SLICE_WORK or len(found) >= CHUNK:
                     yield Decision(changes=tuple(found))
                     found, self._work = [], 0
-            if not has_changed and began == loads.changes and service_id in loads.waiting:
+            if not (has_changed or self._put_off) and began == loads.changes and service_id in loads.waiting:
                 loads.looked_at[service_id] = began
         self._plan = None
         if found:
@@ -147,7 +156,7 @@ class Scheduler:
         if placed < len(free):
             plan.reason = plan.reason or plan.pipeline.explain(self._loads.nodes())
             for task in free[placed:]:
-                yield _explain(task, plan.reason)
+                yield self._explain(task, plan.reason, now_ns)
 
     def _new_plan(self, key: tuple[Wants, int | None], failures: dict[NodeId, int]) -> _Plan:
         wants, loads = key[0], self._loads
@@ -167,13 +176,26 @@ class Scheduler:
         """A task of a global service: this node or none."""
         load = self._loads.by_node.get(task.node_id) if task.node_id else None
         if load is None or load.node is None:
-            return _explain(task, pipeline.explain(()))
-        return self._assign(task, load, assigned) if pipeline.room(load) else _explain(task, pipeline.explain((load,)))
+            return self._explain(task, pipeline.explain(()), assigned.timestamp_ns)
+        if pipeline.room(load):
+            return self._assign(task, load, assigned)
+        return self._explain(task, pipeline.explain((load,)), assigned.timestamp_ns)
 
     def _assign(self, task: Task, load: NodeLoad, status: TaskStatus) -> Change:
         task = _assigned(task, load.id, status, status.timestamp_ns, _generic(task, load))
         self._loads.assume(task)
         return changes.update(task)
+
+    def _explain(self, task: Task, reason: str, now_ns: int) -> Change | None:
+        if task.status.err == reason:
+            return None
+        rests_ns = task.meta.updated_at_ns + FREE_REST_NS - now_ns
+        # One that was written in the future was so by another clock.
+        if 0 < rests_ns <= FREE_REST_NS and without_free(task.status.err) == without_free(reason):
+            self._put_off = True
+            self.wake_at_ns = earlier(self.wake_at_ns, now_ns + rests_ns)
+            return None
+        return changes.update(attrs.evolve(task, status=attrs.evolve(task.status, err=reason)))
 
 
 def _generic(task: Task, load: NodeLoad) -> tuple[GenericResource, ...]:
@@ -186,9 +208,3 @@ def _generic(task: Task, load: NodeLoad) -> tuple[GenericResource, ...]:
         else GenericResource(kind=each.kind, count=each.count)
         for each in reservation(task).generic
     )
-
-
-def _explain(task: Task, reason: str) -> Change | None:
-    if task.status.err == reason:
-        return None
-    return changes.update(attrs.evolve(task, status=attrs.evolve(task.status, err=reason)))

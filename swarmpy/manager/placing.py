@@ -33,6 +33,8 @@ class Placing:
         self._clock = clock
         self._loads: Loads | None = None
         self._scheduler: Scheduler
+        self.due: float | None = None
+        """When to settle again though nothing has happened, on the monotonic clock."""
 
     def follow(self) -> bool:
         """Take in what was written; False when events were lost, and everything has to be read anew."""
@@ -49,13 +51,15 @@ class Placing:
             await self._build()
         if self._loads is None:
             return 1  # lost again meanwhile: another round
-        written, loads = 0, self._loads
-        for decision in self._scheduler.slices(self._clock.time_ns()):
+        written, loads, now_ns = 0, self._loads, self._clock.time_ns()
+        for decision in self._scheduler.slices(now_ns):
             written += await apply(decision)
             await asyncio.sleep(0)
             if not self.follow() or self._loads is not loads:
                 return written + 1
             loads.give_up()
+        wake_at_ns = self._scheduler.wake_at_ns
+        self.due = None if wake_at_ns is None else self._clock.monotonic() + (wake_at_ns - now_ns) / 1e9
         return written
 
     async def _build(self) -> None:

@@ -61,7 +61,8 @@ class Reconciler:
 
     async def _wait(self, watch: Watch) -> None:
         """Return when something has changed, or when a decision asked to be made again."""
-        due = min(self._wake_at.values(), default=None)
+        dues = [*self._wake_at.values(), *([] if self._placing.due is None else [self._placing.due])]
+        due = min(dues, default=None)
         timeout = None if due is None else max(0.0, due - self._clock.monotonic())
         if await watch.wait(timeout):
             await asyncio.sleep(COLLECT_S)

@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
         ("api", ["--managers", "2"]),
         ("cost", ["--managers", "2"]),
         ("sealing", ["--managers", "1"]),
+        ("scheduler", ["--most-nodes", "1000", "--most-tasks", "1000"]),
         ("agents", ["--managers", "3", "--agents", "12"]),
         ("big", ["--managers", "3", "--tasks", "200"]),
     ],

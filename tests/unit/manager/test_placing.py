@@ -15,8 +15,8 @@ from swarmpy.manager import placing
 from swarmpy.manager.placing import KINDS, Placing
 from swarmpy.model.ids import ServiceId, TaskId
 from swarmpy.model.objects import Task, TaskStatus
-from swarmpy.model.specs import TaskSpec
-from swarmpy.model.states import NodeState, TaskState
+from swarmpy.model.specs import ResourceRequirements, Resources, TaskSpec
+from swarmpy.model.states import Availability, NodeState, TaskState
 from swarmpy.store.memory import Store
 from swarmpy.store.watch import Watch
 
@@ -113,3 +113,41 @@ async def test_reading_everything_gives_way(monkeypatch: pytest.MonkeyPatch) -> 
         late = asyncio.create_task(store.update(lambda tx: tx.create(waiting(500))))
         assert await world.placing.settle(world.apply) == 101
         await late
+
+
+async def test_how_much_is_free_is_not_told_at_every_change() -> None:
+    """A reason in which only that differs is written when its task has rested; another reason is written at once."""
+    clock = MovedClock()
+    store, _ = await make_store(clock, "a")
+    with store.watch(KINDS) as watch:
+        world = World(store, clock, watch)
+
+        async def has(memory: int, availability: Availability = Availability.ACTIVE) -> str:
+            node = store.view().node("a")
+            assert node is not None
+            resources = Resources(memory_bytes=memory)
+            changed = attrs.evolve(
+                node,
+                description=attrs.evolve(node.description, resources=resources),
+                spec=attrs.evolve(node.spec, availability=availability),
+            )
+            await store.update(lambda tx: tx.update(changed))
+            while await world.placing.settle(world.apply):
+                pass
+            (task,) = store.view().tasks()
+            return task.status.err
+
+        reserved = ResourceRequirements(reservations=Resources(memory_bytes=9000))
+        task = attrs.evolve(waiting(1), spec=TaskSpec(resources=reserved))
+        await store.update(lambda tx: tx.create(task))
+        clock.seconds += 60
+        assert "largest free 3 B" in await has(3)
+        clock.seconds += 1
+        assert "largest free 3 B" in await has(4)
+        assert world.placing.due == clock.seconds + 9
+        clock.seconds += 9
+        assert await world.placing.settle(world.apply) == 1
+        assert "largest free 4 B" in store.view().tasks()[0].status.err
+        assert world.placing.due is None
+        assert await has(4, Availability.DRAIN) == "no suitable node (1 node drained)"
+        assert "largest free 4 B" in await has(4)
