@@ -13,6 +13,7 @@ from swarmpy.errors import InvalidArgument
 from swarmpy.model.specs import (
     ContainerSpec,
     EndpointSpec,
+    GenericResource,
     Healthcheck,
     Mount,
     NodeSpec,
@@ -42,6 +43,13 @@ def with_ports(*ports: PortConfig, mode: str = "vip") -> ServiceSpec:
     return attrs.evolve(spec(), endpoint=EndpointSpec(mode=mode, ports=ports))
 
 
+GPU = GenericResource(kind="gpu", count=1)
+
+
+def with_generic(**parts: tuple[GenericResource, ...]) -> ServiceSpec:
+    return with_task(resources=ResourceRequirements(**{k: Resources(generic=v) for k, v in parts.items()}))
+
+
 BAD: list[tuple[ServiceSpec, str]] = [
     (spec(""), "name must be valid as a DNS name component"),
     (spec("-web"), "name must be valid as a DNS name component"),
@@ -64,6 +72,11 @@ BAD: list[tuple[ServiceSpec, str]] = [
     (with_task(restart=RestartPolicy(max_attempts=-1)), "TaskSpec: restart-max-attempts cannot be negative"),
     (with_task(placement=Placement(constraints=("a=b",))), "constraint expected one operator from ==, !="),
     (with_task(placement=Placement(spread=("node.id",))), "invalid spread preference 'node.id'"),
+    (with_generic(limits=(GPU,)), "generic resources can be reserved, and have no limits"),
+    (with_generic(reservations=(GPU, GPU)), "invalid generic resource 'gpu': give each kind a name, and once"),
+    (with_generic(reservations=(attrs.evolve(GPU, kind=""),)), "invalid generic resource ''"),
+    (with_generic(reservations=(attrs.evolve(GPU, count=0),)), "invalid generic resource 'gpu': reserve a count of 1-"),
+    (with_generic(reservations=(attrs.evolve(GPU, names=("a",)),)), "invalid generic resource 'gpu': reserve a count"),
     (with_task(placement=Placement(max_replicas=-1)), "Placement: MaxReplicas cannot be negative"),
     (
         attrs.evolve(with_task(placement=Placement(max_replicas=1)), mode=ServiceMode.GLOBAL, replicas=None),

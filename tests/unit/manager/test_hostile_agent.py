@@ -298,6 +298,24 @@ async def test_a_node_is_described_within_bounds(world: World, description: Node
     assert world.store.view().node(NodeId("bad")) == before
 
 
+async def test_what_older_managers_do_not_read_is_not_written_of_a_node(world: World) -> None:
+    """While there are some, a node that tells its plugins and generic resources is taken without."""
+    told = NodeDescription(
+        hostname="h",
+        plugins=(Plugin(type="log", name="gelf"),),
+        resources=Resources(nano_cpus=1, generic=(GenericResource(kind="gpu", names=("a",)),)),
+    )
+    for schema, written in (
+        (codec.SECRETS_VERSION - 1, attrs.evolve(told, plugins=(), resources=Resources(nano_cpus=1))),
+        (codec.SECRETS_VERSION, told),
+    ):
+        await world.store.update(lambda tx, schema=schema: tx.update(attrs.evolve(tx.cluster(), schema=schema)))
+        await open_as(world, told)
+        node = world.store.view().node("bad")
+        assert node is not None
+        assert node.description == written
+
+
 @pytest.mark.parametrize(
     ("address", "seen", "is_taken"),
     [
