@@ -29,7 +29,7 @@ _HUB_KEY = "https://index.docker.io/v1/"
 """What the credentials of Docker Hub are kept under."""
 _HUB_HOSTS = frozenset({DOCKER_HUB, "index.docker.io"})
 _HELPER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_TOKEN_USER = "<token>"  # noqa: S105  # what helpers say instead of a name when they give a token
+_TOKEN_USER = "<token>"  # noqa: S105  # nosec B105  # what helpers say instead of a name when they give a token
 _NOT_FOUND = "credentials not found"
 
 

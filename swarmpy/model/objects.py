@@ -34,7 +34,7 @@ class Kind(enum.StrEnum):
     NODE = "node"
     SERVICE = "service"
     TASK = "task"
-    SECRET = "secret"  # noqa: S105  # the name of a table
+    SECRET = "secret"  # noqa: S105  # nosec B105  # the name of a table
     CONFIG = "config"
 
 

@@ -33,7 +33,7 @@ T = TypeVar("T")
 MOUNT_SIZE = "25%"
 """Of the machine's memory, as a bound: a task with a hundred secrets of the largest size has fifty megabytes."""
 ROOT_BASE = Path("/run/swarmpy-secrets")
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # a directory of our own in it, whose owner and mode are looked at
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # nosec B108  # a directory of our own in it, whose owner and mode are looked at
 _PRIVATE = 0o077
 
 

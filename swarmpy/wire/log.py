@@ -266,7 +266,7 @@ class SqliteLog:
     def _checked_entries(self, db: sqlite3.Connection, first: int, last: int) -> list[Entry]:
         entries: list[Entry] = []
         key_column = "0" if self._version == PLAIN_VERSION else "key"
-        query = f"SELECT idx, term, kind, data, crc, {key_column} FROM entries ORDER BY idx"  # noqa: S608
+        query = f"SELECT idx, term, kind, data, crc, {key_column} FROM entries ORDER BY idx"  # noqa: S608  # nosec B608  # of our own words
         for index, term, kind, data, crc, key in db.execute(query):
             expected = first + len(entries)
             if index != expected or index > last:
@@ -293,7 +293,7 @@ class SqliteLog:
                 begin = entries[0].index
                 if begin <= last:
                     db.execute("DELETE FROM entries WHERE idx >= ?", (begin,))
-                db.executemany(f"INSERT INTO entries VALUES ({self._places})", rows)  # noqa: S608
+                db.executemany(f"INSERT INTO entries VALUES ({self._places})", rows)  # noqa: S608  # nosec B608  # of our own words
                 first, last = begin if begin < first or first > last else first, entries[-1].index
             if hard_state is not None:
                 set_meta(db, hard_state_rows(hard_state))
@@ -335,7 +335,7 @@ class SqliteLog:
                 db.execute("DELETE FROM entries")
                 first, last = index + 1, index
             db.execute("DELETE FROM snapshots")
-            db.execute(f"INSERT INTO snapshots VALUES ({self._places})", self._columns(row))  # noqa: S608
+            db.execute(f"INSERT INTO snapshots VALUES ({self._places})", self._columns(row))  # noqa: S608  # nosec B608  # of our own words
             set_meta(db, extent_rows(first, last, index, self._generation))
             self._count(db, self._seal.seals_for(size))
         self._first_index, self._last_index, self._snapshot_index = first, last, index

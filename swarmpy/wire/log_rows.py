@@ -46,7 +46,7 @@ def integer(db: sqlite3.Connection, key: str) -> int:
 def snapshot_row(db: sqlite3.Connection, *, has_keys: bool) -> SnapshotRow | None:
     """What is stored of the newest snapshot, in a database whose rows tell their key, or do not."""
     key = "key" if has_keys else "0"
-    query = f"SELECT idx, term, conf, file, sha256, {key} FROM snapshots ORDER BY idx DESC"  # noqa: S608
+    query = f"SELECT idx, term, conf, file, sha256, {key} FROM snapshots ORDER BY idx DESC"  # noqa: S608  # nosec B608  # of our own words
     row: SnapshotRow | None = db.execute(query).fetchone()
     return row
 

@@ -10,12 +10,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from test_process_runtime import make_runtime, make_task
 
 from swarmpy.model.logs import STDERR, STDOUT, LogLine, LogOptions
 from swarmpy.model.objects import Task
 from swarmpy.runtime.process import ProcessRuntime
 from swarmpy.runtime.warden import PART_BYTES, Log
-from tests.unit.runtime.test_process_runtime import make_runtime, make_task
 
 
 @pytest.fixture
