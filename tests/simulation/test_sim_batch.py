@@ -64,7 +64,7 @@ def test_a_seed_is_replayed_as_a_film() -> None:
         "create task",
     ):
         assert event in out, event
-    assert re.match(r"seed 3 of world cluster: all laws hold; .* digest [0-9a-f]{16}$", verdict)
+    assert re.match(r"seed 4 of world cluster: all laws hold; .* digest [0-9a-f]{16}$", verdict)
     assert played("--seed", "4", "--world", "cluster") == (0, verdict + "\n", "")
 
 
