@@ -24,7 +24,7 @@ from swarmpy.node.clock import SystemClock
 from swarmpy.node.restoring import read_backup
 from swarmpy.security.api_certificates import issue_client
 from swarmpy.security.ca import create_root_ca
-from swarmpy.security.identity import new_key_and_csr
+from swarmpy.security.identity import load_identity, new_key_and_csr
 
 HOUR_NS = 3600 * 1_000_000_000
 CREATE = ("service", "create", "-d", "--no-resolve-image", "--replicas", "0", "--name")
@@ -236,9 +236,9 @@ def test_everybody_else_is_refused(cluster: list[Host], cards: Path, tmp_path: P
         "a forged one": card(tmp_path / "forged", root, root.cert_pem, cluster_id),
     }
     for host, name in ((leader, "a manager's"), (worker, "a worker's")):
-        there = host.data_dir / "certificates"
-        parts = [(there / file).read_bytes() for file in ("swarm-root-ca.crt", "swarm-node.crt", "swarm-node.key")]
-        shown[name] = files(tmp_path / host.name, *parts)
+        own = load_identity(host.data_dir, host.ring)
+        assert own is not None
+        shown[name] = files(tmp_path / host.name, own.ca_pem, own.cert_pem, own.key_pem)
     words = {
         "a stranger's": "tls:",
         "an expired one": "expired certificate",

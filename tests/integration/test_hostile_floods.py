@@ -26,7 +26,8 @@ def test_a_leader_under_attack_serves_the_others() -> None:
     command += ["--attacks", ",".join(ATTACKS), "--connections", "3000"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    *attacks, end = [json.loads(line) for line in done.stdout.splitlines()]
+    machine, *attacks, end = [json.loads(line) for line in done.stdout.splitlines()]
+    assert machine["bench"] == "machine"
     assert [line["attack"] for line in attacks] == ["none", *ATTACKS]
     bounds, limits = ServerConfig(), EntranceLimits()
     strangers = limits.waiting + limits.handshakes + bounds.max_anonymous + bounds.max_of_worker
