@@ -12,6 +12,8 @@ import gc
 from collections.abc import Callable
 
 LOOK_S = 0.5
+SETTLE_S = 5.0
+"""A manager's half that was stopped is gone by then."""
 ENOUGH_CHANGES = 5_000
 """Objects that were written since the last time: a full collection over them takes some ten milliseconds."""
 
@@ -25,14 +27,19 @@ def freeze() -> None:
 async def keep_collections_short(written: Callable[[], int]) -> None:
     """Freeze, until cancelled, whenever enough has been written; ``written`` tells how many objects ever were.
 
-    What is part of a garbage cycle at such a moment is never freed; there is little, and it is not often.
+    What is part of a garbage cycle at such a moment is not freed: there is little, and it is not often. But a manager's
+    half is one large cycle with a store in it. So when one was stopped, all that is frozen is looked at again.
     """
-    frozen = 0
+    frozen = last = 0
     while True:
         await asyncio.sleep(LOOK_S)
         now = written()
-        if now < frozen:
-            frozen = 0  # of another store
+        if now < last:
+            gc.unfreeze()
+            await asyncio.sleep(SETTLE_S)
+            freeze()
+            frozen = now = written()
         if now - frozen >= ENOUGH_CHANGES:
             freeze()
             frozen = now
+        last = now
