@@ -82,7 +82,8 @@ def send_heartbeats(state: RaftState) -> None:
                 # Only what is known to match: the follower may still have entries of a lost leader.
                 commit=min(progress.match, state.log.committed),
                 context=state.read_round,
-                sender=state.me if progress.match == 0 else None,
+                # Who does not answer may have missed that this leader has moved, and answer where it was.
+                sender=state.me if progress.match == 0 or not state.answers(progress) else None,
             )
         )
     confirm(state)  # a leader that is its own quorum gets no answers to wait for

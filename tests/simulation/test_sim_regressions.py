@@ -43,6 +43,12 @@ FOUND = (
         world="cluster",
         what="a node without power rejected a task that it had reported to run: for the others it never ended",
     ),
+    Found(
+        name="where-the-leader-was",
+        seed=259,
+        world="managers",
+        what="a member that restarted before it had a leader's new address on its disk answered where that had been",
+    ),
 )
 
 

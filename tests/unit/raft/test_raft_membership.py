@@ -64,6 +64,23 @@ class TestJoining:
         do(cluster, 1, ADD, 2)
         assert seen[0].sender == member(1)
 
+    def test_a_silent_member_is_told_where_to_answer(self) -> None:
+        """It may have missed that the leader has moved; who answers need not be told."""
+        cluster = Cluster(1, 2, 3)
+        cluster.elect(1)
+        cluster.propose(1, b"x")
+        cluster.tick(TIMING.election)
+        told = {2: set(), 3: set()}
+
+        def lose(message: Message) -> bool:
+            if message.type is MessageType.HEARTBEAT:
+                told[message.to].add(message.sender)
+            return message.source == 3
+
+        cluster.drop = lose
+        cluster.tick(2 * TIMING.election)
+        assert told == {2: {None}, 3: {None, member(1)}}
+
     def test_everybody_knows_all_addresses(self) -> None:
         """An address that changed is known everywhere, and votes are as before."""
         cluster = Cluster(1, 2, 3)
