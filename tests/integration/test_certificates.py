@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from agent_memory import remembered
 from hosts import SLEEP, Host, Hosts, refused, until
 
 from swarmpy.cli.client import ApiClient
@@ -311,6 +312,8 @@ async def test_nobody_takes_orders_from_a_manager_that_was_demoted(hosts: Hosts)
     await asyncio.to_thread(leader.does, "node", "demote", victim.name)
     await asyncio.to_thread(until, lambda: is_worker(victim), "it is a worker, and does not listen any more")
     await asyncio.to_thread(until, lambda: len(leader.api("/nodes")) == 3, "the leader leads")
+    victim_id = leader.ids()[victim.name]
+    await asyncio.to_thread(until, lambda: victim_id in remembered(worker.data_dir).revoked, "the worker knows it")
     false = FalseManager()
     false.router.standing = false.standing
     server = RpcServer(false.router, Credentials(stolen), host=victim.address, port=2377)

@@ -12,6 +12,7 @@ from typing import Any
 
 import attrs
 import pytest
+from agent_memory import remembered
 from clusters import ClusterMaker, node_id, running_tasks, until
 from fortress import Fortress, standing
 from structlog.testing import capture_logs
@@ -25,7 +26,7 @@ from swarmpy.model.dependencies import DependenciesReply, DependenciesRequest
 from swarmpy.model.ids import SecretId, TaskId
 from swarmpy.model.objects import NodeDescription, Secret
 from swarmpy.model.specs import ContainerSpec, FileTarget, Placement, SecretReference, SecretSpec, ServiceSpec, TaskSpec
-from swarmpy.model.states import Availability, Role
+from swarmpy.model.states import Availability, Role, TaskState
 from swarmpy.runtime.memory_files import usual_bases
 from swarmpy.security.identity import NodeIdentity
 from swarmpy.wire.calling import RpcChannel
@@ -237,6 +238,13 @@ async def test_what_a_killed_agent_left_is_swept_away(cluster: LocalCluster) -> 
     await make_service(manager, replicas=2)
     before = {task["ID"] for task in await runs(manager, 2, on=mine)}
     assert tasks_with_files(mine) == before
+
+    async def is_written_down() -> bool:
+        known = remembered(worker.data_dir).tasks
+        return {task.id for task in known if task.status.state is TaskState.RUNNING} == before
+
+    # One that it does not remember to have run it would begin again, under the same id.
+    await until(is_written_down, "the agent remembers them")
     await worker.kill()
     assert tasks_with_files(mine) == before
     await worker.start()
