@@ -348,7 +348,7 @@ def test_certificates_outlive_restarts_and_leaders(cluster: list[Host], cards: P
     """They are in the cluster's state. The server's own is new after a restart, and of the same CA."""
     leader, follower, _ = cluster
     leader.kill(signal.SIGTERM)
-    leader.resume("--api-addr", leader.address)
+    leader.resume("--api-addr", leader.address, "--api-san", f"{leader.name}.example")
     for host in (leader, follower):
         until(lambda host=host: docker(host, cards / "bob", "node", "ls").returncode == 0, f"{host.name} serves")
     assert {row["Name"] for row in leader.rows("swarm", "client-cert", "--ls")} >= {"alice", "bob"}
