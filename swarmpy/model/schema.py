@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 """The newest that can be read."""
 FIRST_VERSION = 1
 REQUESTS_VERSION = 2
@@ -20,5 +20,7 @@ SECRETS_VERSION = 7
 """Of an entry or a snapshot with secrets, configs, or specs that refer to some: who ignores them would lose them.
 Also of one with a job, a progress deadline or an unlock key: who ignores that would restart, wait or not lock. Managers
 seal what is on their disks from here on."""
+SERVICES_VERSION = 8
+"""Of an entry or a snapshot with what services have been given since then (``docs/upgrading.md`` lists it)."""
 BASE_VERSION = REQUESTS_VERSION
 """What every manager reads that does not tell what it reads: it may be written without asking."""

@@ -113,8 +113,8 @@ def test_absent_fields_take_their_defaults() -> None:
 
 def test_a_newer_schema_is_refused() -> None:
     """Stored bytes of a newer schema say what to do."""
-    with pytest.raises(DataDirMismatch, match="schema version 8, this swarmpy reads up to 7: upgrade it"):
-        codec.decode(Task, b"\x08" + codec.encode(GOLDEN_TASK)[1:])
+    with pytest.raises(DataDirMismatch, match="schema version 9, this swarmpy reads up to 8: upgrade it"):
+        codec.decode(Task, b"\x09" + codec.encode(GOLDEN_TASK)[1:])
 
 
 @pytest.mark.parametrize(
