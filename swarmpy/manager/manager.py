@@ -1,41 +1,31 @@
-"""A manager's half of a node: consensus, the replicated store, and the leader's work while this manager leads.
-
-Leader-only work starts and stops in one place, :meth:`Manager._office`, as one task group per term of office: when any
-part of it fails, the whole term ends and another manager takes over, rather than a leader limping on.
-"""
+"""A manager's half of a node: consensus, the replicated store, and the leader's work while this manager leads."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import structlog
 
-from swarmpy.errors import DeadlineExceeded, NoQuorum, NotLeader, SwarmpyError
+from swarmpy.errors import DeadlineExceeded, NoQuorum
 from swarmpy.manager import certificates
-from swarmpy.manager.dispatcher import Dispatcher
 from swarmpy.manager.events import drain
 from swarmpy.manager.incarnations import METHOD as INCARNATION
 from swarmpy.manager.incarnations import Incarnations
 from swarmpy.manager.joining import Registrar
 from swarmpy.manager.leader_calls import LeaderCalls
 from swarmpy.manager.membership import Membership
+from swarmpy.manager.office import SELDOM, Office, wait_cluster
 from swarmpy.manager.raft_report import METHOD as RAFT_STATUS
 from swarmpy.manager.raft_report import RaftReporter, reachable
-from swarmpy.manager.reconcile import Reconciler
-from swarmpy.manager.rotation import RootRotator
 from swarmpy.manager.schema import METHOD as SCHEMA
 from swarmpy.manager.schema import SchemaRaiser, schema_read_here
 from swarmpy.manager.trust import Orders, RootGuard
 from swarmpy.manager.whereabouts import INTRODUCE, Whereabouts, join_payload
-from swarmpy.model import codec
 from swarmpy.model.assignments import ManagerAddress
 from swarmpy.model.ids import ClusterId, NodeId, encode_id
-from swarmpy.model.logs import LogQuestion
 from swarmpy.model.objects import Kind, Node
-from swarmpy.model.rates import Rate
 from swarmpy.model.specs import RaftConfig
 from swarmpy.model.states import Role
 from swarmpy.ports import Clock, Dialer, Peer, Random
@@ -55,15 +45,6 @@ from swarmpy.wire.checked import CheckedDialer
 from swarmpy.wire.router import MANAGERS, MEMBERS, Router, Standing
 
 log = structlog.get_logger(__name__)
-
-SELDOM = Rate(burst=20, per_s=1.0)
-"""Of one worker: sessions, certificates and farewells. Each may cost a signature and a write."""
-OFTEN = Rate(burst=500, per_s=100.0)
-"""Of one worker: heartbeats, reports, questions for secrets. An agent waits for the answer to one before the next."""
-OFFICE_RETRY_S = 1.0
-"""Seconds between a term of office that failed and the next try."""
-WRITE_RETRY_S = 0.1
-"""The same where a leader could not write for the moment: it is handing over, or too much is in flight."""
 
 
 class _RaftTransport:
@@ -149,6 +130,7 @@ class Manager:
         )
         self.root_guard = RootGuard(self.store, barrier=self.read_barrier, on_roots=on_roots, on_orders=on_orders)
         router.guard = self.root_guard.check
+        self._status_changed = asyncio.Event()
         self._registrar = Registrar(
             store=self.store,
             clock=clock,
@@ -159,10 +141,20 @@ class Manager:
         self._reporter = RaftReporter(
             raft=self.raft, store=self.store, clock=clock, ask_leader=self.call_leader, snapshot_time=snapshot_time
         )
-        self._dispatcher: Dispatcher | None = None
-        self._in_office = False
+        self.office = Office(
+            node_id=node_id,
+            store=self.store,
+            raft=self.raft,
+            clock=clock,
+            random=random,
+            membership=self._membership,
+            schema=self._schema,
+            incarnations=self._incarnations,
+            managers=self.managers,
+            reachable_managers=self.reachable_managers,
+            on_change=self._status_changed.set,
+        )
         self._bounded = BoundedLog(clock.monotonic)
-        self._status_changed = asyncio.Event()
         self.raft.subscribe(self._on_raft_status)
         self._register_calls()
 
@@ -180,21 +172,14 @@ class Manager:
         router.call("ca.rejoin", self._registrar.rejoin, None, vouches=True)
         router.call("ca.renew", self._registrar.renew, MEMBERS, SELDOM, even_revoked=True)
         router.call("ca.confirm", self._registrar.confirm, MEMBERS, SELDOM)
-        router.stream("dispatcher.session", self._session, MEMBERS, SELDOM)
-        router.call("dispatcher.heartbeat", self._heartbeat, MEMBERS, OFTEN)
-        router.call("dispatcher.report", self._report, MEMBERS, OFTEN)
-        router.call("dispatcher.dependencies", self._dependencies, MEMBERS, OFTEN)
-        router.call("dispatcher.log", self._log, MEMBERS, OFTEN)
-        router.call("logs.open", self._on_leader(self._open_logs), MANAGERS)
-        router.call("logs.more", self._on_leader(self._more_logs), MANAGERS)
-        router.call("logs.close", self._on_leader(self._close_logs), MANAGERS)
+        self.office.register_calls(router)
 
     # -- what others ask ----------------------------------------------------------------------------------------------
 
     @property
     def is_leader(self) -> bool:
         """True when this manager leads and has applied everything committed before its term."""
-        return self._in_office and self.raft.is_leader_ready
+        return self.office.is_leader
 
     def leader(self) -> tuple[NodeId, str] | None:
         """Node id and cluster address of the leader this manager knows of."""
@@ -237,10 +222,8 @@ class Manager:
         return encode_id(self._random.randbytes(16))
 
     def require_leader(self) -> None:
-        """Raises NotLeader, with the leader's address where known."""
-        if not self.is_leader:
-            leader = self.leader()
-            raise NotLeader(leader=leader[1] if leader and leader[0] != self.node_id else "")
+        """See :meth:`Office.require_leader`."""
+        self.office.require_leader()
 
     async def read_barrier(self, timeout: float = 5.0) -> None:
         """After this, ``store.view()`` shows every write that was acknowledged before the call, by any manager."""
@@ -283,7 +266,7 @@ class Manager:
                 group.create_task(self._sender.run(), name="raft-sender")
                 group.create_task(self._caller.run(), name="incarnation-caller")
                 group.create_task(self.raft.run(), name="raft")
-                group.create_task(self._lead(), name="manager-lead")
+                group.create_task(self.office.run(), name="manager-lead")
                 group.create_task(self._follow_timing(), name="manager-timing")
                 group.create_task(self._whereabouts.run(), name="manager-whereabouts")
                 group.create_task(self.root_guard.run(), name="manager-roots")
@@ -346,6 +329,10 @@ class Manager:
         """A fresh join token for the root CA of that digest."""
         return tokens.make_token(ca_digest, self._random)
 
+    async def wait_cluster(self) -> None:
+        """Return when this manager has any state of the cluster."""
+        await wait_cluster(self.store)
+
     async def wait_loaded(self) -> None:
         """Return when what this manager had stored is known: whether it was a member before, among others."""
         while not self.raft.is_loaded:
@@ -355,90 +342,11 @@ class Manager:
     def _has_vote(self) -> bool:
         return any(m.raft_id == self._raft_id for m in self.raft.status().conf.voters)
 
-    # -- leadership ---------------------------------------------------------------------------------------------------
-
-    async def _lead(self) -> None:
-        while True:
-            while not self.raft.is_leader_ready:
-                self._status_changed.clear()
-                await self._status_changed.wait()
-            term = self.raft.status().term
-            self.store.set_proposer(self.raft)
-            self._in_office = True
-            self._status_changed.set()
-            log.info("leadership_begins", node=self.node_id, term=term)
-            office = asyncio.create_task(self._office(), name="manager-office")
-            try:
-                while self._leads_in(term) and not office.done():
-                    self._status_changed.clear()
-                    await self._status_changed.wait()
-            finally:
-                self._in_office = False
-                self.store.set_proposer(None)
-                self._dispatcher = None
-                office.cancel()
-                await asyncio.wait([office])
-                log.info("leadership_ends", node=self.node_id, term=term)
-            await self._after_office(office)
-
-    def _leads_in(self, term: int) -> bool:
-        return self.is_leader and self.raft.status().term == term
-
-    async def _office(self) -> None:
-        try:
-            # The first leader has no cluster object before ``swarm init`` has written it.
-            await self.wait_cluster()
-            rotator = RootRotator(
-                store=self.store, clock=self._clock, random=self._random, managers=self.reachable_managers
-            )
-            dispatcher = Dispatcher(
-                store=self.store,
-                clock=self._clock,
-                random=self._random,
-                managers=self.managers,
-                orders=rotator.orders,
-            )
-            self._dispatcher = dispatcher
-            reconciler = Reconciler(store=self.store, clock=self._clock, random=self._random)
-            async with asyncio.TaskGroup() as group:
-                group.create_task(dispatcher.run(), name="dispatcher")
-                group.create_task(reconciler.run(), name="reconciler")
-                group.create_task(self._membership.run(), name="membership")
-                group.create_task(self._schema.run(), name="schema")
-                group.create_task(self._incarnations.run(), name="incarnations")
-                group.create_task(rotator.run(dispatcher.wake), name="root-rotation")
-        finally:
-            self._status_changed.set()
-
-    async def wait_cluster(self) -> None:
-        """Return when this manager has any state of the cluster."""
-        with self.store.watch({Kind.CLUSTER}) as watch:
-            while self.store.cluster is None:
-                await watch.wait()
-                drain(watch)
-
-    async def _after_office(self, office: asyncio.Task[None]) -> None:
-        if office.cancelled() or (error := office.exception()) is None:
-            return
-        if _only_lost_leadership(error):
-            if self.raft.is_leader_ready:
-                await asyncio.sleep(WRITE_RETRY_S)
-            return
-        log.error("leadership_failed", node=self.node_id, exc_info=error)
-        if self.is_leader:
-            try:
-                await self.raft.transfer_leadership(None, timeout=2.0)
-            except SwarmpyError as refused:
-                log.warning("leadership_not_transferred", reason=str(refused))
-        await asyncio.sleep(OFFICE_RETRY_S)
-
     # -- handlers -----------------------------------------------------------------------------------------------------
 
     def _on_raft_status(self, _status: RaftStatus) -> None:
         self._status_changed.set()
         self._whereabouts.changed()
-        if self._dispatcher is not None:
-            self._dispatcher.managers_changed()
 
     def _on_unreachable(self, address: str) -> None:
         # Of a member that has said that it is elsewhere, the old address tells nothing.
@@ -465,42 +373,3 @@ class Manager:
             return await handler(peer, payload)
 
         return guarded
-
-    def _leading_dispatcher(self) -> Dispatcher:
-        self.require_leader()
-        if self._dispatcher is None:
-            raise NotLeader
-        return self._dispatcher
-
-    async def _heartbeat(self, peer: Peer, payload: Any) -> Any:
-        return await self._leading_dispatcher().heartbeat(peer, payload)
-
-    async def _report(self, peer: Peer, payload: Any) -> Any:
-        return await self._leading_dispatcher().report(peer, payload)
-
-    async def _dependencies(self, peer: Peer, payload: Any) -> Any:
-        return await self._leading_dispatcher().dependencies(peer, payload)
-
-    async def _log(self, peer: Peer, payload: Any) -> Any:
-        return await self._leading_dispatcher().log(peer, payload)
-
-    async def _open_logs(self, _peer: Peer, payload: Any) -> Any:
-        return self._leading_dispatcher().logs.open(codec.from_plain(LogQuestion, payload))
-
-    async def _more_logs(self, _peer: Peer, payload: Any) -> Any:
-        return codec.to_plain(await self._leading_dispatcher().logs.more(str(payload)))
-
-    async def _close_logs(self, _peer: Peer, payload: Any) -> Any:
-        self._leading_dispatcher().logs.close(str(payload))
-
-    async def _session(self, peer: Peer, payload: Any) -> AsyncIterator[Any]:
-        # Closed here and now: a session that lingers until it is collected holds stops back.
-        async with contextlib.aclosing(self._leading_dispatcher().session(peer, payload)) as messages:
-            async for message in messages:
-                yield message
-
-
-def _only_lost_leadership(error: BaseException) -> bool:
-    if isinstance(error, BaseExceptionGroup):
-        return all(_only_lost_leadership(e) for e in error.exceptions)
-    return isinstance(error, (NotLeader, NoQuorum)) or (isinstance(error, SwarmpyError) and error.http_status == 503)

@@ -257,7 +257,7 @@ class ClusterLaws(Ledger):
                     self._check_stop(machine, manager, task)
 
     def _check_stop(self, machine: Machine, manager: Manager, task: Task) -> None:
-        dispatcher = manager._dispatcher
+        dispatcher = manager.office.dispatcher
         if dispatcher is None:
             # Its office has just ended, and its sessions have not yet heard of it.
             return
@@ -281,7 +281,7 @@ class ClusterLaws(Ledger):
     def _open_session(self, machine: Machine, agent: Machine, since: float) -> str | None:
         """The id of the session of ``agent`` with ``machine``, if both ends have had it since then."""
         told = self._sessions.get((machine.name, agent.name))
-        dispatcher = machine.manager._dispatcher if machine.manager and machine.host.is_up else None
+        dispatcher = machine.manager.office.dispatcher if machine.manager and machine.host.is_up else None
         if told is None or dispatcher is None or told.opened_at > since or told.life is not agent.host.life:
             return None
         session = dispatcher._sessions.get(NodeId(agent.name))

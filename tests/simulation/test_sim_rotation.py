@@ -66,8 +66,8 @@ def state(leader: Manager) -> Cluster:
 
 def sessions(leader: Manager) -> dict[str, str]:
     """The session of each node."""
-    assert leader._dispatcher is not None
-    return {node_id: session.id for node_id, session in leader._dispatcher._sessions.items()}
+    assert leader.office.dispatcher is not None
+    return {node_id: session.id for node_id, session in leader.office.dispatcher._sessions.items()}
 
 
 def test_nobody_notices_a_change_in_peace() -> None:
