@@ -181,8 +181,12 @@ def test_availability_and_labels(hosts: Hosts) -> None:
     deploy(manager, 2)
     assert set(manager.tasks("st_web").values()) == {worker.name}
     manager.does("node", "update", "--availability", "active", manager.name)
-    manager.does("node", "update", "--availability", "drain", worker.name)
-    until(lambda: list(manager.tasks("st_web").values()) == [manager.name] * 2, "the tasks have moved")
+    said = manager.does("node", "update", "--availability", "drain", "--wait", worker.name).splitlines()
+    assert list(manager.tasks("st_web").values()) == [manager.name] * 2
+    assert said[0] == worker.name
+    assert {f"{worker.name}  no tasks left", "st_web  2/2 moved"} <= set(said)
+    on_worker = manager.api("/tasks", node=worker.name)
+    assert [task["Status"]["State"] for task in on_worker] == ["shutdown"] * 2
     manager.does("node", "update", "--availability", "active", worker.name)
     manager.does("node", "update", "--availability", "pause", manager.name)
     manager.does("service", "scale", "st_web=4")
@@ -196,6 +200,9 @@ def test_availability_and_labels(hosts: Hosts) -> None:
     until(lambda: any("zone_web" in p and "no suitable node" in p for p in manager.status()["problems"]), "it waits")
     manager.does("node", "update", "--label-add", "zone=a", worker.name)
     until(lambda: list(manager.tasks("zone_web").values()) == [worker.name], "it runs where the label is")
+    waiting = ("node", "update", "--availability", "drain", "--wait", "--timeout", "1", worker.name)
+    words = (f"node {worker.name} is not drained after 1 s", "zone_web 0/1 moved", "1 node paused", "1 node drained")
+    refused(manager.swarmpy(*waiting), 1, *words)
     assert is_quiet(manager)
     assert is_quiet(worker)
 
