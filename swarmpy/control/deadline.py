@@ -21,7 +21,7 @@ def too_late(draft: Draft, tasks: Sequence[Task], deadline_ns: int, *, held_up: 
     ``tasks`` are all of the slots that it is about; ``held_up`` is why it may not replace a slot, where none is on its
     way. Asked for in each decision while one is waited for: where nothing is, the time begins anew.
     """
-    new = [task for task in tasks if task.spec_version == draft.service.spec_version]
+    new = [task for task in tasks if draft.is_of_update(task)]
     there = {slot_of(task) for task in new if task.started_at_ns}
     awaited = [task for task in new if is_active(task) and slot_of(task) not in there]
     stuck = [task for task in awaited if not is_ended(task) or next_start_ns(draft, task) is None]

@@ -111,6 +111,12 @@ class Draft:
         """True when the task has to be replaced to become what the service asks for."""
         return is_outdated(self.view, self.service, task)
 
+    def is_of_update(self, task: Task) -> bool:
+        """True for a task that was made since the present update began or, of the same wishes, has yet to run."""
+        if task.spec_version == self.service.spec_version:
+            return True
+        return is_active(task) and not is_ended(task) and not task.started_at_ns and not self.is_outdated(task)
+
     def is_stopping(self, task: Task) -> bool:
         """True while a task that is wanted no more still runs where somebody can be waited for."""
         return not is_active(task) and is_held_by_node(task) and not self.standing(task).is_lost

@@ -87,7 +87,7 @@ def decide_update(draft: Draft) -> None:
 def _progress(draft: Draft, key: SlotKey, config: UpdateConfig) -> SlotProgress:
     tasks = draft.slot(key)
     outdated = [task for task in tasks if draft.is_outdated(task)]
-    new = [task for task in tasks if task.spec_version == draft.service.spec_version]
+    new = [task for task in tasks if draft.is_of_update(task)]
     arrivals = [task.started_at_ns or task.applied_at_ns for task in new if task.status.state in ARRIVED]
     outdated_ids = {task.id for task in outdated}
     failed = next((task for task in new if _ended_early(task, config)), None)
@@ -132,7 +132,7 @@ def _is_in_flight(draft: Draft, slot: SlotProgress, delay_ns: int) -> bool:
         return False
     if slot.arrived_at_ns is None:
         # Tasks of the same wishes from before (a rollback finds such) need not arrive again.
-        return any(task.spec_version == draft.service.spec_version for task in slot.coming)
+        return any(map(draft.is_of_update, slot.coming))
     return draft.waits_for(slot.key, slot.arrived_at_ns + delay_ns, delay_ns)
 
 
@@ -167,7 +167,7 @@ def _complete(draft: Draft, part: list[SlotProgress], config: UpdateConfig, *, i
     for slot in part:
         if slot.arrived_at_ns is not None:
             arrivals.append(slot.arrived_at_ns)
-        elif any(task.spec_version == draft.service.spec_version for task in slot.coming):
+        elif any(map(draft.is_of_update, slot.coming)):
             return
     monitor_ns = config.monitor_ns or 0
     if part and draft.waits_for("monitor", max(arrivals) + monitor_ns, monitor_ns):

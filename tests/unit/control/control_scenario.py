@@ -17,10 +17,10 @@ from datadriven import Command, TranscriptError
 
 from swarmpy.compose.units import parse_duration
 from swarmpy.control.outdated import is_outdated
-from swarmpy.model import changes
+from swarmpy.model import changes, codec
 from swarmpy.model.changes import Action, Change
-from swarmpy.model.ids import ServiceId
-from swarmpy.model.objects import JobStatus, Node, Service, Task, UpdateStatus
+from swarmpy.model.ids import ClusterId, ServiceId
+from swarmpy.model.objects import Cluster, JobStatus, JoinTokens, Node, RootCA, Service, Task, UpdateStatus
 from swarmpy.model.specs import (
     ContainerSpec,
     EndpointSpec,
@@ -60,6 +60,10 @@ class ToldWorld(World):
     def __init__(self, tell: Any) -> None:
         super().__init__()
         self._told = tell
+        root = RootCA(cert_pem=b"", key_pem=b"", cert_digest="")
+        tokens = JoinTokens(worker="", manager="")
+        cluster = Cluster(id=ClusterId("c"), root_ca=root, join_tokens=tokens, schema=codec.SCHEMA_VERSION)
+        self.write(changes.create(cluster))
 
     def write(self, *changed: Change) -> None:
         """See ``World``."""
