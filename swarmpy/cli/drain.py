@@ -7,6 +7,7 @@ runs elsewhere, has completed, or is wanted no more.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -94,6 +95,19 @@ def slots_on(tasks: Iterable[Json]) -> Slots:
     return found
 
 
+def slots_emptied(tasks: Sequence[Json], node_id: str) -> set[int]:
+    """The slots whose last task was on the node and was stopped there. ``tasks``: all of a service.
+
+    Who waits for a drain that was begun before waits for these as well.
+    """
+    last: dict[int, Json] = {}
+    for task in sorted(tasks, key=lambda task: str(task.get("CreatedAt", ""))):
+        slot = task_slot(task)
+        if slot is not None and task.get("DesiredState") not in WANTED:
+            last[slot] = task
+    return {slot for slot, task in last.items() if task.get("NodeID") == node_id and state_of(task) == "shutdown"}
+
+
 def observe_node(node: Json, tasks: Sequence[Json]) -> NodeLeft:
     """What is left on the node. Of a node that is down nobody can tell: its tasks count as gone."""
     is_down = (node.get("Status") or {}).get("State") == "down"
@@ -153,8 +167,22 @@ def _error(task: Json) -> str:
 # -- waiting ----------------------------------------------------------------------------------------------------------
 
 
+async def slots_to_move(client: ApiClient, node: Json) -> Slots:
+    """The slots that a drain of the node is about, or was until now where it is drained already."""
+    node_id = str(node["ID"])
+    tasks = await client.tasks(node=node_id)
+    slots = slots_on(tasks)
+    if node.get("Spec", {}).get("Availability") != "drain":
+        return slots
+    for service_id in dict.fromkeys(str(task.get("ServiceID", "")) for task in tasks if task_slot(task) is not None):
+        with contextlib.suppress(NotFound):
+            emptied = slots_emptied(await client.tasks(service=service_id), node_id)
+            slots.setdefault(service_id, set()).update(emptied)
+    return {service_id: found for service_id, found in slots.items() if found}
+
+
 async def wait_for_drain(client: ApiClient, node_id: str, slots: Slots, *, view: View, timeout: float) -> NodeLeft:
-    """Returns when the node is drained. ``slots``: what was on it before (:func:`slots_on`).
+    """Returns when the node is drained. ``slots``: what was on it before (:func:`slots_to_move`).
 
     Raises DeadlineExceeded after ``timeout`` seconds, with what is not done and why; FailedPrecondition when the drain
     is taken back; NotFound when the node is removed. None of them stops the cluster from going on.

@@ -11,7 +11,7 @@ import click
 from swarmpy.cli import listings
 from swarmpy.cli.client import ApiClient
 from swarmpy.cli.deploy import change
-from swarmpy.cli.drain import slots_on, wait_for_drain
+from swarmpy.cli.drain import slots_to_move, wait_for_drain
 from swarmpy.cli.lazy import LazyGroup
 from swarmpy.cli.progress import make_view, unfinished
 from swarmpy.cli.render import TABLE, format_option, quiet_option, show, show_json
@@ -121,8 +121,9 @@ async def _drain(
     settings: Settings, name: str, edit: Callable[[dict[str, Any]], dict[str, Any]], timeout: float
 ) -> None:
     async with ApiClient(settings.endpoint) as client:
-        node_id = str((await client.node(name))["ID"])
-        slots = slots_on(await client.tasks(node=node_id))
+        found = await client.node(name)
+        node_id = str(found["ID"])
+        slots = await slots_to_move(client, found)
         await _edit_one(client, node_id, edit)
         click.echo(name)
         hint = f'The drain goes on without you; "swarmpy node update {name} --availability active" takes it back.'

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from swarmpy.cli.drain import observe_node, observe_service, slots_on
+from swarmpy.cli.drain import observe_node, observe_service, slots_emptied, slots_on
 
 NODE: dict[str, Any] = {"ID": "n0", "Description": {"Hostname": "host"}, "Status": {"State": "ready"}}
 
@@ -42,6 +42,20 @@ def test_slots_on_a_node_are_those_of_tasks_that_have_not_ended() -> None:
         task(0, "n0", "running", "complete", of="id-job", JobIteration={"Index": 0}),
     ]
     assert slots_on(on_node) == {"id-web": {1, 2}, "id-job": {0}}
+
+
+def test_who_comes_back_to_a_drain_waits_for_what_it_has_stopped() -> None:
+    """Slots whose last task was stopped on the node; not those that left it before, or whose task failed elsewhere."""
+    tasks = [
+        task(1, "n0", "shutdown", "shutdown", CreatedAt="1"),
+        task(1, "", "pending", CreatedAt="2"),
+        task(2, "n0", "shutdown", "shutdown", CreatedAt="1"),
+        task(2, "n1", "failed", "shutdown", CreatedAt="2"),
+        task(2, "n1", "ready", "ready", CreatedAt="3"),
+        task(3, "n0", "failed", "shutdown", CreatedAt="1"),
+        task(4, "n1", "running", CreatedAt="1"),
+    ]
+    assert slots_emptied(tasks, "n0") == {1}
 
 
 def test_a_node_is_empty_when_all_its_tasks_have_ended() -> None:
