@@ -16,10 +16,12 @@ from swarmpy.api.timestamps import meta_to_json, rfc3339_nano
 from swarmpy.errors import InvalidArgument
 from swarmpy.model import defaults
 from swarmpy.model.objects import JobStatus, Service, UpdateStatus
-from swarmpy.model.specs import EndpointSpec, PortConfig, ServiceSpec, UpdateConfig
+from swarmpy.model.specs import EndpointSpec, MaxUnavailable, PortConfig, ServiceSpec, UpdateConfig
 from swarmpy.model.states import ServiceMode
 
 _MAX_PORT = 65_535
+MAX_UNAVAILABLE = "MaxUnavailable"
+"""Ours: Docker's clients drop it from what they send back, so that an update without it keeps it. null: no bound."""
 
 
 def service_spec_from_json(data: object) -> ServiceSpec:
@@ -43,7 +45,13 @@ def service_spec_from_json(data: object) -> ServiceSpec:
         update=_update_config_from_json(update) if update else None,
         rollback=_update_config_from_json(rollback) if rollback else None,
         endpoint=_endpoint_from_json(endpoint) if endpoint else None,
+        max_unavailable=_max_unavailable_from_json(fields),
     )
+
+
+def tells_bound(data: object) -> bool:
+    """True when a client's spec says how many tasks may be missing, if only that there is no bound (null)."""
+    return isinstance(data, dict) and any(str(key).lower() == MAX_UNAVAILABLE.lower() for key in data)
 
 
 def service_spec_to_json(spec: ServiceSpec, *, insert_defaults: bool = False) -> dict[str, Any]:
@@ -61,6 +69,9 @@ def service_spec_to_json(spec: ServiceSpec, *, insert_defaults: bool = False) ->
         out["UpdateConfig"] = _update_config_to_json(update)
     if rollback is not None:
         out["RollbackConfig"] = _update_config_to_json(rollback)
+    if spec.max_unavailable is not None:
+        bound = spec.max_unavailable
+        out[MAX_UNAVAILABLE] = str(bound) if bound.is_percentage else bound.amount
     if spec.endpoint is not None:
         out["EndpointSpec"] = _endpoint_to_json(spec.endpoint)
     return out
@@ -159,6 +170,19 @@ def _update_config_from_json(fields: Fields) -> UpdateConfig:
         order=fields.string("Order") or None,
         progress_deadline_ns=fields.maybe_integer("ProgressDeadline"),
     )
+
+
+def _max_unavailable_from_json(fields: Fields) -> MaxUnavailable | None:
+    """A number of tasks, or a string such as ``25%``."""
+    value = fields.raw(MAX_UNAVAILABLE)
+    if value is None:
+        return None
+    try:
+        if isinstance(value, str):
+            return MaxUnavailable.parse(value)
+        return MaxUnavailable.parse(str(fields.integer(MAX_UNAVAILABLE)))
+    except ValueError as error:
+        raise InvalidArgument(f"{fields.path_of(MAX_UNAVAILABLE)}: {error}") from None
 
 
 def _update_config_to_json(config: UpdateConfig) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from swarmpy.api.listing import JsonCache, json_array, to_bytes
 from swarmpy.api.registry_auth import registry_auth
 from swarmpy.api.request import ApiRequest, ApiResponse, json_response
 from swarmpy.api.router import Route, Scope
-from swarmpy.api.service_json import service_spec_from_json, service_to_json
+from swarmpy.api.service_json import service_spec_from_json, service_to_json, tells_bound
 from swarmpy.api.task_spec_json import concealed
 from swarmpy.control.explain import count_replicas
 from swarmpy.errors import InvalidArgument
@@ -94,7 +94,8 @@ class ServicesApi:
         if rollback not in ("", "previous"):
             raise InvalidArgument(f"unrecognized rollback option {rollback} (use previous)")
         version = request.version("service")
-        spec = None if rollback else service_spec_from_json(parse_json(request.body))
+        body = None if rollback else parse_json(request.body)
+        spec = None if rollback else service_spec_from_json(body)
         auth, auth_from = registry_auth(request), request.query.get("registryAuthFrom", "")
         if auth_from not in ("", "spec", "previous-spec"):
             raise InvalidArgument("unsupported registryAuthFrom value: use spec or previous-spec")
@@ -109,6 +110,7 @@ class ServicesApi:
             version,
             spec,
             rollback=bool(rollback),
+            keeps_bound=not rollback and not tells_bound(body),
             credentials=credentials,
             request=request.request_id,
         )

@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 
 from swarmpy.api.docker_json import service_spec_from_json, service_spec_to_json
+from swarmpy.api.service_json import MAX_UNAVAILABLE
 from swarmpy.cli.client import ApiClient
 from swarmpy.cli.listings import NAMESPACE_LABEL, service_name
 from swarmpy.errors import VersionConflict
@@ -63,7 +64,8 @@ async def deploy_service(
             await client.update_service(
                 service_id,
                 int(current["Version"]["Index"]),
-                service_spec_to_json(wanted),
+                # Left out it would stay: a stack file without it means none.
+                {MAX_UNAVAILABLE: None, **service_spec_to_json(wanted)},
                 registry_auth=registry_auth,
             )
             break

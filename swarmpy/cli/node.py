@@ -11,11 +11,15 @@ import click
 from swarmpy.cli import listings
 from swarmpy.cli.client import ApiClient
 from swarmpy.cli.deploy import change
+from swarmpy.cli.drain import slots_to_move, wait_for_drain
 from swarmpy.cli.lazy import LazyGroup
+from swarmpy.cli.progress import make_view, unfinished
 from swarmpy.cli.render import TABLE, format_option, quiet_option, show, show_json
 from swarmpy.cli.settings import Settings, pass_settings
-from swarmpy.errors import InvalidArgument
+from swarmpy.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument
 from swarmpy.model.states import Availability, Role
+
+DRAIN_TIMEOUT_S = 300.0
 
 _LAZY = {
     "join": ("swarmpy.cli.daemon:node_join", "Join this node to a cluster"),
@@ -65,6 +69,13 @@ def inspect(settings: Settings, names: tuple[str, ...]) -> None:
 @click.option("--role", type=click.Choice([item.value for item in Role]))
 @click.option("--label-add", "added", multiple=True, metavar="KEY=VALUE", help="May be repeated.")
 @click.option("--label-rm", "removed", multiple=True, metavar="KEY", help="May be repeated.")
+@click.option(
+    "--wait/--detach",
+    "wait",
+    default=False,
+    help="With a drain: wait until the node's tasks have moved  [default: detach].",
+)
+@click.option("--timeout", type=click.FloatRange(min=0), help=f"Most seconds to wait  [default: {DRAIN_TIMEOUT_S:g}].")
 @click.argument("name", metavar="NODE")
 @pass_settings
 def update(
@@ -73,9 +84,15 @@ def update(
     role: str | None,
     added: tuple[str, ...],
     removed: tuple[str, ...],
+    wait: bool,
+    timeout: float | None,
     name: str,
 ) -> None:
     """Change what a node may do and which labels it has."""
+    if wait and availability != Availability.DRAIN:
+        raise click.UsageError("--wait waits for a drain: give --availability drain with it")
+    if timeout is not None and not wait:
+        raise click.UsageError("--timeout is of no use without --wait")
     if not (availability or role or added or removed):
         raise click.UsageError("nothing to change: give --availability, --role, --label-add or --label-rm")
     labels = parse_labels(added)
@@ -93,8 +110,31 @@ def update(
             out["Role"] = role
         return out
 
+    if wait:
+        asyncio.run(_drain(settings, name, edit, DRAIN_TIMEOUT_S if timeout is None else timeout))
+        return
     asyncio.run(_edit(settings, (name,), edit))
     click.echo(name)
+
+
+async def _drain(
+    settings: Settings, name: str, edit: Callable[[dict[str, Any]], dict[str, Any]], timeout: float
+) -> None:
+    async with ApiClient(settings.endpoint) as client:
+        found = await client.node(name)
+        node_id = str(found["ID"])
+        slots = await slots_to_move(client, found)
+        await _edit_one(client, node_id, edit)
+        click.echo(name)
+        hint = f'The drain goes on without you; "swarmpy node update {name} --availability active" takes it back.'
+        try:
+            with unfinished(hint):
+                left = await wait_for_drain(client, node_id, slots, view=make_view(), timeout=timeout)
+        except DeadlineExceeded as error:
+            # The managers have answered all the time: it is the node that is not what was asked for.
+            raise FailedPrecondition(str(error)) from error
+        if left.is_down:
+            click.echo(f"node {left.name} is down: whether its tasks have stopped cannot be seen", err=True)
 
 
 def parse_labels(texts: tuple[str, ...]) -> dict[str, str]:
@@ -111,14 +151,17 @@ def parse_labels(texts: tuple[str, ...]) -> dict[str, str]:
 async def _edit(settings: Settings, names: tuple[str, ...], edit: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     async with ApiClient(settings.endpoint) as client:
         for name in names:
+            await _edit_one(client, name, edit)
 
-            async def read(name: str = name) -> dict[str, Any]:
-                return await client.node(name)
 
-            async def write(current: dict[str, Any]) -> None:
-                await client.update_node(current["ID"], current["Version"]["Index"], edit(current["Spec"]))
+async def _edit_one(client: ApiClient, name: str, edit: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    async def read() -> dict[str, Any]:
+        return await client.node(name)
 
-            await change(read, write)
+    async def write(current: dict[str, Any]) -> None:
+        await client.update_node(current["ID"], current["Version"]["Index"], edit(current["Spec"]))
+
+    await change(read, write)
 
 
 @node.command()

@@ -28,8 +28,38 @@ STABLE_S = 1.0
 MAX_ERRORS_S = 20.0
 """How long the managers may be silent (a new leader is being elected) before waiting is given up."""
 
+WANTED = ("running", "ready", "complete")
+"""Desired states of a task that is to run, now or after its delay, or to complete."""
 _UNDER_WAY = ("new", "pending", "assigned", "accepted", "preparing", "ready", "starting")
 _FAILED = ("failed", "rejected", "orphaned")
+ENDED = ("complete", "shutdown", "remove", *_FAILED)
+
+
+class Shown(Protocol):
+    """What a view shows of one thing that is waited for."""
+
+    @property
+    def name(self) -> str:
+        """What it is."""
+
+    @property
+    def running(self) -> int:
+        """How far it is. What was said is said again when this changes."""
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why it is not there, each once."""
+
+    @property
+    def is_there(self) -> bool:
+        """True when nothing is left to be done."""
+
+    @property
+    def has_failed(self) -> bool:
+        """True when waiting any longer is of no use."""
+
+    def line(self) -> str:
+        """The whole in one line."""
 
 
 @attrs.frozen(kw_only=True)
@@ -81,11 +111,11 @@ def observe(service: Json, current: Sequence[Json], every: Sequence[Json], *, be
 
     ``before``: the UpdateStatus from before the change that is waited for; the same one again says nothing about it.
     """
-    wanted = [task for task in current if task.get("DesiredState") in ("running", "ready", "complete")]
-    states = Counter(_state(task) for task in wanted)
+    wanted = [task for task in current if task.get("DesiredState") in WANTED]
+    states = Counter(state_of(task) for task in wanted)
     current_ids = {task.get("ID") for task in current}
     outdated = sum(
-        _state(task) == "running" and task.get("DesiredState") == "running" and task.get("ID") not in current_ids
+        state_of(task) == "running" and task.get("DesiredState") == "running" and task.get("ID") not in current_ids
         for task in every
     )
     mode, running = service.get("Spec", {}).get("Mode", {}), states["running"]
@@ -106,29 +136,30 @@ def observe(service: Json, current: Sequence[Json], every: Sequence[Json], *, be
         is_job=is_job,
         desired=desired,
         counts=tuple((state, states[state]) for state in (*_UNDER_WAY, *_FAILED) if states[state]),
-        reasons=_reasons(wanted, current),
+        reasons=reasons_of(wanted, current),
         outdated=outdated,
         update_state=str(update.get("State", "")),
         update_message=printable(str(update.get("Message", ""))),
     )
 
 
-def _state(task: Json) -> str:
+def state_of(task: Json) -> str:
+    """How far a task has come."""
     return str(task.get("Status", {}).get("State", ""))
 
 
-def _reasons(wanted: Sequence[Json], current: Sequence[Json]) -> tuple[str, ...]:
+def reasons_of(wanted: Sequence[Json], current: Sequence[Json]) -> tuple[str, ...]:
     """Why tasks wait, and why the newest failed task of each slot that does not run failed."""
     out: dict[str, None] = {}
-    running_slots = {_slot(task) for task in wanted if _state(task) == "running"}
+    running_slots = {_slot(task) for task in wanted if state_of(task) == "running"}
     newest_failures: dict[object, Json] = {}
     for task in sorted(current, key=lambda task: str(task.get("CreatedAt", ""))):
         error = str(task.get("Status", {}).get("Err", ""))
-        if error and _state(task) in _FAILED and _slot(task) not in running_slots:
+        if error and state_of(task) in _FAILED and _slot(task) not in running_slots:
             newest_failures[_slot(task)] = task
-    waiting = [task for task in wanted if _state(task) in _UNDER_WAY and task.get("Status", {}).get("Err")]
+    waiting = [task for task in wanted if state_of(task) in _UNDER_WAY and task.get("Status", {}).get("Err")]
     for task in (*waiting, *newest_failures.values()):
-        out[f"{_state(task)}: {printable(' '.join(str(task['Status']['Err']).split()))}"] = None
+        out[f"{state_of(task)}: {printable(' '.join(str(task['Status']['Err']).split()))}"] = None
     return tuple(out)
 
 
@@ -143,7 +174,7 @@ def _slot(task: Json) -> object:
 class View(Protocol):
     """Where progress is shown."""
 
-    def update(self, progress: Sequence[Progress]) -> None:
+    def update(self, progress: Sequence[Shown]) -> None:
         """Show how far the services have come now."""
 
     def close(self) -> None:
@@ -161,7 +192,7 @@ class LineView:
         self._running: dict[str, int] = {}
         self._said: dict[str, set[str]] = {}
 
-    def update(self, progress: Sequence[Progress]) -> None:
+    def update(self, progress: Sequence[Shown]) -> None:
         """Prints what is new."""
         for service in progress:
             if self._running.get(service.name) != service.running:
@@ -186,7 +217,7 @@ class LiveView:
         self._live = Live(auto_refresh=False)
         self._live.start()
 
-    def update(self, progress: Sequence[Progress]) -> None:
+    def update(self, progress: Sequence[Shown]) -> None:
         """Redraws."""
         self._live.update(rich_progress(progress), refresh=True)
 
@@ -195,7 +226,7 @@ class LiveView:
         self._live.stop()
 
 
-def rich_progress(progress: Sequence[Progress]) -> Any:
+def rich_progress(progress: Sequence[Shown]) -> Any:
     """The picture of a :class:`LiveView`."""
     from rich.text import Text
 
@@ -297,7 +328,7 @@ async def wait_for_removal(client: ApiClient, label: str, *, timeout: float) -> 
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout
     while True:
-        left = [task for task in await client.tasks(label=label) if _state(task) in (*_UNDER_WAY, "running")]
+        left = [task for task in await client.tasks(label=label) if state_of(task) in (*_UNDER_WAY, "running")]
         if not left:
             return
         if loop.time() > deadline:

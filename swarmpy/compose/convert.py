@@ -15,7 +15,7 @@ import attrs
 from swarmpy.compose import shortforms
 from swarmpy.compose.convert_container import Scope, container_spec
 from swarmpy.compose.convert_data import config_references, config_specs, secret_references, secret_specs
-from swarmpy.compose.convert_deploy import placement, resources, restart_policy, update_config
+from swarmpy.compose.convert_deploy import max_unavailable, placement, resources, restart_policy, update_config
 from swarmpy.compose.load import ComposeFile, StackFile
 from swarmpy.compose.yaml_reader import Path
 from swarmpy.errors import ComposeError, InvalidArgument
@@ -111,6 +111,7 @@ def _service(scope: Scope, name: str, service: Mapping[str, Any]) -> ServiceSpec
         **mode,
         update=update_config(deploy.get("update_config")),
         rollback=update_config(deploy.get("rollback_config")),
+        max_unavailable=max_unavailable(deploy),
         endpoint=_endpoint(scope, path, service.get("ports", []), deploy.get("endpoint_mode", "")),
     )
     _check(scope, path, spec.task)
@@ -162,7 +163,7 @@ def _mode(scope: Scope, path: Path, deploy: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _refuse_updates_of_jobs(scope: Scope, path: Path, deploy: Mapping[str, Any]) -> None:
-    for key in ("update_config", "rollback_config"):
+    for key in ("update_config", "rollback_config", "x-swarmpy-max-unavailable"):
         if deploy.get(key) is not None:
             raise scope.error((*path, "deploy", key), "jobs are executed anew when they change: remove it")
 

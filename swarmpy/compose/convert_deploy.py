@@ -8,8 +8,9 @@ from typing import Any
 
 from swarmpy.compose import units
 from swarmpy.compose.convert_container import Scope
+from swarmpy.compose.shortforms import scalar_text
 from swarmpy.compose.yaml_reader import Path
-from swarmpy.model.specs import Placement, ResourceRequirements, Resources, RestartPolicy, UpdateConfig
+from swarmpy.model.specs import MaxUnavailable, Placement, ResourceRequirements, Resources, RestartPolicy, UpdateConfig
 
 _ON_FAILURE = re.compile(r"on-failure(?::([0-9]{1,9}))?", re.ASCII)
 
@@ -90,6 +91,12 @@ def update_config(given: Mapping[str, Any] | None) -> UpdateConfig | None:
         order=given.get("order"),
         progress_deadline_ns=duration(given, "x-swarmpy-progress-deadline"),
     )
+
+
+def max_unavailable(given: Mapping[str, Any]) -> MaxUnavailable | None:
+    """How many of the service's tasks may be missing at a time, by drains, moves and updates together."""
+    key = "x-swarmpy-max-unavailable"
+    return MaxUnavailable.parse(scalar_text(given[key])) if key in given else None
 
 
 def duration(given: Mapping[str, Any], key: str) -> int | None:

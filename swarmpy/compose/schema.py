@@ -30,6 +30,7 @@ from swarmpy.compose.checks import (
 )
 from swarmpy.compose.yaml_reader import Document, Path
 from swarmpy.model import grammar
+from swarmpy.model.specs import MaxUnavailable
 from swarmpy.model.template import masked
 
 _NAME = re.compile(r"[a-zA-Z0-9._-]+")
@@ -100,6 +101,14 @@ _pairs = either(as_list=_unique_texts, as_mapping=mapping_of(plain_value))
 _command = either(as_text=formatted(shortforms.split_words), as_list=_texts)
 
 
+def _bound(document: Document, path: Path, value: Any) -> None:
+    text_or_number(document, path, value)
+    try:
+        MaxUnavailable.parse(shortforms.scalar_text(value))
+    except ValueError as error:
+        raise document.error(path, str(error)) from error
+
+
 def _form(check: Callable[[str], None]) -> Check:
     """A string that is empty or, whatever its placeholders stand for, of the form that ``check`` wants."""
     return formatted(lambda value: check(masked(value)) if value else None)
@@ -155,6 +164,7 @@ _DEPLOY = record(
             }
         ),
         "restart_policy": record({"condition": text, "delay": _duration, "max_attempts": _count, "window": _duration}),
+        "x-swarmpy-max-unavailable": _bound,
         "placement": record(
             {
                 "constraints": _texts,

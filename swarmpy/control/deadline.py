@@ -15,23 +15,23 @@ from swarmpy.model.objects import Task
 from swarmpy.model.states import TaskState
 
 
-def too_late(draft: Draft, tasks: Sequence[Task], deadline_ns: int) -> str:
+def too_late(draft: Draft, tasks: Sequence[Task], deadline_ns: int, *, held_up: str = "") -> str:
     """Why the update is given up, in words to follow "update paused"; "" while it may go on.
 
-    ``tasks`` are all of the slots that it is about. Asked for in each decision while one is waited for: where nothing
-    is, the time begins anew.
+    ``tasks`` are all of the slots that it is about; ``held_up`` is why it may not replace a slot, where none is on its
+    way. Asked for in each decision while one is waited for: where nothing is, the time begins anew.
     """
-    new = [task for task in tasks if task.spec_version == draft.service.spec_version]
+    new = [task for task in tasks if draft.is_of_update(task)]
     there = {slot_of(task) for task in new if task.started_at_ns}
     awaited = [task for task in new if is_active(task) and slot_of(task) not in there]
     stuck = [task for task in awaited if not is_ended(task) or next_start_ns(draft, task) is None]
-    if not deadline_ns or not stuck:
+    if not deadline_ns or not (stuck or held_up):
         return ""
     status = draft.service.update_status
     began = None if status is None else (status.state, status.started_at_ns)
     if draft.waits_long("progress", (began, draft.service.spec_version, len(there)), deadline_ns):
         return ""
-    return f"as it made no progress for {_seconds(deadline_ns)}: {_why(draft, stuck[0])}"
+    return f"as it made no progress for {_seconds(deadline_ns)}: {_why(draft, stuck[0]) if stuck else held_up}"
 
 
 def _seconds(amount_ns: int) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Hashable
 
 import attrs
 
+from swarmpy.control.availability import Allowance
 from swarmpy.control.decision import Decision, NewId, earlier
 from swarmpy.control.nodes import Standing, orphaned, standing_of
 from swarmpy.control.outdated import is_outdated
@@ -80,6 +81,7 @@ class Draft:
         self._touched: dict[TaskId, Task] = {}
         self._standings: dict[NodeId, Standing] = {}
         self._wake: int | None = None
+        self._allowance: Allowance | None = None
         for task in view.tasks_of_service(service.id):
             self._before[task.id] = task
             self.slots.setdefault(slot_of(task), {})[task.id] = task
@@ -97,9 +99,23 @@ class Draft:
             found = self._standings[task.node_id] = standing_of(self.view.node(task.node_id))
         return found
 
+    @property
+    def allowance(self) -> Allowance:
+        """What may be taken away of the service, as of the first look at it in this decision."""
+        if self._allowance is None:
+            tasks = (task for slot in self.slots.values() for task in slot.values())
+            self._allowance = Allowance(self.view, self.service, tasks, self.standing)
+        return self._allowance
+
     def is_outdated(self, task: Task) -> bool:
         """True when the task has to be replaced to become what the service asks for."""
         return is_outdated(self.view, self.service, task)
+
+    def is_of_update(self, task: Task) -> bool:
+        """True for a task that was made since the present update began or, of the same wishes, has yet to run."""
+        if task.spec_version == self.service.spec_version:
+            return True
+        return is_active(task) and not is_ended(task) and not task.started_at_ns and not self.is_outdated(task)
 
     def is_stopping(self, task: Task) -> bool:
         """True while a task that is wanted no more still runs where somebody can be waited for."""
@@ -117,6 +133,11 @@ class Draft:
     def remove(self, task: Task) -> None:
         """The task is to disappear, from the history as well."""
         self.put(attrs.evolve(task, desired_state=TaskState.REMOVE))
+
+    def explain(self, task: Task, reason: str) -> None:
+        """Why the task is still where it should not be; "" when that is over."""
+        if task.status.err != reason:
+            self.put(attrs.evolve(task, status=attrs.evolve(task.status, err=reason)))
 
     def orphan(self, task: Task) -> Task:
         """The task's node is no member any more."""

@@ -7,29 +7,62 @@ Only nodes that answer and take tasks are looked at: what is known of others is 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 import attrs
 
+from swarmpy.control.availability import WAITS, Allowance
 from swarmpy.control.constraints import broken_constraint
 from swarmpy.control.decision import Decision
 from swarmpy.control.draft import is_active, is_held_by_node, retired
 from swarmpy.control.loads import NodeLoad, reservation
+from swarmpy.control.nodes import standing
 from swarmpy.model import changes
-from swarmpy.model.ids import NodeId
+from swarmpy.model.ids import NodeId, ServiceId
 from swarmpy.model.objects import Node, Task
 from swarmpy.model.states import ServiceMode, TaskState
 from swarmpy.store.view import View
 
+_NO_PLACE = "is no place for this task any more: "
+
 
 def decide(view: View, node_ids: Iterable[NodeId], now_ns: int) -> Decision:
-    """Shut down what must not stay on these nodes."""
-    found = []
+    """Shut down what must not stay on these nodes. What its service may not miss yet stays for now, and says so."""
+    found: list[Task] = []
+    allowances: dict[ServiceId, Allowance] = {}
     for node_id in node_ids:
         node = view.node(node_id)
-        for task, reason in misplaced(view, node) if node else ():
-            status = attrs.evolve(task.status, err=f"node {node_id} is no place for this task any more: {reason}")
-            found.append(changes.update(retired(attrs.evolve(task, status=status), TaskState.SHUTDOWN, now_ns)))
-    return Decision(changes=tuple(found))
+        leaving = {task.id: (task, reason) for task, reason in (misplaced(view, node) if node else ())}
+        for task, reason in leaving.values():
+            why = f"node {node_id} {_NO_PLACE}{reason}"
+            held_up = _held_up(view, task, allowances)
+            if not held_up:
+                found.append(retired(_explained(task, why), TaskState.SHUTDOWN, now_ns))
+            elif task.status.err != f"{why}; {held_up}":
+                found.append(_explained(task, f"{why}; {held_up}"))
+        found += [_explained(t, "") for t in view.tasks_on_node(node_id) if is_held_up(t) and t.id not in leaving]
+    return Decision(changes=tuple(map(changes.update, found)))
+
+
+def is_held_up(task: Task) -> bool:
+    """True for a task that is to leave its node when its service may miss it."""
+    err = task.status.err
+    return task.desired_state.is_wanted and f"; {WAITS}" in err and _NO_PLACE in err
+
+
+def _held_up(view: View, task: Task, allowances: dict[ServiceId, Allowance]) -> str:
+    """Why the task has to wait before it is shut down; "" when it does not have to."""
+    service = view.service(task.service_id)
+    if service is None or service.spec.max_unavailable is None:
+        return ""
+    if service.id not in allowances:
+        tasks = view.tasks_of_service(service.id)
+        allowances[service.id] = Allowance(view, service, tasks, partial(standing, view))
+    return "" if allowances[service.id].take(task) else allowances[service.id].reason
+
+
+def _explained(task: Task, err: str) -> Task:
+    return attrs.evolve(task, status=attrs.evolve(task.status, err=err))
 
 
 def misplaced(view: View, node: Node) -> list[tuple[Task, str]]:

@@ -35,6 +35,17 @@ def _fulfils(port: PortConfig, wanted: PortConfig) -> bool:
     return port.published_port > 0 and attrs.evolve(port, published_port=0) == wanted
 
 
+def exclusive_port(service: Service) -> PortConfig | None:
+    """A port that two tasks of a slot could not have side by side on one node."""
+    return next((p for p in service.ports if p.publish_mode == HOST and p.published_port), None)
+
+
+def starts_first(service: Service) -> bool:
+    """True when a new task is to run before the old one of its slot stops."""
+    order = None if service.spec.update is None else service.spec.update.order
+    return order == "start-first" and exclusive_port(service) is None
+
+
 class PortTable:
     """Who holds which published port, in a view and in what was added to it since."""
 

@@ -7,8 +7,10 @@ as the old one did.
 
 from __future__ import annotations
 
+from swarmpy.control.availability import WAITS
 from swarmpy.control.draft import Draft, SlotKey, age_key, is_active, is_ended, slot_of
 from swarmpy.control.nodes import Standing, can_be_orphaned
+from swarmpy.control.ports import starts_first
 from swarmpy.model.defaults import restart_policy
 from swarmpy.model.objects import Task
 from swarmpy.model.states import TaskState
@@ -19,6 +21,7 @@ ENDED_BY_ITSELF = frozenset({TaskState.COMPLETE, TaskState.FAILED, TaskState.REJ
 
 def supervise(draft: Draft, key: SlotKey) -> None:
     """Bring one slot back to one task that runs or is on its way, as far as its restart policy allows."""
+    _stop_waiting(draft, key)
     tasks = draft.slot(key)
     if len(tasks) == 1 and _is_well(draft, tasks[0]):
         return
@@ -116,14 +119,33 @@ def _replace_drained(draft: Draft, key: SlotKey) -> None:
     if not live and not any(is_ended(task) for task in active):
         draft.start(key)
         return
-    if live and not any(task.status.state == TaskState.RUNNING or _is_stuck(task) for task in live):
+    is_replaced = any(task.status.state == TaskState.RUNNING for task in live)
+    if not is_replaced and not _is_stuck(draft, live):
         return
     for task in drained:
-        draft.retire(task)
+        if is_replaced or draft.allowance.take(task):
+            draft.explain(task, "")
+            draft.retire(draft.slots[key][task.id])
+        else:
+            draft.explain(task, draft.allowance.reason)
 
 
-def _is_stuck(task: Task) -> bool:
-    return task.desired_state == TaskState.READY or (task.status.state < TaskState.ASSIGNED and bool(task.status.err))
+def _stop_waiting(draft: Draft, key: SlotKey) -> None:
+    """A task that waited to leave its node may stay, as the node is not drained any more."""
+    for task in draft.slot(key):
+        if task.status.err.startswith(WAITS) and draft.standing(task) is Standing.FINE:
+            draft.explain(task, "")
+
+
+def _is_stuck(draft: Draft, live: list[Task]) -> bool:
+    """True when it is clear that the replacement of a drained task will not run soon.
+
+    A service that starts first lets go of a task that works only if there is no place for another.
+    """
+    cannot_be_placed = any(task.status.state < TaskState.ASSIGNED and task.status.err for task in live)
+    if cannot_be_placed or starts_first(draft.service):
+        return cannot_be_placed
+    return not live or any(task.desired_state == TaskState.READY for task in live)
 
 
 def _retire_surplus(draft: Draft, key: SlotKey) -> None:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import attrs
 
+from swarmpy.control.availability import WAITS
 from swarmpy.control.deadline import too_late
 from swarmpy.control.draft import Draft, SlotKey, is_active, is_ended
-from swarmpy.control.ports import is_allocated
+from swarmpy.control.ports import exclusive_port, is_allocated
 from swarmpy.control.restart import ENDED_BY_ITSELF, next_start_ns
 from swarmpy.control.versions import missing_of
 from swarmpy.model.defaults import update_config
 from swarmpy.model.objects import Task, UpdateStatus
-from swarmpy.model.specs import PortConfig, UpdateConfig
+from swarmpy.model.specs import UpdateConfig
 from swarmpy.model.states import TaskState, UpdateState
 
 FINISHED = (None, UpdateState.COMPLETED, UpdateState.ROLLBACK_COMPLETED)
@@ -42,6 +43,16 @@ class SlotProgress:
     """The slot was, or is, to be updated (or is new and failed, which says the same of the new spec)."""
 
 
+@attrs.frozen(kw_only=True)
+class Turn:
+    """What an update does next."""
+
+    slots: tuple[SlotProgress, ...]
+    """Those that are replaced now."""
+    is_held_up: bool
+    """Nothing is on its way, and what is left has to wait, as too much is missing that the update did not take away."""
+
+
 def decide_update(draft: Draft) -> None:
     """Take the update one step further, as far as state and time allow now."""
     service = draft.service
@@ -61,18 +72,22 @@ def decide_update(draft: Draft) -> None:
     failed = [slot.failed for slot in part if slot.failed is not None]
     if config.failure_action != "continue" and failed and len(failed) / len(part) > (config.max_failure_ratio or 0):
         _fail(draft, f"due to failure or early termination of task {failed[0].id}", config, is_rollback=is_rollback)
-    elif config.failure_action != "continue" and (late := _too_late(draft, part, config)):
+        return
+    turn = _whose_turn(draft, part, config)
+    if config.failure_action != "continue" and (late := _too_late(draft, part, config, turn)):
         _fail(draft, late, config, is_rollback=is_rollback)
     elif not any(slot.outdated for slot in part):
         _complete(draft, part, config, is_rollback=is_rollback)
     else:
-        _replace_some(draft, part, config)
+        _tell_waiting(draft, draft.allowance.reason if turn.is_held_up else "")
+        for slot in turn.slots:
+            _replace(draft, slot, start_first=_starts_first(draft, config))
 
 
 def _progress(draft: Draft, key: SlotKey, config: UpdateConfig) -> SlotProgress:
     tasks = draft.slot(key)
     outdated = [task for task in tasks if draft.is_outdated(task)]
-    new = [task for task in tasks if task.spec_version == draft.service.spec_version]
+    new = [task for task in tasks if draft.is_of_update(task)]
     arrivals = [task.started_at_ns or task.applied_at_ns for task in new if task.status.state in ARRIVED]
     outdated_ids = {task.id for task in outdated}
     failed = next((task for task in new if _ended_early(task, config)), None)
@@ -92,15 +107,23 @@ def _ended_early(task: Task, config: UpdateConfig) -> bool:
     return not task.started_at_ns or task.applied_at_ns - task.started_at_ns <= (config.monitor_ns or 0)
 
 
-def _replace_some(draft: Draft, part: list[SlotProgress], config: UpdateConfig) -> None:
+def _whose_turn(draft: Draft, part: list[SlotProgress], config: UpdateConfig) -> Turn:
+    """Which slots are next, as far as the parallelism and what may be missing allow."""
     waiting = [slot for slot in part if slot.outdated and not slot.coming]
     # One that failed may be out of attempts; it must not keep the others from their turn.
     waiting.sort(key=lambda slot: slot.failed is not None)
-    room = len(waiting)
-    if config.parallelism:
-        room = config.parallelism - sum(_is_in_flight(draft, slot, config.delay_ns or 0) for slot in part)
-    for slot in waiting[: max(0, room)]:
-        _replace(draft, slot, start_first=config.order == "start-first" and _host_port(draft) is None)
+    in_flight = [_is_in_flight(draft, slot, config.delay_ns or 0) for slot in part]
+    room = config.parallelism - sum(in_flight) if config.parallelism else len(waiting)
+    chosen: list[SlotProgress] = []
+    held = False
+    for slot in waiting:
+        if len(chosen) >= room:
+            break
+        if _starts_first(draft, config) or all(draft.allowance.take(task) for task in slot.outdated):
+            chosen.append(slot)
+        else:
+            held = True
+    return Turn(slots=tuple(chosen), is_held_up=held and not chosen and not any(in_flight))
 
 
 def _is_in_flight(draft: Draft, slot: SlotProgress, delay_ns: int) -> bool:
@@ -109,7 +132,7 @@ def _is_in_flight(draft: Draft, slot: SlotProgress, delay_ns: int) -> bool:
         return False
     if slot.arrived_at_ns is None:
         # Tasks of the same wishes from before (a rollback finds such) need not arrive again.
-        return any(task.spec_version == draft.service.spec_version for task in slot.coming)
+        return any(map(draft.is_of_update, slot.coming))
     return draft.waits_for(slot.key, slot.arrived_at_ns + delay_ns, delay_ns)
 
 
@@ -127,14 +150,13 @@ def _replace(draft: Draft, slot: SlotProgress, *, start_first: bool) -> None:
     draft.start(slot.key, not_before_ns=not_before_ns)
 
 
-def _host_port(draft: Draft) -> PortConfig | None:
-    """A port that two tasks of a slot could not have side by side on one node."""
-    return next((p for p in draft.service.ports if p.publish_mode == "host" and p.published_port), None)
+def _starts_first(draft: Draft, config: UpdateConfig) -> bool:
+    return config.order == "start-first" and exclusive_port(draft.service) is None
 
 
 def _fallback(draft: Draft) -> str:
     """What to say of an update that cannot start the new tasks first, as it was asked to."""
-    port = _host_port(draft)
+    port = exclusive_port(draft.service)
     if port is None or update_config(draft.service.spec.update).order != "start-first":
         return ""
     return f", stop-first: two tasks cannot have port {port.published_port}/{port.protocol} of a node at once"
@@ -145,12 +167,13 @@ def _complete(draft: Draft, part: list[SlotProgress], config: UpdateConfig, *, i
     for slot in part:
         if slot.arrived_at_ns is not None:
             arrivals.append(slot.arrived_at_ns)
-        elif any(task.spec_version == draft.service.spec_version for task in slot.coming):
+        elif any(map(draft.is_of_update, slot.coming)):
             return
     monitor_ns = config.monitor_ns or 0
     if part and draft.waits_for("monitor", max(arrivals) + monitor_ns, monitor_ns):
         return
     if is_rollback:
+        _tell_waiting(draft, "")
         before = draft.service.update_status.message if draft.service.update_status else ""
         # Why there was a rollback is of interest when it is over, too.
         why = f": {before}" if before.startswith(ROLLED_BACK) else ""
@@ -159,9 +182,21 @@ def _complete(draft: Draft, part: list[SlotProgress], config: UpdateConfig, *, i
         _set_status(draft, UpdateState.COMPLETED, f"update completed{_fallback(draft)}")
 
 
-def _too_late(draft: Draft, part: list[SlotProgress], config: UpdateConfig) -> str:
+def _too_late(draft: Draft, part: list[SlotProgress], config: UpdateConfig, turn: Turn) -> str:
     tasks = [task for slot in part for task in draft.slot(slot.key)]
-    return too_late(draft, tasks, config.progress_deadline_ns or 0)
+    held_up = draft.allowance.reason if turn.is_held_up else ""
+    return too_late(draft, tasks, config.progress_deadline_ns or 0, held_up=held_up)
+
+
+def _tell_waiting(draft: Draft, reason: str) -> None:
+    """Say in the update's status that it is held up, or no more."""
+    status = draft.service.update_status
+    if status is None:
+        return
+    before = status.message.split(f", {WAITS}")[0]
+    message = f"{before}, {reason}" if reason else before
+    if message != status.message:
+        draft.service = attrs.evolve(draft.service, update_status=attrs.evolve(status, message=message))
 
 
 def _fail(draft: Draft, reason: str, config: UpdateConfig, *, is_rollback: bool) -> None:

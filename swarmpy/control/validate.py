@@ -47,6 +47,7 @@ def validate_service_spec(spec: ServiceSpec) -> None:
         raise InvalidArgument(f"Number of replicas must be non-negative: {spec.desired_replicas}")
     _check_task(spec.task)
     _check_job(spec)
+    _check_max_unavailable(spec)
     if spec.mode.is_global and spec.task.placement and spec.task.placement.max_replicas:
         raise InvalidArgument("MaxReplicas can only be used with replicated mode")
     _check_update(spec.update, "update", ("pause", "continue", "rollback"))
@@ -106,6 +107,18 @@ def _check_job(spec: ServiceSpec) -> None:
         raise InvalidArgument(
             f"TotalCompletions of a job must be between 0 and {MAX_COMPLETIONS}, not {spec.desired_completions}"
         )
+
+
+def _check_max_unavailable(spec: ServiceSpec) -> None:
+    bound = spec.max_unavailable
+    if bound is None:
+        return
+    if spec.mode.is_job:
+        raise InvalidArgument("MaxUnavailable is of no use for a job: its tasks are to complete")
+    try:
+        bound.check()
+    except ValueError as error:
+        raise InvalidArgument(f"MaxUnavailable: {error}") from None
 
 
 def _check_task(task: TaskSpec) -> None:

@@ -132,11 +132,13 @@ async def update_service(
     spec: ServiceSpec | None,
     *,
     rollback: bool = False,
+    keeps_bound: bool = False,
     credentials: Credentials | None = None,
     request: RequestId | None = None,
 ) -> None:
     """Replace a service's spec, or with ``rollback`` swap it with the one before (``spec`` is ignored then).
 
+    ``keeps_bound``: what the client does not know of stays, which is ``max_unavailable``.
     Raises NotFound, VersionConflict (the spec has changed since ``version``), InvalidArgument, AlreadyExists (published
     port), FailedPrecondition (nothing to roll back to).
     """
@@ -147,7 +149,10 @@ async def update_service(
         if rollback:
             changed = _rolled_back(tx, service)
         else:
-            changed = _updated(tx, service, spec or service.spec, credentials or Credentials())
+            wanted = spec or service.spec
+            if keeps_bound:
+                wanted = attrs.evolve(wanted, max_unavailable=service.spec.max_unavailable)
+            changed = _updated(tx, service, wanted, credentials or Credentials())
             if credentials is not None and credentials.secret is not None and changed.spec == service.spec:
                 # Whoever sends credentials cannot see whether they are new. The spec before stays that of a rollback.
                 return

@@ -43,6 +43,8 @@ class Reconciler:
         self._random = random
         self._dirty: set[ServiceId] = set()
         self._changed_nodes: set[NodeId] = set()
+        self._holding: dict[ServiceId, set[NodeId]] = {}
+        """Nodes with tasks that are to leave them when their service may miss them."""
         self._waits: dict[ServiceId, Waits] = {}
         self._wake_at: dict[ServiceId, float] = {}
         self._following = Following(store)
@@ -87,11 +89,15 @@ class Reconciler:
                     self._changed_nodes.add(NodeId(event.id))
                     self._dirty.update(nodes.affected_services(self._store.view(), NodeId(event.id)))
             elif event.kind == Kind.SERVICE:
-                self._dirty.add(ServiceId(event.id))
+                self._mark_service(ServiceId(event.id))
             elif isinstance(task := event.object or event.old, Task):
-                self._dirty.add(task.service_id)
+                self._mark_service(task.service_id)
         now = self._clock.monotonic()
         self._dirty.update(service_id for service_id, at in self._wake_at.items() if at <= now)
+
+    def _mark_service(self, service_id: ServiceId) -> None:
+        self._dirty.add(service_id)
+        self._changed_nodes |= self._holding.pop(service_id, set())
 
     # -- deciding -----------------------------------------------------------------------------------------------------
 
@@ -127,6 +133,8 @@ class Reconciler:
                 written += evicted
                 if evicted < len(decision.changes):
                     self._changed_nodes.add(node_id)
+            for task in filter(enforcer.is_held_up, self._store.view().tasks_on_node(node_id)):
+                self._holding.setdefault(task.service_id, set()).add(node_id)
             await asyncio.sleep(0)
         return written
 

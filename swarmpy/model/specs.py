@@ -9,6 +9,7 @@ are methods (``*_or_default``) or in :mod:`swarmpy.model.defaults`. Everything i
 from __future__ import annotations
 
 import math
+import re
 
 import attrs
 
@@ -244,6 +245,41 @@ class UpdateConfig:
     """The longest time without progress, before the failure action is taken; 0: no bound."""
 
 
+_MAX_UNAVAILABLE = re.compile(r"([0-9]{1,7})(%?)", re.ASCII)
+
+
+@attrs.frozen(kw_only=True)
+class MaxUnavailable:
+    """How many slots of a service may be missing: so many, or so many of a hundred."""
+
+    amount: int
+    is_percentage: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> MaxUnavailable:
+        """From ``2`` or ``25%``. Raises ValueError."""
+        found = _MAX_UNAVAILABLE.fullmatch(text)
+        if found is None:
+            raise ValueError(f"{text[:20]!r} is neither a number of tasks, such as 2, nor a percentage, such as 25%")
+        value = cls(amount=int(found[1]), is_percentage=bool(found[2]))
+        value.check()
+        return value
+
+    def check(self) -> None:
+        """Raises ValueError for a bound that would let nothing be replaced, or is none."""
+        if self.amount < 1:
+            raise ValueError(f"at least 1 task must be allowed to be missing, not {self}: nothing could be replaced")
+        if self.is_percentage and self.amount > 100:
+            raise ValueError(f"{self} is more than all tasks: 100% is the most")
+
+    def of(self, slots: int) -> int:
+        """How many of so many slots: a percentage is rounded down, but not to nothing (as in Kubernetes)."""
+        return max(1, slots * self.amount // 100) if self.is_percentage else self.amount
+
+    def __str__(self) -> str:
+        return f"{self.amount}{'%' if self.is_percentage else ''}"
+
+
 @attrs.frozen(kw_only=True)
 class PortConfig:
     """A port of a service. ``publish_mode`` ingress: on every node; host: on the task's node only."""
@@ -280,6 +316,8 @@ class ServiceSpec:
     """Of a replicated job: how many tasks are to complete; None is as many as ``max_concurrent``."""
     update: UpdateConfig | None = None
     rollback: UpdateConfig | None = None
+    max_unavailable: MaxUnavailable | None = None
+    """The most slots that may be missing by the cluster's own doing; None: no bound."""
     endpoint: EndpointSpec | None = None
 
     @property

@@ -45,6 +45,8 @@ def version_of(entry: ChangeList) -> int:
             version = max(version, _version_of_node(change.node))
         elif _has_secrets(change) or _is_of_job_or_deadline(change) or _asks_for_more(change):
             version = max(version, codec.SECRETS_VERSION)
+        if _is_bounded(change):
+            version = max(version, codec.SERVICES_VERSION)
     return version
 
 
@@ -62,6 +64,14 @@ def _has_secrets(change: Change) -> bool:
 def _has_deadline(spec: ServiceSpec) -> bool:
     configs = (spec.update, spec.rollback)
     return any(config is not None and config.progress_deadline_ns is not None for config in configs)
+
+
+def _is_bounded(change: Change) -> bool:
+    """True for a service with a bound of what may be missing."""
+    match change.object:
+        case Service(spec=spec, previous_spec=previous):
+            return spec.max_unavailable is not None or (previous is not None and previous.max_unavailable is not None)
+    return False
 
 
 def _is_of_job_or_deadline(change: Change) -> bool:

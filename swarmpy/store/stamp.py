@@ -2,7 +2,9 @@
 
 The rule for ``Service.spec_version``: it becomes the index when the service is created and when what its tasks are
 made from changes - ``spec.task`` or the ports of ``spec.endpoint``. Any other change of the spec (replicas, labels,
-update and rollback configuration) leaves it alone, so that tasks that are as they should be stay current.
+update and rollback configuration) leaves it alone, so that tasks that are as they should be stay current. But a change
+of a service whose update is paused resumes that update: what failed before is no failure of it any more, and there is
+another version of the same wishes.
 
 ``Meta.spec_index`` becomes the index whenever anything of the spec changes. So who asks for a change of a spec is told
 that he is late only if somebody else changed the spec meanwhile, not if the system wrote down how the object fares.
@@ -22,6 +24,7 @@ from swarmpy.model.changes import Action, Change
 from swarmpy.model.evolving import evolver
 from swarmpy.model.objects import KIND_CLASSES, Cluster, Config, Meta, Node, Secret, Service, StoreObject, Task
 from swarmpy.model.specs import PortConfig, ServiceSpec, TaskSpec
+from swarmpy.model.states import UpdateState
 from swarmpy.store.view import View
 
 _stamped = evolver(Meta, "version", "spec_index")
@@ -50,7 +53,7 @@ def stamp(change: Change, view: View, index: int) -> StoreObject | None:
         return _shared_task(obj, previous if isinstance(previous, Task) else None, view, meta)
     obj = share(obj, previous, view)
     if isinstance(obj, Service):
-        return attrs.evolve(obj, meta=meta, spec_version=_spec_version(obj, previous, index))
+        return attrs.evolve(obj, meta=meta, spec_version=_spec_version(obj, previous, view, index))
     if isinstance(obj, Secret | Config):
         return attrs.evolve(obj, meta=meta, made_at=index if previous is None else obj.made_at)
     return with_meta(obj, meta)
@@ -79,10 +82,18 @@ def share(obj: StoreObject, previous: StoreObject | None, view: View) -> StoreOb
             return obj
 
 
-def _spec_version(service: Service, previous: StoreObject | None, index: int) -> int:
-    if isinstance(previous, Service) and not outdates_tasks(previous.spec, service.spec):
-        return previous.spec_version
-    return index
+def _spec_version(service: Service, previous: StoreObject | None, view: View, index: int) -> int:
+    if not isinstance(previous, Service) or outdates_tasks(previous.spec, service.spec):
+        return index
+    return index if _resumes(service, previous, view) else previous.spec_version
+
+
+def _resumes(service: Service, previous: Service, view: View) -> bool:
+    cluster, before = view.cluster_or_none(), previous.update_status
+    if before is None or before.state not in (UpdateState.PAUSED, UpdateState.ROLLBACK_PAUSED):
+        return False
+    # All managers must know of the rule, so that they have the same state with it.
+    return service.update_status is None and cluster is not None and cluster.schema >= codec.SERVICES_VERSION
 
 
 def _spec_index(obj: StoreObject, previous: StoreObject | None, view: View, index: int) -> int:

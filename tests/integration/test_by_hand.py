@@ -181,8 +181,12 @@ def test_availability_and_labels(hosts: Hosts) -> None:
     deploy(manager, 2)
     assert set(manager.tasks("st_web").values()) == {worker.name}
     manager.does("node", "update", "--availability", "active", manager.name)
-    manager.does("node", "update", "--availability", "drain", worker.name)
-    until(lambda: list(manager.tasks("st_web").values()) == [manager.name] * 2, "the tasks have moved")
+    said = manager.does("node", "update", "--availability", "drain", "--wait", worker.name).splitlines()
+    assert list(manager.tasks("st_web").values()) == [manager.name] * 2
+    assert said[0] == worker.name
+    assert {f"{worker.name}  no tasks left", "st_web  2/2 moved"} <= set(said)
+    on_worker = manager.api("/tasks", node=worker.name)
+    assert [task["Status"]["State"] for task in on_worker] == ["shutdown"] * 2
     manager.does("node", "update", "--availability", "active", worker.name)
     manager.does("node", "update", "--availability", "pause", manager.name)
     manager.does("service", "scale", "st_web=4")
@@ -190,12 +194,16 @@ def test_availability_and_labels(hosts: Hosts) -> None:
     file = hosts.directory / "zone.yml"
     file.write_text(
         "services: {web: {image: none, command: sleep 1000, stop_grace_period: 1s, "
-        "deploy: {placement: {constraints: [node.labels.zone == a]}}}}\n"
+        "deploy: {replicas: 2, x-swarmpy-max-unavailable: 1, placement: {constraints: [node.labels.zone == a]}}}}\n"
     )
     manager.does("stack", "deploy", "--detach", "-c", file, "zone")
     until(lambda: any("zone_web" in p and "no suitable node" in p for p in manager.status()["problems"]), "it waits")
     manager.does("node", "update", "--label-add", "zone=a", worker.name)
-    until(lambda: list(manager.tasks("zone_web").values()) == [worker.name], "it runs where the label is")
+    until(lambda: list(manager.tasks("zone_web").values()) == [worker.name] * 2, "it runs where the label is")
+    waiting = ("node", "update", "--availability", "drain", "--wait", "--timeout", "1", worker.name)
+    words = (f"node {worker.name} is not drained after 1 s", "st_web 0/2 moved", "1 node paused", "1 node drained")
+    refused(manager.swarmpy(*waiting), 1, *words, "1 task left (running 1): waits: zone_web may miss at most 1 task")
+    assert len(manager.tasks("zone_web")) == 1
     assert is_quiet(manager)
     assert is_quiet(worker)
 

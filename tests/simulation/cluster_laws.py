@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import attrs
+from availability_laws import AvailabilityLaws
 from loop import SimulationError
 from managers import Ledger
 
@@ -65,6 +66,9 @@ class ClusterLaws(Ledger):
         """With the time at which they were first applied."""
         self.also: Callable[[View, list[Event]], None] | None = None
         """Laws of another world, of each entry when it is first applied."""
+        self._availability = AvailabilityLaws(
+            self.fail, cluster.film.checked, lambda: cluster.net.loop.now, HINDSIGHT_S
+        )
         self._data: dict[str, SecretSpec | ConfigSpec] = {}
         """Of all versions of secrets and configs that there ever were."""
         self._cluster = cluster
@@ -115,6 +119,7 @@ class ClusterLaws(Ledger):
         if self._film.is_shown:
             for event in events:
                 self._film.tell("log", f"{event.version}: {_told(event)}")
+        self._availability.check(view, events)
         if self.also is not None:
             self.also(view, list(events))
         for event in events:

@@ -27,6 +27,7 @@ from swarmpy.model.specs import (
     ContainerSpec,
     EndpointSpec,
     FileTarget,
+    MaxUnavailable,
     PortConfig,
     RestartPolicy,
     SecretReference,
@@ -50,6 +51,7 @@ BAD = (
     "unhealthy-after:2s",
 )
 ODD = ("slow-start:1s", "ignores-stop")
+BOUNDS = (None, MaxUnavailable(amount=1), MaxUnavailable(amount=50, is_percentage=True), None, MaxUnavailable(amount=2))
 MAX_SERVICES = 5
 PAUSE_MEAN_S = 0.6
 CLEAN_LOOKS = 3
@@ -166,6 +168,7 @@ class Operator:
             update=change,
             rollback=attrs.evolve(change, failure_action=self._one(("pause", "continue"))),
             endpoint=self._endpoint(),
+            max_unavailable=BOUNDS[self._last % len(BOUNDS)],
         )
         self._tell(f"create {spec.name} {spec.task.container.image} {spec.mode} {spec.replicas} {change.order}")
         await create_service(leader.store, spec, leader.new_id)

@@ -16,6 +16,7 @@ from pathlib import Path
 if __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from mutants_availability import AVAILABILITY
 from mutants_disk import DISK
 from mutants_elusive import ELUSIVE
 from mutants_jobs import JOBS
@@ -27,7 +28,7 @@ from mutants_versions import VERSIONS
 from mutation import ENOUGH_SEEDS, Found, Mutant, confirmed, search
 
 LAW_LENGTH = 120
-GROUPS = (ELECTION, READS, LOG, APPLY, SNAPSHOT, MEMBERS, STORE, CLUSTER, VERSIONS, JOBS, DISK)
+GROUPS = (ELECTION, READS, LOG, APPLY, SNAPSHOT, MEMBERS, STORE, CLUSTER, VERSIONS, JOBS, AVAILABILITY, DISK)
 SUITE = tuple(mutant for group in GROUPS for mutant in group)
 MUTANTS = {mutant.name: mutant for mutant in (*SUITE, *ELUSIVE)}
 

@@ -49,7 +49,7 @@ STORE = (
     _cluster(
         name="snapshot-without-tasks",
         bug="A snapshot holds no tasks.",
-        killer=14,
+        killer=4,
         module="swarmpy.store.snapshot",
         edits=(
             Edit(
@@ -61,7 +61,7 @@ STORE = (
     _cluster(
         name="no-version-check",
         bug="A decision on an object that has changed since is written all the same.",
-        killer=12,
+        killer=8,
         module="swarmpy.store.transaction",
         edits=(
             Edit(
@@ -76,12 +76,14 @@ CLUSTER = (
     _cluster(
         name="a-part-is-the-whole-set",
         bug="An agent takes the first part of its assignments for all of them.",
+        killer=8,
         module="swarmpy.agent.worker",
         edits=(Edit("            if not update.more:\n", "            if update.sequence:\n"),),
     ),
     _cluster(
         name="secrets-outlive-their-task",
         bug="An agent keeps the secrets of tasks that are over.",
+        killer=32,
         module="swarmpy.agent.worker",
         edits=(
             Edit(
@@ -93,6 +95,7 @@ CLUSTER = (
     _cluster(
         name="secrets-of-the-first-session",
         bug="An agent goes on asking for secrets over the connection of its first session.",
+        killer=11,
         module="swarmpy.agent.dependencies",
         edits=(
             Edit("        self._ask = ask\n", "        self._ask = self._ask or ask\n"),
@@ -113,6 +116,7 @@ CLUSTER = (
     _cluster(
         name="assign-to-drained",
         bug="A drained node is given tasks.",
+        killer=6,
         module="swarmpy.control.loads",
         edits=(
             Edit(
@@ -124,7 +128,7 @@ CLUSTER = (
     _cluster(
         name="slot-twice",
         bug="A slot that is held is given again.",
-        killer=7,
+        killer=1,
         module="swarmpy.control.replicated",
         edits=(Edit("        taken = set(held)\n", "        taken = set(held[1:])\n"),),
     ),
@@ -143,7 +147,7 @@ CLUSTER = (
     _cluster(
         name="dynamic-port-twice",
         bug="A port that the cluster chooses may be another service's.",
-        killer=20,
+        killer=50,
         module="swarmpy.control.ports",
         edits=(Edit("if key not in taken and self._is_free(service, key):", "if key not in taken:"),),
     ),

@@ -6,13 +6,16 @@ import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import attrs
 import pytest
 from api_world import World
 from docker_client import Docker, is_needed
 
 from swarmpy.api.app import ApiServer
+from swarmpy.manager.operations import create_service
 from swarmpy.model import codec
 from swarmpy.model.objects import TaskStatus
+from swarmpy.model.specs import ContainerSpec, MaxUnavailable, ServiceSpec, TaskSpec
 from swarmpy.model.states import TaskState
 
 pytestmark = is_needed
@@ -36,6 +39,18 @@ async def docker(tmp_path: Path, world: World) -> AsyncIterator[Docker]:
         yield Docker(tmp_path, tmp_path / "s")
     finally:
         await server.close()
+
+
+async def test_the_docker_command_leaves_what_may_be_missing(docker: Docker, world: World) -> None:
+    """It does not know of that bound, and writes the spec without it."""
+    spec = ServiceSpec(name="web", task=TaskSpec(container=ContainerSpec(image="busybox")))
+    spec = attrs.evolve(spec, max_unavailable=MaxUnavailable(amount=1))
+    service = await create_service(world.leader.store, spec, lambda: "a" * 25)
+    await docker("service", "update", "-d", "--env-add", "B=2", "--no-resolve-image", "web")
+    changed = world.leader.store.view().service(service.id)
+    assert changed is not None
+    assert changed.spec.task.container.env == ("B=2",)
+    assert changed.spec.max_unavailable == spec.max_unavailable
 
 
 async def test_services_by_the_docker_command(docker: Docker, world: World) -> None:

@@ -29,6 +29,7 @@ from swarmpy.model.specs import (
     FileTarget,
     Healthcheck,
     LogDriver,
+    MaxUnavailable,
     Mount,
     NetworkAttachment,
     NodeSpec,
@@ -237,6 +238,18 @@ def test_what_was_not_given_stays_absent_unless_defaults_are_asked_for() -> None
     assert full["TaskTemplate"]["RestartPolicy"]["Delay"] == 5_000_000_000
     assert full["TaskTemplate"]["ContainerSpec"]["StopGracePeriod"] == 10_000_000_000
     assert full["TaskTemplate"]["Placement"] == full["TaskTemplate"]["Resources"] == {}
+
+
+def test_how_many_tasks_may_be_missing() -> None:
+    """A number or a percentage, as it was sent."""
+    for sent in (2, "25%"):
+        spec = service_spec_from_json({"Name": "web", "MaxUnavailable": sent})
+        assert service_spec_to_json(spec)["MaxUnavailable"] == sent
+    assert service_spec_from_json({"MaxUnavailable": "2"}).max_unavailable == MaxUnavailable(amount=2)
+    assert service_spec_from_json({"MaxUnavailable": None}).max_unavailable is None
+    for wrong in (0, "0%", "101%", -1, 1.5, True, [], "many", "1e3", "٣"):
+        with pytest.raises(InvalidArgument, match="MaxUnavailable"):
+            service_spec_from_json({"MaxUnavailable": wrong})
 
 
 def test_names_match_in_any_case() -> None:

@@ -9,6 +9,7 @@ import pytest
 from api_world import World, ask
 
 from swarmpy.api.api import Api
+from swarmpy.model import codec
 from swarmpy.model.ids import NodeId, TaskId
 from swarmpy.model.objects import TaskStatus
 from swarmpy.model.states import NodeState, TaskState
@@ -58,6 +59,27 @@ async def test_a_service_is_created_found_updated_and_removed(api: Api) -> None:
     assert await ask(api, "GET", "/services/web") == (404, {"message": "service web not found"})
     assert await ask(api, "DELETE", "/services/web") == (404, {"message": "service web not found"})
     assert await ask(api, "GET", "/services") == (200, [])
+
+
+async def test_a_bound_of_what_may_be_missing_is_kept() -> None:
+    """By an update that says nothing of it, as Docker's clients do; null takes it away. Not before all can read it."""
+    old, new = World("m1"), World("m1")
+    for world, schema in ((old, codec.SERVICES_VERSION - 1), (new, codec.SERVICES_VERSION)):
+        world.elect("m1")
+        await world.found(schema=schema)
+    status, answer = await ask(old.apis["m1"], "POST", "/services/create", spec(MaxUnavailable=1))
+    assert status == 400
+    assert "this needs schema version 8" in answer["message"]
+    api = new.apis["m1"]
+    await ask(api, "POST", "/services/create", spec(MaxUnavailable="25%"))
+    sent: list[tuple[dict[str, Any], Any]] = [({}, "25%"), ({"MaxUnavailable": 2}, 2), ({"MaxUnavailable": None}, None)]
+    for fields, bound in sent:
+        _, shown = await ask(api, "GET", "/services/web")
+        wanted = spec(Labels={"bound": str(bound)}, **fields)
+        status, _ = await ask(api, "POST", "/services/web/update", wanted, version=str(shown["Version"]["Index"]))
+        assert status == 200
+        _, shown = await ask(api, "GET", "/services/web")
+        assert shown["Spec"].get("MaxUnavailable") == bound
 
 
 async def test_a_stale_version_is_out_of_sequence(api: Api) -> None:

@@ -12,6 +12,8 @@ from typing import Any, Self
 import pytest
 from aiohttp import web
 
+from swarmpy.cli.main import main
+
 
 class FakeDaemon:
     """Answers the part of the API that the command line uses; its tasks run as soon as their service exists."""
@@ -201,3 +203,22 @@ def daemon(tmp_path: Path) -> Iterator[FakeDaemon]:
             "Status": {"State": "ready"},
         }
         yield running
+
+
+class Outcome:
+    """What a command said and how it ended."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def swarmpy(daemon: Any, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Runs the command line against the daemon."""
+
+    def run(*arguments: str | Path) -> Outcome:
+        code = main(["--socket", str(daemon.socket), *map(str, arguments)])
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return run

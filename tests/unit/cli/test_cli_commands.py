@@ -16,25 +16,6 @@ from swarmpy.errors import RuntimeUnavailable
 STACK = "services:\n  web: {image: busybox, deploy: {replicas: 2}}\n  db: {image: busybox}\n"
 
 
-class Outcome:
-    """What a command said and how it ended."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-
-@pytest.fixture
-def swarmpy(daemon: Any, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Runs the command line against the daemon."""
-
-    def run(*arguments: str | Path) -> Outcome:
-        code = main(["--socket", str(daemon.socket), *map(str, arguments)])
-        captured = capsys.readouterr()
-        return Outcome(code, captured.out, captured.err)
-
-    return run
-
-
 @pytest.fixture
 def stack_file(tmp_path: Path) -> Path:
     """A stack file of two services."""

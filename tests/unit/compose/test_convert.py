@@ -16,6 +16,7 @@ from swarmpy.model.specs import (
     EndpointSpec,
     Healthcheck,
     LogDriver,
+    MaxUnavailable,
     Mount,
     NetworkAttachment,
     Placement,
@@ -351,6 +352,20 @@ def test_jobs_have_completions_instead_of_replicas(tmp_path: Path) -> None:
     assert (one.desired_concurrency, one.desired_completions) == (1, 1)
     each = web(tmp_path, "deploy: {mode: global-job}")
     assert (each.mode, each.max_concurrent) == (ServiceMode.GLOBAL_JOB, None)
+
+
+def test_tasks_that_may_be_missing(tmp_path: Path) -> None:
+    """A number or a percentage, of the whole service and not of its updates alone."""
+    lines = "deploy: {x-swarmpy-max-unavailable: %s}"
+    assert web(tmp_path, "deploy: {replicas: 3}").max_unavailable is None
+    assert web(tmp_path, lines % "2").max_unavailable == MaxUnavailable(amount=2)
+    for text in ("25%", '"25%"'):
+        assert web(tmp_path, lines % text).max_unavailable == MaxUnavailable(amount=25, is_percentage=True)
+    for wrong, words in (("0", "at least 1 task"), ("101%", "more than all"), ("few", "neither a number"), ("[]", "")):
+        with pytest.raises(ComposeError, match=f"x-swarmpy-max-unavailable.*{words}"):
+            web(tmp_path, lines % wrong)
+    with pytest.raises(ComposeError, match="x-swarmpy-max-unavailable: jobs"):
+        web(tmp_path, "deploy: {mode: global-job, x-swarmpy-max-unavailable: 1}")
 
 
 def test_updates_may_have_a_progress_deadline(tmp_path: Path) -> None:

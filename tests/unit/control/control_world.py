@@ -89,6 +89,10 @@ class World:
         self.limit = limit
         self.crashing: Callable[[Task], bool] = lambda task: False
         self.rejecting: Callable[[Task], bool] = lambda task: False
+        self.stalling: Callable[[Task], bool] = lambda task: False
+        """Those that are prepared, and then never run."""
+        self.stubborn: Callable[[Task], bool] = lambda task: False
+        """Those that do not stop."""
         self.wake_at_ns: int | None = None
         self.new_leader()
         self._index = 0
@@ -218,6 +222,9 @@ class World:
             if not TaskState.ASSIGNED <= state <= TaskState.RUNNING:
                 continue
             desired = min(task.desired_state, TaskState.RUNNING)
+            held = self.stalling if task.desired_state.is_wanted else self.stubborn
+            if state >= TaskState.READY and held(task):
+                continue
             if not task.desired_state.is_wanted:
                 self.report(task, TaskState.SHUTDOWN)
             elif desired > state and state < TaskState.READY:

@@ -15,6 +15,7 @@ from swarmpy.model.specs import (
     EndpointSpec,
     GenericResource,
     Healthcheck,
+    MaxUnavailable,
     Mount,
     NodeSpec,
     Placement,
@@ -57,6 +58,14 @@ BAD: list[tuple[ServiceSpec, str]] = [
     (spec("a" * 64), "name must be 63 characters or fewer"),
     (spec(image=""), "ContainerSpec: image reference must be provided"),
     (spec(image="a b"), 'ContainerSpec: "a b" is not a valid repository/tag'),
+    (spec(max_unavailable=MaxUnavailable(amount=0)), "MaxUnavailable: at least 1 task must be allowed to be missing"),
+    (spec(max_unavailable=MaxUnavailable(amount=101, is_percentage=True)), "MaxUnavailable: 101% is more than all"),
+    (
+        attrs.evolve(
+            spec(replicas=None), mode=ServiceMode.GLOBAL_JOB, update=None, max_unavailable=MaxUnavailable(amount=1)
+        ),
+        "MaxUnavailable is of no use for a job",
+    ),
     (spec(replicas=-1), "Number of replicas must be non-negative"),
     (spec(replicas=1, mode=ServiceMode.GLOBAL), "replicas can only be used with replicated mode"),
     (

@@ -31,6 +31,7 @@ from swarmpy.model.requests import Answered, RequestId
 from swarmpy.model.specs import (
     ClusterSpec,
     GenericResource,
+    MaxUnavailable,
     Placement,
     Platform,
     RaftConfig,
@@ -58,6 +59,7 @@ FORMER = FormerRoot(cert_pem=b"", cross_signed_pem=b"", until_ns=1)
 CERTIFICATE = Certificate(serial="1f", role=Role.WORKER, issuer="", not_after_ns=1)
 CLIENT = ClientCertificate(name="a", role=ApiRole.VIEWER, issued_at_ns=1, not_after_ns=2)
 REFERRING = ServiceSpec(name="web", task=with_references(service("web").spec.task, secrets=("x",)))
+BOUNDED = ServiceSpec(name="web", max_unavailable=MaxUnavailable(amount=1))
 WITH_DEADLINE = ServiceSpec(name="web", rollback=UpdateConfig(progress_deadline_ns=1))
 GENERIC = Resources(generic=(GenericResource(kind="gpu", count=1),))
 PLACED = ServiceSpec(name="web", task=TaskSpec(placement=Placement(platforms=(Platform(),))))
@@ -92,6 +94,8 @@ def _described(**description: Any) -> objects.Node:
         (ChangeList(changes=(changes.create(attrs.evolve(task("t", "id-web"), spec=REFERRING.task)),)), 7),
         (ChangeList(changes=(changes.create(attrs.evolve(service("web"), job=JobStatus())),)), 7),
         (ChangeList(changes=(changes.create(attrs.evolve(service("web"), spec=WITH_DEADLINE)),)), 7),
+        (ChangeList(changes=(changes.create(attrs.evolve(service("web"), spec=BOUNDED)),)), 8),
+        (ChangeList(changes=(changes.update(attrs.evolve(service("web"), previous_spec=BOUNDED)),)), 8),
         (ChangeList(changes=(changes.create(attrs.evolve(task("t", "id-web"), iteration=0)),)), 7),
         (ChangeList(changes=(changes.create(attrs.evolve(service("web"), spec=PLACED)),)), 7),
         (ChangeList(changes=(changes.update(attrs.evolve(service("web"), previous_spec=PLACED)),)), 7),

@@ -19,8 +19,9 @@ from swarmpy.errors import (
 )
 from swarmpy.model import changes, codec
 from swarmpy.model.ids import ClusterId, NodeId
-from swarmpy.model.objects import Cluster, JoinTokens, RootCA
+from swarmpy.model.objects import Cluster, JoinTokens, RootCA, UpdateStatus
 from swarmpy.model.specs import ContainerSpec, EndpointSpec, NodeSpec, PortConfig, TaskSpec, UpdateConfig
+from swarmpy.model.states import UpdateState
 from swarmpy.store.memory import MAX_ENTRY_BYTES, Store
 from swarmpy.store.transaction import Tx
 
@@ -380,6 +381,38 @@ async def test_spec_version_moves_only_with_what_tasks_are_made_from(leading: St
     assert await version_after(task=TaskSpec(container=ContainerSpec(image="nginx:2"))) == 6
     assert await version_after(endpoint=EndpointSpec(ports=(PortConfig(target_port=80),))) == 7
     assert await version_after(replicas=1) == 7
+
+
+@pytest.mark.parametrize(
+    ("schema", "state", "is_another"),
+    [
+        (codec.SERVICES_VERSION, UpdateState.PAUSED, True),
+        (codec.SERVICES_VERSION, UpdateState.ROLLBACK_PAUSED, True),
+        (codec.SERVICES_VERSION, UpdateState.UPDATING, False),
+        (codec.SERVICES_VERSION - 1, UpdateState.PAUSED, False),
+    ],
+)
+async def test_resuming_a_paused_update_is_another_version(
+    leading: Store, schema: int, state: UpdateState, *, is_another: bool
+) -> None:
+    """Of the same wishes: so that what failed before does not count again. Not before all managers know of it."""
+    await leading.update(lambda tx: tx.create(cluster(schema)))
+    await leading.update(lambda tx: tx.create(service("web")))
+
+    async def set_status(status: UpdateStatus | None) -> int:
+        def fn(tx: Tx) -> None:
+            current = tx.service("id-web")
+            assert current is not None
+            tx.update(attrs.evolve(current, update_status=status))
+
+        await leading.update(fn)
+        stored = leading.view().service("id-web")
+        assert stored is not None
+        return stored.spec_version
+
+    assert await set_status(UpdateStatus(state=state)) == 2
+    assert await set_status(UpdateStatus(state=state, message="m")) == 2
+    assert await set_status(None) == (5 if is_another else 2)
 
 
 @pytest.mark.parametrize(

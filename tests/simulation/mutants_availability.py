@@ -1,0 +1,38 @@
+"""Deliberate bugs of drains and of what may be missing, found by the laws of the world of a cluster."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from mutation import Edit, Mutant
+
+_cluster = partial(Mutant, world="cluster")
+
+AVAILABILITY = (
+    _cluster(
+        name="one-more-missing-than-may-be",
+        bug="A task is taken away though as many as may be are missing.",
+        killer=17,
+        module="swarmpy.control.availability",
+        edits=(Edit("len(self._there) <= self._least:", "len(self._there) < self._least:"),),
+    ),
+    _cluster(
+        name="updates-ask-nobody",
+        bug="An update takes tasks away whatever is missing.",
+        killer=17,
+        module="swarmpy.control.update",
+        edits=(Edit("all(draft.allowance.take(task) for task in slot.outdated)", "True"),),
+    ),
+    _cluster(
+        name="a-drain-stops-first",
+        bug="A drained node's task is stopped before its replacement runs, whatever the order.",
+        killer=10,
+        module="swarmpy.control.restart",
+        edits=(
+            Edit(
+                "    if cannot_be_placed or starts_first(draft.service):\n",
+                "    if True:\n        return True\n    if cannot_be_placed or starts_first(draft.service):\n",
+            ),
+        ),
+    ),
+)
