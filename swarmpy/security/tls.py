@@ -7,20 +7,25 @@ have none yet); they are anonymous, and the router lets them call next to nothin
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import os
 import ssl
 from collections.abc import Iterable
 from typing import Any
 
-from cryptography import x509
-
 from swarmpy.errors import BadCertificate
 from swarmpy.model.ids import NodeId
 from swarmpy.model.states import Role
 from swarmpy.ports import Peer
-from swarmpy.security.certificates import load_certificate, read_certificate
+from swarmpy.security.certificates import CertificateFacts, read_certificate
 from swarmpy.security.identity import NodeIdentity
-from swarmpy.security.roots import fingerprint, joined, key_digest, split
+from swarmpy.security.roots import joined, key_of, split
+
+MAX_READ = 4096
+"""Certificates whose contents are remembered: about a kilobyte each, of as many nodes as there may be."""
+_DER = 2
+"""``_ssl.ENCODING_DER``."""
 
 
 def server_context(identity: NodeIdentity, more_roots: Iterable[bytes] = ()) -> ssl.SSLContext:
@@ -65,11 +70,10 @@ def peer_identity(ssl_object: ssl.SSLObject | ssl.SSLSocket, cluster_id: str, *,
     of the trusted CA (a joiner knows the CA before the id). Raises BadCertificate for another cluster's certificate
     and for one that is not a node's.
     """
-    certificate = ssl_object.getpeercert(binary_form=True)
-    if certificate is None or ssl_object.context.verify_mode is ssl.CERT_NONE:
+    if ssl_object.context.verify_mode is ssl.CERT_NONE or ssl_object.getpeercert(binary_form=True) is None:
         return Peer(address=address)
-    facts = read_certificate(certificate)
-    chain = verified_chain(ssl_object)
+    own, *signers = verified_chain(ssl_object)
+    facts = _facts_of(own)
     if cluster_id and facts.cluster_id != cluster_id:
         raise BadCertificate(
             f"{address or 'the peer'} (node {facts.node_id}) belongs to cluster {facts.cluster_id}, not to {cluster_id}"
@@ -80,19 +84,28 @@ def peer_identity(ssl_object: ssl.SSLObject | ssl.SSLSocket, cluster_id: str, *,
         cluster_id=facts.cluster_id,
         serial=facts.serial,
         address=address,
-        certificate=fingerprint(load_certificate(certificate)),
-        signers=tuple(key_digest(ca) for ca in chain[1:]),
+        certificate=hashlib.sha256(own).hexdigest(),
+        signers=tuple(key_of(ca) for ca in signers),
     )
 
 
-def verified_chain(ssl_object: ssl.SSLObject | ssl.SSLSocket) -> list[x509.Certificate]:
-    """The certificates by which the peer's was verified in a finished handshake: its own first, a trusted root last."""
-    # Public from Python 3.13 on; before that it is there all the same, one level deeper and in PEM.
+@functools.lru_cache(maxsize=MAX_READ)
+def _facts_of(certificate: bytes) -> CertificateFacts:
+    """What a certificate (DER) that TLS has verified says, remembered: a node shows the same one each time it comes.
+
+    Only what its bytes say. Whether it counts (its chain, its dates, what was revoked since) is asked each time anew.
+    """
+    return read_certificate(certificate)
+
+
+def verified_chain(ssl_object: ssl.SSLObject | ssl.SSLSocket) -> list[bytes]:
+    """The certificates (DER) by which the peer's was verified in a finished handshake: its own first, a root last."""
+    # Public from Python 3.13 on; before that it is there all the same, one level deeper.
     public = getattr(ssl_object, "get_verified_chain", None)
     if public is not None:
-        return [load_certificate(der) for der in public()]
+        return list(public())
     inner: Any = ssl_object
-    return [load_certificate(found.public_bytes().encode()) for found in inner._sslobj.get_verified_chain()]
+    return [found.public_bytes(_DER) for found in inner._sslobj.get_verified_chain()]
 
 
 def check_peer(peer: Peer, *, node_id: NodeId | None = None, role: Role | None = None) -> None:
@@ -141,6 +154,7 @@ class Credentials:
 
     def __init__(self, identity: NodeIdentity) -> None:
         self._more_roots: tuple[bytes, ...] = ()
+        self._server: ssl.SSLContext | None = None
         self.replace(identity)
 
     @property
@@ -158,11 +172,14 @@ class Credentials:
             self._use(self._identity, roots)
 
     def _use(self, identity: NodeIdentity, more_roots: tuple[bytes, ...]) -> None:
-        server, client = server_context(identity, more_roots), client_context(identity, more_roots)
-        self._identity, self._server, self._client, self._more_roots = identity, server, client, more_roots
+        client = client_context(identity, more_roots)
+        self._identity, self._server, self._client, self._more_roots = identity, None, client, more_roots
 
     def server_context(self) -> ssl.SSLContext:
         """The context for a connection that comes in."""
+        if self._server is None:
+            # Not before it is needed: a worker never does, and making it takes a millisecond.
+            self._server = server_context(self._identity, self._more_roots)
         return self._server
 
     def client_context(self) -> ssl.SSLContext:

@@ -125,6 +125,11 @@ class RpcChannel(Connection):
         for stream in streams.values():
             stream.end(OutcomeUnknown(f"{stream.method} to {self.address}: {reason}"))
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """TLS stands. Begins at once: HELLO goes out together with the end of the handshake."""
+        super().connection_made(transport)
+        self.start()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
         if self.error is None and not self._greeted.done():

@@ -21,11 +21,12 @@ from swarmpy.security.tls import Credentials, check_peer, peer_identity
 from swarmpy.wire.accepting import accept
 from swarmpy.wire.bounded_log import BoundedLog
 from swarmpy.wire.calling import RpcChannel
-from swarmpy.wire.connection import CLOSE_TIMEOUT_S, RpcConfig, format_address
+from swarmpy.wire.connection import RpcConfig, format_address
 from swarmpy.wire.entrance import Entrance, Room
 from swarmpy.wire.origins import origin_of
 from swarmpy.wire.router import Router
 from swarmpy.wire.serving import ServerConfig, ServerConnection
+from swarmpy.wire.tls_stream import accepted, connected
 
 log = structlog.get_logger(__name__)
 
@@ -216,13 +217,8 @@ class RpcServer:
         """True when TLS stands."""
         loop = asyncio.get_running_loop()
         try:
-            await loop.connect_accepted_socket(
-                lambda: connection,
-                guest.sock,
-                ssl=self._credentials.server_context(),
-                ssl_handshake_timeout=self._config.rpc.handshake_timeout_s,
-                ssl_shutdown_timeout=CLOSE_TIMEOUT_S,
-            )
+            context, timeout = self._credentials.server_context(), self._config.rpc.handshake_timeout_s
+            await accepted(guest.sock, connection, context, timeout=timeout)
         except (OSError, TimeoutError) as error:
             # A port check connects and goes away; that is nothing to tell an operator about.
             level = log.debug if isinstance(error, ConnectionError) else log.info
@@ -318,16 +314,7 @@ class RpcDialer:
         channel = RpcChannel(self._config, identify, address, self._guard)
         try:
             async with asyncio.timeout(timeout):
-                await asyncio.get_running_loop().create_connection(
-                    lambda: channel,
-                    host,
-                    port,
-                    local_addr=(self._source, 0) if self._source else None,
-                    ssl=context,
-                    ssl_handshake_timeout=max(timeout, 0.001),
-                    ssl_shutdown_timeout=CLOSE_TIMEOUT_S,
-                )
-                channel.start()
+                await connected(host, port, channel, context, source=self._source)
                 await channel.wait_greeted()
         except ssl.SSLCertVerificationError as error:
             raise BadCertificate(f"{address} is not of this cluster: {error.verify_message}") from error

@@ -29,7 +29,7 @@ from swarmpy.errors import (
 from swarmpy.model.rates import Rate
 from swarmpy.model.states import Role
 from swarmpy.ports import Peer
-from swarmpy.security.tls import joiner_context, unverified_context
+from swarmpy.security.tls import _facts_of, joiner_context, unverified_context
 from swarmpy.wire.connection import RpcConfig
 from swarmpy.wire.entrance import EntranceLimits
 from swarmpy.wire.frames import Kind, encode
@@ -459,6 +459,51 @@ async def test_a_revoked_certificate_is_good_for_another_one_only(lab: Lab, hand
     with pytest.raises(OutcomeUnknown, match="was revoked"):
         await channel.call("renew", 1, timeout=5)
     assert handlers.notified.empty()
+
+
+async def test_a_certificate_that_was_read_before_is_judged_anew(lab: Lab, pki: Pki, handlers: Handlers) -> None:
+    """What it says is remembered, but not whether it counts: by its root, by what was revoked, by who was removed."""
+    standings = Standings()
+    router = handlers.router(standing=standings)
+    server = await lab.server(router)
+    credentials = pki.credentials("seen")
+    assert (await (await lab.dial(server, credentials)).call("echo", 1, timeout=5))["from"] == "seen"
+    read = _facts_of.cache_info()
+    standings["seen"] = Standing.REVOKED
+    channel = await lab.dial(server, credentials)
+    with pytest.raises(CertificateRevoked):
+        await channel.call("echo", 1, timeout=5)
+    standings["seen"] = Standing.REMOVED
+    with pytest.raises(NodeRemoved):
+        await lab.dial(server, credentials)
+    standings["seen"] = Standing.GOOD
+
+    def refuse(peer: Peer) -> None:
+        if peer.node_id == "seen":
+            raise BadCertificate("its root CA was replaced")
+
+    router.guard = refuse
+    with pytest.raises(BadCertificate, match="was replaced"):
+        await lab.dial(server, credentials)
+    after = _facts_of.cache_info()
+    assert after.misses == read.misses
+    assert after.hits >= read.hits + 3
+
+
+async def test_a_certificate_that_was_read_before_runs_out(lab: Lab, pki: Pki, server: RpcServer) -> None:
+    """Its dates are looked at in each handshake."""
+    # Valid for an hour after its day, and two seconds of that hour are left.
+    credentials = pki.credentials("short", ago_ns=DAY_NS + 3600 * 10**9 - 2 * 10**9)
+    channel = await lab.dial(server, credentials)
+    assert (await channel.call("echo", 1, timeout=5))["from"] == "short"
+
+    async def dial_without_end() -> None:
+        while True:
+            await lab.dial(server, credentials)
+            await asyncio.sleep(0.1)
+
+    with pytest.raises(ConnectionFailed, match="does not accept this node's certificate"):
+        await soon(dial_without_end(), 10)
 
 
 async def test_a_node_that_is_removed_as_it_connects_ends_nothing_else(lab: Lab, handlers: Handlers) -> None:
