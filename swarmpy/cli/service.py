@@ -21,10 +21,10 @@ from swarmpy.cli.progress import make_view, unfinished, wait_for_services
 from swarmpy.cli.render import format_option, quiet_option, show, show_json
 from swarmpy.cli.service_pretty import pretty
 from swarmpy.cli.settings import Settings, pass_settings
+from swarmpy.control.validate import MAX_REPLICAS
 from swarmpy.errors import InvalidArgument
 
 SCALE_TIMEOUT_S = 300.0
-MAX_REPLICAS = 1_000_000
 
 
 _LAZY = {
