@@ -48,6 +48,7 @@ class Fields:
         if not isinstance(value, dict):
             raise InvalidArgument(f"{path or 'request body'}: expected object, got {_type_name(value)}")
         self.path = path
+        self._names: dict[str, object] = value
         self._values: dict[str, object] = {str(key).lower(): item for key, item in value.items()}
 
     def path_of(self, name: str) -> str:
@@ -57,6 +58,10 @@ class Fields:
     def has(self, name: str) -> bool:
         """True when the field is there and not null."""
         return self._values.get(name.lower()) is not None
+
+    def first_name(self) -> str | None:
+        """The name of the first field that is there and not null, as it came; None when there is none."""
+        return next((name for name, value in self._names.items() if value is not None), None)
 
     def raw(self, name: str) -> object:
         """The value as it came; None when absent."""
@@ -116,7 +121,7 @@ class Fields:
         if isinstance(value, bool) or not isinstance(value, int):
             raise InvalidArgument(f"{self.path_of(name)}: expected integer, got {_type_name(value)}")
         if not least <= value <= most:
-            raise InvalidArgument(f"{self.path_of(name)}: {value} is not between {least} and {most}")
+            raise InvalidArgument(f"{self.path_of(name)}: {_brief(value)} is not between {least} and {most}")
         return value
 
     def number(self, name: str) -> float:
@@ -127,7 +132,7 @@ class Fields:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise InvalidArgument(f"{self.path_of(name)}: expected number, got {_type_name(value)}")
         if not 0 <= value <= INT64_MAX or not math.isfinite(value):
-            raise InvalidArgument(f"{self.path_of(name)}: {value} is out of range")
+            raise InvalidArgument(f"{self.path_of(name)}: {_brief(value)} is out of range")
         return float(value)
 
     def refuse(self, *names: str) -> None:
@@ -143,6 +148,11 @@ class Fields:
         if not isinstance(value, list):
             raise InvalidArgument(f"{self.path_of(name)}: expected array, got {_type_name(value)}")
         return value
+
+
+def _brief(number: float) -> str:
+    text = str(number)
+    return text if len(text) < 25 else f"{text[:22]}..."
 
 
 def _string(value: object, path: str) -> str:

@@ -15,6 +15,7 @@ from swarmpy.api.task_spec_json import networks_from_json, task_spec_from_json, 
 from swarmpy.api.timestamps import meta_to_json, rfc3339_nano
 from swarmpy.errors import InvalidArgument
 from swarmpy.model import defaults
+from swarmpy.model.grammar import shown
 from swarmpy.model.objects import JobStatus, Service, UpdateStatus
 from swarmpy.model.specs import EndpointSpec, MaxUnavailable, PortConfig, ServiceSpec, UpdateConfig
 from swarmpy.model.states import ServiceMode
@@ -131,6 +132,9 @@ def _mode_from_json(fields: Fields) -> dict[str, Any]:
     found = {mode: nested for name, mode in _MODES.items() if (nested := fields.maybe_nested(name)) is not None}
     if len(found) > 1:
         raise InvalidArgument("Mode: must specify only one service mode")
+    unknown = None if found else fields.first_name()
+    if unknown is not None:
+        raise InvalidArgument(f"Mode: unknown service mode {shown(unknown)}, use {', '.join(_MODES)}")
     mode, nested = next(iter(found.items()), (ServiceMode.REPLICATED, Fields({})))
     match mode:
         case ServiceMode.REPLICATED:

@@ -14,7 +14,7 @@ from swarmpy.api.json_fields import INT64_MAX, Fields, given
 from swarmpy.api.timestamps import meta_to_json
 from swarmpy.manager.rotation import RootRequest
 from swarmpy.model.objects import Cluster, Node
-from swarmpy.model.specs import ClusterSpec
+from swarmpy.model.specs import ClusterSpec, DispatcherConfig
 from swarmpy.security import roots
 
 
@@ -37,15 +37,15 @@ def cluster_spec_from_json(data: object, current: ClusterSpec, path: str = "") -
     locks = fields.nested("EncryptionConfig").maybe_boolean("AutoLockManagers")
     history = fields.nested("Orchestration").maybe_integer("TaskHistoryRetentionLimit", least=-INT64_MAX)
     heartbeat_ns = fields.nested("Dispatcher").integer("HeartbeatPeriod")
+    dispatcher = DispatcherConfig(heartbeat_period_ns=heartbeat_ns or current.dispatcher.heartbeat_period_ns)
+    dispatcher.check()
     return attrs.evolve(
         current,
         name=fields.string("Name") or current.name,
         labels=fields.string_map("Labels") if fields.has("Labels") else current.labels,
         task_history_limit=current.task_history_limit if history is None else history,
         raft=config,
-        dispatcher=attrs.evolve(
-            current.dispatcher, heartbeat_period_ns=heartbeat_ns or current.dispatcher.heartbeat_period_ns
-        ),
+        dispatcher=dispatcher,
         node_cert_expiry_ns=ca.integer("NodeCertExpiry") or current.node_cert_expiry_ns,
         autolock_managers=current.autolock_managers if locks is None else locks,
     )

@@ -104,6 +104,12 @@ class ApiClient:
         path, query = f"/services/{_quoted(service_id)}/update", {"version": str(version)}
         await self.request("POST", path, query, spec, headers=_with_auth(registry_auth))
 
+    async def roll_back_service(self, service_id: str, version: int) -> None:
+        """Swaps the spec of a service that is still at ``version`` with the one before. Raises VersionConflict."""
+        await self.post(
+            f"/services/{_quoted(service_id)}/update", {}, query={"version": str(version), "rollback": "previous"}
+        )
+
     async def remove_service(self, name: str) -> None:
         """Removes a service; its tasks stop after that."""
         await self.delete(f"/services/{_quoted(name)}")

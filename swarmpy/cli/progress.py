@@ -77,6 +77,8 @@ class Progress:
     """Tasks of an older spec that still run."""
     update_state: str = ""
     update_message: str = ""
+    is_rollback: bool = False
+    """It was asked for: to be rolled back is no failure then."""
     is_job: bool = False
     """Then ``running`` and ``desired`` count the tasks that have completed, and that are to."""
 
@@ -93,7 +95,8 @@ class Progress:
     @property
     def has_failed(self) -> bool:
         """True when an update has stopped, or was rolled back: waiting any longer is of no use."""
-        return self.update_state in ("paused", "rollback_paused", "rollback_completed")
+        has_come_back = self.update_state == "rollback_completed" and not self.is_rollback
+        return has_come_back or self.update_state in ("paused", "rollback_paused")
 
     def line(self) -> str:
         """``web  2/3 running  (starting 1)``."""
@@ -106,10 +109,18 @@ class Progress:
         return f"{self.name}  {self.running}/{self.desired} {word}" + (f"  ({', '.join(notes)})" if notes else "")
 
 
-def observe(service: Json, current: Sequence[Json], every: Sequence[Json], *, before: Json | None = None) -> Progress:
+def observe(
+    service: Json,
+    current: Sequence[Json],
+    every: Sequence[Json],
+    *,
+    before: Json | None = None,
+    is_rollback: bool = False,
+) -> Progress:
     """The progress of ``service``. ``current``: its tasks of the present spec; ``every``: all its tasks.
 
     ``before``: the UpdateStatus from before the change that is waited for; the same one again says nothing about it.
+    ``is_rollback``: the change is a rollback.
     """
     wanted = [task for task in current if task.get("DesiredState") in WANTED]
     states = Counter(state_of(task) for task in wanted)
@@ -133,6 +144,7 @@ def observe(service: Json, current: Sequence[Json], every: Sequence[Json], *, be
     return Progress(
         name=service_name(service),
         running=running,
+        is_rollback=is_rollback,
         is_job=is_job,
         desired=desired,
         counts=tuple((state, states[state]) for state in (*_UNDER_WAY, *_FAILED) if states[state]),
@@ -208,6 +220,16 @@ class LineView:
         """Nothing to do."""
 
 
+class SilentView:
+    """For who only wants to wait."""
+
+    def update(self, progress: Sequence[Progress]) -> None:
+        """Shows nothing."""
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
 class LiveView:
     """For a terminal: lines that are rewritten in place."""
 
@@ -254,8 +276,11 @@ async def wait_for_services(
     view: View,
     timeout: float,
     stable: float = STABLE_S,
+    is_rollback: bool = False,
 ) -> None:
     """Returns when all services (id: UpdateStatus from before the change, None for a new one) have converged.
+
+    ``is_rollback``: the change is a rollback of them.
 
     Raises DeadlineExceeded after ``timeout`` seconds, FailedPrecondition when an update has stopped or was rolled back,
     NotFound when a service is removed meanwhile; each says why, and none of them stops the cluster from going on.
@@ -267,7 +292,10 @@ async def wait_for_services(
     try:
         while True:
             try:
-                progress = [await _look(client, service_id, before) for service_id, before in services.items()]
+                progress = [
+                    await _look(client, service_id, before, is_rollback=is_rollback)
+                    for service_id, before in services.items()
+                ]
                 answered = loop.time()
             except Unavailable:
                 # Managers are silent while they elect a leader; waiting through it is what waiting is for.
@@ -288,20 +316,22 @@ async def wait_for_services(
         view.close()
 
 
-async def _look(client: ApiClient, service_id: str, before: Json | None) -> Progress:
+async def _look(client: ApiClient, service_id: str, before: Json | None, *, is_rollback: bool) -> Progress:
     services = await client.services(ids=(service_id,))
     if not services:
         raise NotFound(f"service {service_id} was removed while it was waited for")
     current = await client.current_tasks(service_id)
-    return observe(services[0], current, await client.tasks(service=service_id), before=before)
+    every = await client.tasks(service=service_id)
+    return observe(services[0], current, every, before=before, is_rollback=is_rollback)
 
 
 def _raise_if_failed(progress: Sequence[Progress]) -> None:
     for service in progress:
         if service.has_failed:
             what = "was rolled back" if service.update_state == "rollback_completed" else "has stopped"
+            change = "rollback" if service.is_rollback else "update"
             reasons = "; ".join(filter(None, (service.update_message, *service.reasons)))
-            raise FailedPrecondition(f"the update of service {service.name} {what}{': ' if reasons else ''}{reasons}")
+            raise FailedPrecondition(f"the {change} of service {service.name} {what}{': ' if reasons else ''}{reasons}")
 
 
 def _still_waiting(progress: Sequence[Progress], timeout: float) -> str:

@@ -45,6 +45,21 @@ def plain_table(listing: Listing) -> str:
     )
 
 
+Rows = list[tuple[str, object]]
+"""What is told of one thing: words and what they are; lists have a line for each item."""
+
+
+def rows_text(rows: Rows) -> str:
+    """The rows with their values in a column; those without a value stay out."""
+    told = [(word, value if isinstance(value, list) else [value]) for word, value in rows if value]
+    width = max((len(word) for word, _ in told), default=0) + 1
+    return "\n".join(
+        f"{f'{word}:' if word and not index else '':<{width}} {_one_line(str(item))}".rstrip()
+        for word, items in told
+        for index, item in enumerate(items)
+    )
+
+
 def json_lines(listing: Listing) -> str:
     """One JSON object for each row, with Docker's names of the columns."""
     keys = [_json_key(heading) for heading in listing.headings]

@@ -1,4 +1,7 @@
-"""``swarmpy service``: list, look into, read the logs of, scale and remove services."""
+"""``swarmpy service``: list, look into, read the logs of, scale and remove services.
+
+To create and change them is in :mod:`swarmpy.cli.service_change`.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +15,26 @@ import click
 from swarmpy.cli import listings
 from swarmpy.cli.client import ApiClient
 from swarmpy.cli.deploy import change
+from swarmpy.cli.lazy import LazyGroup
 from swarmpy.cli.logs import LogsWanted, log_options, print_logs
 from swarmpy.cli.progress import make_view, unfinished, wait_for_services
 from swarmpy.cli.render import format_option, quiet_option, show, show_json
+from swarmpy.cli.service_pretty import pretty
 from swarmpy.cli.settings import Settings, pass_settings
+from swarmpy.control.validate import MAX_REPLICAS
 from swarmpy.errors import InvalidArgument
 
 SCALE_TIMEOUT_S = 300.0
-MAX_REPLICAS = 1_000_000
 
 
-@click.group()
+_LAZY = {
+    "create": ("swarmpy.cli.service_change:create", "Create a service"),
+    "update": ("swarmpy.cli.service_change:update", "Change a service"),
+    "rollback": ("swarmpy.cli.service_change:rollback", "Put a service back to before its last update"),
+}
+
+
+@click.group(cls=LazyGroup, lazy=_LAZY)
 def service() -> None:
     """Manage services."""
 
@@ -72,14 +84,21 @@ def ps(settings: Settings, output_format: str, quiet: bool, no_trunc: bool, name
 
 
 @service.command()
+@click.option("--pretty", "is_pretty", is_flag=True, help="For people to read.")
 @click.argument("names", nargs=-1, required=True, metavar="SERVICE...")
 @pass_settings
-def inspect(settings: Settings, names: tuple[str, ...]) -> None:
+def inspect(settings: Settings, is_pretty: bool, names: tuple[str, ...]) -> None:
     """Show all about services, as JSON."""
 
     async def work() -> None:
         async with ApiClient(settings.endpoint) as client:
-            show_json([await client.service(name) for name in names])
+            found = [await client.service(name) for name in names]
+            if not is_pretty:
+                show_json(found)
+                return
+            counted = [each for item in found for each in await client.services(ids=(item["ID"],))]
+            now = datetime.now(UTC)
+            click.echo("\n\n".join(pretty(item, now) for item in counted))
 
     asyncio.run(work())
 

@@ -136,10 +136,10 @@ def _image(scope: Scope, path: Path, service: Mapping[str, Any]) -> str:
     if not image:
         hint = ": build the image first, push it, and name it here" if "build" in service else ""
         raise scope.error(path, f"no image given{hint}" if hint else "no image given: add the key 'image'")
-    if not grammar.is_image(image):
-        raise scope.error((*path, "image"), f"{image!r} is no image reference: write [registry/]name[:tag]")
-    short = image.removeprefix("docker.io/").removeprefix("library/") if image.startswith("docker.io/") else image
-    return short if "@" in short or ":" in short.rpartition("/")[2] else f"{short}:latest"
+    try:
+        return shortforms.image_reference(image)
+    except ValueError as error:
+        raise scope.error((*path, "image"), str(error)) from error
 
 
 def _mode(scope: Scope, path: Path, deploy: Mapping[str, Any]) -> dict[str, Any]:

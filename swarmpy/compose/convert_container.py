@@ -110,19 +110,14 @@ def _ulimits(given: Mapping[str, Any]) -> tuple[Ulimit, ...]:
 
 def _capabilities(service: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Capabilities to add and to drop, in the kernel's spelling; adding beats dropping, ALL stands for every one."""
-    add = {_capability(name) for name in service.get("cap_add", ())}
-    drop = {_capability(name) for name in service.get("cap_drop", ())}
+    add = {shortforms.capability(name) for name in service.get("cap_add", ())}
+    drop = {shortforms.capability(name) for name in service.get("cap_drop", ())}
     if "ALL" in drop:
         drop = {"ALL"}
     if "ALL" in add:
         add = {"ALL"}
     drop -= add
     return tuple(sorted(add)), tuple(sorted(drop))
-
-
-def _capability(name: str) -> str:
-    upper = name.strip().upper()
-    return upper if upper == "ALL" or upper.startswith("CAP_") else f"CAP_{upper}"
 
 
 # -- mounts -----------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 
 from swarmpy.compose.units import number_text, parse_size
+from swarmpy.model import grammar
 from swarmpy.model.specs import Mount, PortConfig
 
 PROTOCOLS = ("tcp", "udp", "sctp")
@@ -155,6 +156,23 @@ def parse_tmpfs(text: str) -> Mount:
                 raise ValueError(f"{text!r}: mode is an octal number such as 1777")
             mode = int(value, 8)
     return Mount(type="tmpfs", target=target, tmpfs_size_bytes=size, tmpfs_mode=mode)
+
+
+# -- names ------------------------------------------------------------------------------------------------------------
+
+
+def image_reference(text: str) -> str:
+    """An image with its tag, as the docker command writes it into a spec. Raises ValueError."""
+    if not grammar.is_image(text):
+        raise ValueError(f"{text!r} is no image reference: write [registry/]name[:tag]")
+    short = text.removeprefix("docker.io/").removeprefix("library/") if text.startswith("docker.io/") else text
+    return short if "@" in short or ":" in short.rpartition("/")[2] else f"{short}:latest"
+
+
+def capability(name: str) -> str:
+    """A capability in the kernel's spelling; ``ALL`` stands for every one."""
+    upper = name.strip().upper()
+    return upper if upper == "ALL" or upper.startswith("CAP_") else f"CAP_{upper}"
 
 
 # -- lists and mappings -----------------------------------------------------------------------------------------------

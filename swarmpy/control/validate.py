@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from swarmpy.control.constraints import ENGINE_LABEL, NODE_LABEL, Constraint
+from swarmpy.control.meaning import check_meant, check_resources
 from swarmpy.errors import InvalidArgument
 from swarmpy.model import codec, grammar
 from swarmpy.model.container_checks import check_container, check_log_driver, check_networks
@@ -14,7 +15,6 @@ from swarmpy.model.specs import (
     NodeSpec,
     Placement,
     PortConfig,
-    Resources,
     RestartPolicy,
     ServiceSpec,
     TaskSpec,
@@ -22,11 +22,9 @@ from swarmpy.model.specs import (
 )
 from swarmpy.model.states import ServiceMode
 
-MIN_NANO_CPUS = 1_000_000
-MIN_MEMORY_BYTES = 4 * 1024 * 1024
-MAX_GENERIC = 1 << 20
-"""Of one kind, for one task."""
 MAX_PORT = 65_535
+MAX_REPLICAS = 100_000
+"""Of a service: as many tasks as a whole cluster was measured with. More would take the managers' memory at once."""
 MAX_COMPLETIONS = 10_000
 """Of a job: the state remembers each of them, as its task, until the next execution."""
 MAX_SPEC_BYTES = 128 * 1024
@@ -45,6 +43,8 @@ def validate_service_spec(spec: ServiceSpec) -> None:
         raise InvalidArgument("replicas can only be used with replicated mode: leave them out of a global service")
     if spec.desired_replicas < 0:
         raise InvalidArgument(f"Number of replicas must be non-negative: {spec.desired_replicas}")
+    if spec.desired_replicas > MAX_REPLICAS:
+        raise InvalidArgument(f"Number of replicas must be {MAX_REPLICAS} or fewer: {spec.desired_replicas}")
     _check_task(spec.task)
     _check_job(spec)
     _check_max_unavailable(spec)
@@ -125,35 +125,14 @@ def _check_task(task: TaskSpec) -> None:
     check_container(task.container)
     check_log_driver(task.log_driver)
     check_networks(task.networks)
+    check_meant(task.container)
     if task.resources is not None:
-        _check_resources(task.resources.limits)
-        if task.resources.limits is not None and task.resources.limits.generic:
-            raise InvalidArgument("generic resources can be reserved, and have no limits")
-        _check_resources(task.resources.reservations)
+        check_resources(task.resources)
     _check_restart(task.restart)
     _check_placement(task.placement)
 
 
-# -- resources, restart, placement ------------------------------------------------------------------------------------
-
-
-def _check_resources(resources: Resources | None) -> None:
-    if resources is None:
-        return
-    if resources.memory_bytes and resources.memory_bytes < MIN_MEMORY_BYTES:
-        raise InvalidArgument(f"invalid memory value {resources.memory_bytes}: Must be at least 4MiB")
-    if resources.nano_cpus and resources.nano_cpus < MIN_NANO_CPUS:
-        raise InvalidArgument(
-            f"invalid cpu value {resources.nano_cpus / 1e9:g}: Must be at least {MIN_NANO_CPUS / 1e9:g}"
-        )
-    if resources.pids < 0:
-        raise InvalidArgument(f"invalid pids limit {resources.pids}: must not be negative")
-    kinds = [each.kind for each in resources.generic]
-    for each in resources.generic:
-        if not grammar.is_name(each.kind) or kinds.count(each.kind) > 1:
-            raise InvalidArgument(f"invalid generic resource {shown(each.kind)}: give each kind a name, and once")
-        if each.names or not 1 <= each.count <= MAX_GENERIC:
-            raise InvalidArgument(f"invalid generic resource {shown(each.kind)}: reserve a count of 1-{MAX_GENERIC}")
+# -- restart, placement, updates --------------------------------------------------------------------------------------
 
 
 def _check_restart(policy: RestartPolicy | None) -> None:
@@ -170,10 +149,16 @@ def _check_placement(placement: Placement | None) -> None:
     if placement is None:
         return
     for text in placement.constraints:
-        Constraint.parse(text)
+        try:
+            Constraint.parse(text)
+        except InvalidArgument as error:
+            raise InvalidArgument(f"{error.message} (Placement.Constraints: {shown(text)})") from None
     for key in placement.spread:
         if not key.lower().startswith((NODE_LABEL, ENGINE_LABEL)):
-            raise InvalidArgument(f"invalid spread preference {shown(key)}: use {NODE_LABEL}NAME or {ENGINE_LABEL}NAME")
+            raise InvalidArgument(
+                f"invalid spread preference {shown(key)}: use {NODE_LABEL}NAME or {ENGINE_LABEL}NAME "
+                "(Placement.Preferences)"
+            )
     _check_not_negative("Placement: MaxReplicas", placement.max_replicas)
 
 

@@ -52,8 +52,8 @@ def _check_texts(container: ContainerSpec) -> None:
     _check_given("StopSignal", container.stop_signal, grammar.check_signal)
     if container.stop_grace_period_ns is not None and container.stop_grace_period_ns < 0:
         raise InvalidArgument("ContainerSpec: StopGracePeriod cannot be negative")
-    for mount in container.mounts:
-        _check_mount(mount)
+    for index, mount in enumerate(container.mounts):
+        _check_mount(mount, index)
     _check_each("Hosts", container.hosts, grammar.check_extra_host)
     _check_each("DNSConfig.Nameservers", container.dns_nameservers, grammar.check_address)
     _check_each("DNSConfig.Search", container.dns_search, grammar.check_search_domain)
@@ -149,15 +149,16 @@ def _normal(path: str) -> str:
     return posixpath.normpath("/" + path.lstrip("/"))
 
 
-def _check_mount(mount: Mount) -> None:
+def _check_mount(mount: Mount, index: int) -> None:
+    where = f"(ContainerSpec.Mounts[{index}])"
     if mount.type not in ("bind", "volume", "tmpfs"):
-        raise InvalidArgument(f"mount type unknown: {shown(mount.type)}, use bind, volume or tmpfs")
+        raise InvalidArgument(f"mount type unknown: {shown(mount.type)}, use bind, volume or tmpfs {where}")
     try:
         _check_target(mount.target)
         _check_source(mount)
         _check_mount_options(mount)
     except ValueError as error:
-        raise InvalidArgument(f'invalid mount config for type "{mount.type}": {error}') from None
+        raise InvalidArgument(f'invalid mount config for type "{mount.type}": {error} {where}') from None
 
 
 def _check_target(target: str) -> None:

@@ -423,11 +423,22 @@ class RaftConfig:
             )
 
 
+MIN_HEARTBEAT_PERIOD_NS = 100_000_000
+MAX_HEARTBEAT_PERIOD_NS = 3600 * 1_000_000_000
+
+
 @attrs.frozen(kw_only=True)
 class DispatcherConfig:
     """How agents report. A node is down after three missed heartbeats."""
 
     heartbeat_period_ns: int = 1_000_000_000
+
+    def check(self) -> None:
+        """Raises InvalidArgument for a period that floods the leader, or with which no node would ever be down."""
+        if not MIN_HEARTBEAT_PERIOD_NS <= self.heartbeat_period_ns <= MAX_HEARTBEAT_PERIOD_NS:
+            raise InvalidArgument(
+                f"Dispatcher.HeartbeatPeriod is {self.heartbeat_period_ns / 1e9:g} s: it must be between 0.1 s and 1 h"
+            )
 
 
 @attrs.frozen(kw_only=True)

@@ -94,6 +94,21 @@ def test_a_service_is_listed_scaled_and_removed(manager: Host, tmp_path: Path) -
     refused(manager.swarmpy("service", "ps", "st_web"), 1, "service st_web not found")
 
 
+def test_a_service_is_made_changed_and_put_back_by_hand(manager: Host) -> None:
+    """An update that is rolled back is a failure of the command, a rollback that was asked for is not."""
+    options = "--name web --replicas 2 --stop-grace-period 1s --update-monitor 200ms --rollback-monitor 200ms"
+    made = manager.does("service", "create", *options.split(), "none", "sleep", "1000").splitlines()
+    assert (len(made[0]), made[-1]) == (25, "web  2/2 running")
+    update = "service update --update-failure-action rollback --args false web"
+    done = manager.swarmpy(*update.split())
+    refused(done, 1, "the update of service web was rolled back: rollback completed: update rolled back due to failure")
+    said = manager.does("service", "update", "--env-add", "A=1", "--update-parallelism", "0", "web")
+    assert said.splitlines()[-1] == "web  2/2 running"
+    assert "Env:           A=1\n" in manager.does("service", "inspect", "--pretty", "web")
+    assert manager.does("service", "rollback", "web").splitlines()[-1] == "web  2/2 running  (rollback completed)"
+    assert "Env:" not in manager.does("service", "inspect", "--pretty", "web")
+
+
 def test_nodes_and_status(manager: Host, nodes: list[Host]) -> None:
     """Nodes as a table, as JSON and in full; the status of a cluster where nothing is wrong names no problem."""
     lines = manager.does("node", "ls").splitlines()

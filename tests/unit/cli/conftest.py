@@ -29,6 +29,10 @@ class FakeDaemon:
         self.on_swarm: Callable[[], None] = lambda: None
         """Called when somebody looks at the swarm."""
         self.conflicts = 0
+        self.update_statuses: list[dict[str, Any]] = []
+        """What becomes of the next updates."""
+        self.data: dict[str, list[dict[str, Any]]] = {}
+        """Secrets and configs by the word of their path."""
         self.local_state = "active"
         self.unlock_key = ""
         self.unlocks: list[str] = []
@@ -71,7 +75,7 @@ class FakeDaemon:
                 web.delete("/{table:services|nodes}/{key}", self._remove),
                 web.get("/tasks", self._list_tasks),
                 web.get("/nodes", self._list_nodes),
-                web.get("/{word:secrets|configs}", self._none),
+                web.get("/{word:secrets|configs}", self._list_data),
             ]
         )
         runner = web.AppRunner(app)
@@ -117,8 +121,10 @@ class FakeDaemon:
     async def _list_services(self, request: web.Request) -> web.Response:
         return web.json_response([s for s in self.services.values() if _selected(s, _filters(request))])
 
-    async def _none(self, _: web.Request) -> web.Response:
-        return web.json_response([])
+    async def _list_data(self, request: web.Request) -> web.Response:
+        names = _filters(request).get("names")
+        found = self.data.get(request.match_info["word"], [])
+        return web.json_response([item for item in found if not names or item["Spec"]["Name"] in names])
 
     async def _list_nodes(self, _: web.Request) -> web.Response:
         return web.json_response(list(self.nodes.values()))
@@ -154,8 +160,13 @@ class FakeDaemon:
             item["Version"]["Index"] += 1
         if int(request.query["version"]) != item["Version"]["Index"]:
             return web.json_response({"message": "update out of sequence"}, status=500)
-        item["Spec"] = await request.json()
+        before, item["Spec"] = item["Spec"], await request.json()
+        if request.query.get("rollback"):
+            item["Spec"] = item["PreviousSpec"]
+        item["PreviousSpec"] = before
         item["Version"]["Index"] += 1
+        if self.update_statuses:
+            item["UpdateStatus"] = self.update_statuses.pop(0)
         return web.json_response({"Warnings": None})
 
     def _tasks(self, filters: dict[str, Any]) -> list[dict[str, Any]]:
