@@ -13,6 +13,7 @@ import pytest
 
 from swarmpy.model.assignments import Endpoint, PublishedPort
 from swarmpy.model.ids import NodeId, TaskId
+from swarmpy.network.listening import HANDSHAKE_S
 from swarmpy.network.mesh import UserspaceMesh
 
 HOST = "127.0.0.1"
@@ -324,6 +325,82 @@ async def test_close_cuts_what_is_left() -> None:
             await mesh.close()
             with pytest.raises(ConnectionError):
                 await client.reader.readexactly(1)
+        with pytest.raises(ConnectionRefusedError):
+            await ask_once(port)
+
+
+# -- a node that is about to stop -------------------------------------------------------------------------------------
+
+
+async def slowly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer each line after 0.7 s: a longer silence than one that is taken for the end."""
+    while await reader.readline():
+        await asyncio.sleep(0.7)
+        writer.write(b"done\n")
+        await writer.drain()
+
+
+async def test_drain_waits_for_answers_and_takes_nothing_new(mesh: UserspaceMesh) -> None:
+    """What was asked is answered, the connection is closed in order then, and others are refused meanwhile."""
+    port = free_port()
+    async with backend(slowly) as one:
+        await mesh.apply({PublishedPort(port=port): (endpoint(1, one),)})
+        async with connect(port) as client:
+            client.writer.write(b"?\n")
+            await client.writer.drain()
+            draining = asyncio.create_task(mesh.drain())
+            await asyncio.sleep(HANDSHAKE_S * 2)
+            with pytest.raises(ConnectionRefusedError):
+                await ask_once(port)
+            assert await client.reader.read() == b"done\n"
+            await draining
+        assert mesh.connections == 0
+
+
+async def test_drain_takes_what_the_kernel_has_accepted(mesh: UserspaceMesh) -> None:
+    """Connections that nobody has looked at yet are answered, not reset."""
+    port = free_port()
+    async with backend("x") as one:
+        await mesh.apply({PublishedPort(port=port): (endpoint(1, one),)})
+        # Without a turn for the loop: they are in the kernel's queue only.
+        queued = [socket.create_connection((HOST, port)) for _ in range(20)]
+        draining = asyncio.create_task(mesh.drain())
+        for sock in queued:
+            sock.setblocking(False)
+        loop = asyncio.get_running_loop()
+        for sock in queued:
+            await loop.sock_sendall(sock, b"?\n")
+        assert [await loop.sock_recv(sock, 10) for sock in queued] == [b"x\n"] * len(queued)
+        assert [await loop.sock_recv(sock, 10) for sock in queued] == [b""] * len(queued)
+        await draining
+        for sock in queued:
+            sock.close()
+
+
+async def test_drain_lets_go_of_a_client_that_goes_on_asking(mesh: UserspaceMesh) -> None:
+    """It is closed between two requests, not within one."""
+    port = free_port()
+    async with backend("x") as one:
+        await mesh.apply({PublishedPort(port=port): (endpoint(1, one),)})
+        async with connect(port) as client:
+            assert await client.ask() == "x"
+            draining = asyncio.create_task(mesh.drain())
+            while not client.reader.at_eof():
+                client.writer.write(b"?\n")
+                if (answer := await client.reader.readline()) != b"x\n":
+                    break
+                await asyncio.sleep(0.02)
+            assert answer in {b"", b"x\n"}
+            await draining
+
+
+async def test_drain_keeps_the_table_current(mesh: UserspaceMesh) -> None:
+    """A table that comes meanwhile opens no port."""
+    port = free_port()
+    await mesh.drain()
+    async with backend("x") as one:
+        await mesh.apply({PublishedPort(port=port): (endpoint(1, one),)})
+        assert mesh.problems() == ()
         with pytest.raises(ConnectionRefusedError):
             await ask_once(port)
 
