@@ -15,11 +15,10 @@ from swarmpy.network.forward import Side
 
 DRAIN_S = 10.0
 """Most seconds that connections are waited for."""
-SILENCE_S = 0.5
-"""The silence after which a connection is taken for idle, at first."""
-PATIENCE_S = 2.0
-"""After so many seconds the least silence is enough."""
-LEAST_SILENCE_S = 0.005
+SILENCES = ((0.0, 0.5), (1.0, 0.1), (1.5, 0.02), (2.0, 0.004))
+"""From so many seconds on: the silence after which a connection is taken for idle. In steps far from each other: so a
+client's pause is mostly much longer than the first that is enough for it, and it does not just begin its next request.
+"""
 
 
 @attrs.define
@@ -43,14 +42,15 @@ class Drain:
 
     def idle(self, clients: Iterable[Side], now: float) -> list[Side]:
         """Those that may be closed now. To be asked again every few hundredths of a second."""
-        silence_s = max(LEAST_SILENCE_S, SILENCE_S * (1 - (now - self._began) / PATIENCE_S))
+        silence_s = next(silence for since, silence in reversed(SILENCES) if now - self._began >= since)
         found = []
+        over = self.over(now)
         for client in clients:
             if not client.is_tied:
                 continue
             seen = self._seen.get(client)
             if seen is None or seen.said != client.said:
                 self._seen[client] = _Seen(client.said, now)
-            elif not client.awaits_answer and not client.unsent_bytes and now - seen.since >= silence_s:
+            elif not client.awaits_answer and not client.unsent_bytes and (over or now - seen.since >= silence_s):
                 found.append(client)
         return found

@@ -31,7 +31,7 @@ MAX_CONNECTIONS = 10_000
 SHARE_OF_ORIGIN = 0.8
 """What one address may have of them: there is always room for others."""
 CONNECT_TIMEOUT_S = 1.0
-"""For one endpoint."""
+"""For one endpoint, where no other answers in half of that: one of a dead machine should not keep a client waiting."""
 GIVE_UP_AFTER_S = 5.0
 """No further endpoint is tried for a connection that has waited this long."""
 ACCEPT_RETRY_S = 1.0
@@ -112,11 +112,12 @@ class UserspaceMesh:
             await asyncio.gather(*stopping)
         drain = Drain(loop.time())
         while self._sides or self._connecting:
-            if drain.over(loop.time()):
-                log.warning("connections_not_drained", count=self.connections)
-                return
+            is_over = drain.over(loop.time())
             for client in drain.idle(self._of_clients, loop.time()):
                 client.close()
+            if is_over:
+                log.warning("connections_not_drained", count=self.connections)
+                return
             await asyncio.sleep(DRAIN_POLL_S)
 
     async def close(self) -> None:
@@ -219,12 +220,23 @@ class UserspaceMesh:
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + GIVE_UP_AFTER_S
         tried: set[Endpoint] = set()
+        silent: set[Endpoint] = set()
+        timeout_s = self._connect_timeout_s / 2
         while loop.time() < give_up_at:
             endpoint = balancer.choose(loop.time(), tried)
             if endpoint is None:
-                break
+                if not silent or timeout_s == self._connect_timeout_s:
+                    break
+                # Nobody else is left: those that did not refuse get the whole time.
+                tried -= silent
+                timeout_s = self._connect_timeout_s
+                continue
             tried.add(endpoint)
-            backend = await self._connect_to(endpoint, balancer)
+            try:
+                backend = await self._connect_to(endpoint, balancer, timeout_s)
+            except TimeoutError:
+                silent.add(endpoint)
+                continue
             if backend is None:
                 continue
             if client.is_lost:
@@ -237,17 +249,23 @@ class UserspaceMesh:
             backend.close()
         client.reset()
 
-    async def _connect_to(self, endpoint: Endpoint, balancer: Balancer) -> Side | None:
-        """A connection, released in the balancer when it ends; None, and released, when it could not be made."""
+    async def _connect_to(self, endpoint: Endpoint, balancer: Balancer, timeout_s: float) -> Side | None:
+        """A connection, released in the balancer when it ends; None, and released, when it was refused.
+
+        Raises TimeoutError, released as well.
+        """
         loop = asyncio.get_running_loop()
         backend = Side(on_made=self._add, on_lost=functools.partial(self._backend_lost, balancer, endpoint))
         try:
-            async with asyncio.timeout(self._connect_timeout_s):
+            async with asyncio.timeout(timeout_s):
                 await loop.create_connection(lambda: backend, endpoint.address, endpoint.port)
-        except (OSError, TimeoutError, ValueError) as error:
+        except (OSError, ValueError) as error:
             # ValueError, as UnicodeError, of an address that no resolver can make anything of.
+            is_silent = isinstance(error, TimeoutError)
             log.debug("endpoint_refused", task=endpoint.task_id, address=endpoint.address, reason=_reason(error))
-            balancer.avoid(endpoint, loop.time())
+            balancer.avoid(endpoint, loop.time(), is_silent=is_silent)
+            if is_silent:
+                raise
             return None
         finally:
             if backend.transport is None:

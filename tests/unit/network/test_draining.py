@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, cast
 
 import attrs
 
-from swarmpy.network.draining import DRAIN_S, LEAST_SILENCE_S, PATIENCE_S, SILENCE_S, Drain
+from swarmpy.network.draining import DRAIN_S, SILENCES, Drain
 
 
 @attrs.define(eq=False)
@@ -32,7 +33,7 @@ def test_silence_after_an_answer_is_idle() -> None:
     client.said += 2
     assert not idle(drain, client, 10.4)
     assert not idle(drain, client, 10.5)
-    assert idle(drain, client, 10.4 + SILENCE_S)
+    assert idle(drain, client, 10.4 + SILENCES[0][1])
 
 
 def test_who_waits_is_not_idle() -> None:
@@ -45,14 +46,13 @@ def test_who_waits_is_not_idle() -> None:
 
 def test_shorter_pauses_are_enough_later() -> None:
     """Who never pauses for long is let go of in the end."""
-    drain, client = Drain(10.0), Client()
-    for step in range(100):
-        client.said += 1
-        assert not idle(drain, client, 10.0 + step * PATIENCE_S / 100)
-    now = 10.0 + PATIENCE_S
-    client.said += 1
-    assert not idle(drain, client, now)
-    assert idle(drain, client, now + LEAST_SILENCE_S * 1.1)
+    for (_, silence), (later, shorter) in itertools.pairwise(SILENCES):
+        drain, client, pause = Drain(0.0), Client(), silence * 0.9
+        assert not idle(drain, client, later - 0.001 - pause)
+        assert not idle(drain, client, later - 0.001)
+        client.said += 2
+        assert not idle(drain, client, later)
+        assert idle(drain, client, later + shorter * 1.01)
 
 
 def test_it_is_over_in_time() -> None:
@@ -60,3 +60,9 @@ def test_it_is_over_in_time() -> None:
     drain = Drain(10.0)
     assert not drain.over(10.0 + DRAIN_S - 0.1)
     assert drain.over(10.0 + DRAIN_S)
+    client, waiting = Client(), Client(awaits_answer=True)
+    for now in (10.0 + DRAIN_S - 0.001, 10.0 + DRAIN_S):
+        client.said += 1
+        assert not idle(drain, client, now)
+        assert idle(drain, client, now) == drain.over(now)
+        assert not idle(drain, waiting, now)

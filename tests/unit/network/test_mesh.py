@@ -9,7 +9,9 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
+import attrs
 import pytest
+from structlog.testing import capture_logs
 
 from swarmpy.model.assignments import Endpoint, PublishedPort
 from swarmpy.model.ids import NodeId, TaskId
@@ -137,6 +139,40 @@ async def test_silent_endpoint_goes_to_another_endpoint(mesh: UserspaceMesh) -> 
         async with backend("alive") as alive:
             await mesh.apply({PublishedPort(port=port): (endpoint(1, full.getsockname()[1]), endpoint(2, alive))})
             assert [await ask_once(port) for _ in range(4)] == ["alive"] * 4
+
+
+async def test_a_dead_machine_is_waited_for_once(mesh: UserspaceMesh) -> None:
+    """However many of its tasks are in the table: after the first that is silent connections go to other nodes."""
+    port = free_port()
+    with socket.socket() as full, socket.socket() as one, socket.socket() as two:
+        full.bind((HOST, 0))
+        full.listen(0)
+        for filler in (one, two):
+            filler.setblocking(False)
+            filler.connect_ex(full.getsockname())
+        dead = [endpoint(number, full.getsockname()[1]) for number in range(8)]
+        async with backend("alive") as alive:
+            living = attrs.evolve(endpoint(9, alive), node_id=NodeId("n2"))
+            await mesh.apply({PublishedPort(port=port): (*dead, living)})
+            with capture_logs() as logs:
+                assert [await ask_once(port) for _ in range(4)] == ["alive"] * 4
+    assert len([line for line in logs if line["event"] == "endpoint_refused"]) == 1
+
+
+async def test_a_silent_task_is_asked_twice_where_nobody_else_is_left(mesh: UserspaceMesh) -> None:
+    """Where nobody else is left it is asked once more, and its client is reset then."""
+    port = free_port()
+    with socket.socket() as full, socket.socket() as one, socket.socket() as two:
+        full.bind((HOST, 0))
+        full.listen(0)
+        for filler in (one, two):
+            filler.setblocking(False)
+            filler.connect_ex(full.getsockname())
+        await mesh.apply({PublishedPort(port=port): (endpoint(1, full.getsockname()[1]),)})
+        async with connect(port) as client:
+            with capture_logs() as logs, pytest.raises(ConnectionError):
+                await client.ask()
+    assert [line["reason"] for line in logs if line["event"] == "endpoint_refused"] == ["timed out"] * 2
 
 
 async def test_no_endpoint_resets_at_once(mesh: UserspaceMesh) -> None:
@@ -386,11 +422,8 @@ async def test_drain_lets_go_of_a_client_that_goes_on_asking(mesh: UserspaceMesh
             assert await client.ask() == "x"
             draining = asyncio.create_task(mesh.drain())
             while not client.reader.at_eof():
-                client.writer.write(b"?\n")
-                if (answer := await client.reader.readline()) != b"x\n":
-                    break
-                await asyncio.sleep(0.02)
-            assert answer in {b"", b"x\n"}
+                assert await client.ask() == "x"
+                await asyncio.sleep(0.05)
             await draining
 
 
