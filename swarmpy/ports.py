@@ -190,5 +190,11 @@ class DataPlane(Protocol):
     def problems(self) -> tuple[str, ...]:
         """One line for each published port that could not be opened on this node, and why."""
 
+    async def drain(self) -> None:
+        """Take no new connection from now on, and bring what was taken to an end, as far as that does not take long.
+
+        The table is kept current meanwhile. For a node that is about to stop.
+        """
+
     async def close(self) -> None:
         """Stop listening and cut what is left."""

@@ -213,6 +213,10 @@ class Agent:
             self._writer.put_revoked({})
             await self._writer.put_incarnation(incarnation)
 
+    async def drain(self) -> None:
+        """Bring to an end what the routing mesh forwards, and take no new connections: this node is about to stop."""
+        await self._data_plane.drain()
+
     async def retire(self, timeout: float) -> None:
         """Stop and remove all tasks of this node, which is leaving; at most ``timeout`` seconds."""
         await self._worker.clear(timeout)

@@ -1,7 +1,7 @@
 """What each node is told to do, from the store. Pure.
 
-A task is taken out of the endpoint table first and told to stop later (:class:`StopGate`): until every node that has a
-session says that it routes by a table without the task, or a bounded wait is over, the node goes on seeing the task as
+A task is taken out of the endpoint table first and told to stop later (:class:`StopGate`): until every node that is
+not down says that it routes by a table without the task, or a bounded wait is over, the node goes on seeing the task as
 one to keep running. This is what lets a service be scaled down or updated without a dropped request.
 """
 
@@ -61,7 +61,7 @@ class StopGate:
             self._held.setdefault(task.id, (version, now + STOP_WAIT_S))
 
     def release(self, applied: Iterable[int], now: float) -> list[TaskId]:
-        """The tasks that may stop from now on, given the table version in force on each node with a session."""
+        """The tasks that may stop from now on, given the table version in force on each node; 0: it is not known."""
         lowest = min(applied, default=None)
         freed = [
             task_id

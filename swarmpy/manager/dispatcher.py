@@ -324,6 +324,7 @@ class Dispatcher:
                 affected.update(self._sessions)
             elif event.kind == Kind.NODE:
                 affected.add(NodeId(event.id))
+                self._forget_if_gone(NodeId(event.id))
             elif isinstance(event.object, Task):
                 task = event.object
                 if task.node_id is not None:
@@ -338,10 +339,20 @@ class Dispatcher:
                     affected.add(event.old.node_id)
         return affected
 
+    def _forget_if_gone(self, node_id: NodeId) -> None:
+        # Not by the event: the node may have come back since.
+        node = self._store.view().node(node_id)
+        if node is None or node.status.state is NodeState.DOWN:
+            self._silence.forget(node_id)
+
     def _release(self) -> None:
         if not self._gate.is_holding:
             return
         applied = [session.endpoints_applied for session in self._sessions.values()]
+        if not self._silence.expected <= self._sessions.keys():
+            # Somebody is there who has not found this leader yet, or is just finding it again: he routes by what he
+            # was told last.
+            applied.append(0)
         view = self._store.view()
         for task_id in self._gate.release(applied, self._clock.monotonic()):
             task = view.task(task_id)

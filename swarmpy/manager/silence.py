@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import KeysView
 
 import structlog
 
@@ -39,6 +40,11 @@ class Silence:
     def period_s(self) -> float:
         """Seconds from one heartbeat of a node to the next."""
         return self._store.view().cluster().spec.dispatcher.heartbeat_period_ns / 1e9
+
+    @property
+    def expected(self) -> KeysView[NodeId]:
+        """The nodes that are taken to be there."""
+        return self._deadlines.keys()
 
     def expect_all(self, unheard_s: float = 0.0) -> None:
         """No agent could be heard until now, for ``unheard_s`` seconds: each gets the time to find this leader."""

@@ -1,6 +1,7 @@
 """Which endpoint gets the next connection: the one with the fewest open ones; of equals, the one whose turn it is.
 
-Pure: time comes in with each call. An endpoint that refused a connection is avoided for a moment, unless all did.
+Pure: time comes in with each call. An endpoint that refused a connection is avoided for a moment, unless all did;
+where one is silent, so are all of its node.
 """
 
 from __future__ import annotations
@@ -69,8 +70,8 @@ class Balancer:
             if leaving.open == 0:
                 del self._leaving[endpoint]
 
-    def avoid(self, endpoint: Endpoint, now: float) -> None:
-        """``endpoint`` did not take a connection."""
-        load = self._loads.get(endpoint)
-        if load is not None:
-            load.avoid_until = now + AVOID_S
+    def avoid(self, endpoint: Endpoint, now: float, *, is_silent: bool = False) -> None:
+        """``endpoint`` did not take a connection. ``is_silent``: nor did its machine refuse it, which may be dead."""
+        for other, load in self._loads.items():
+            if other == endpoint or (is_silent and other.node_id == endpoint.node_id):
+                load.avoid_until = now + AVOID_S

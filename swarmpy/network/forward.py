@@ -34,6 +34,10 @@ class Side(asyncio.BufferedProtocol):
         """Where its other end is."""
         self.has_sent = False
         """True when something was passed on to this side."""
+        self.said = 0
+        """Of a client: how often either of the two tied sides was read from."""
+        self.awaits_answer = False
+        """Of a client: it has spoken last."""
         self.on_made = on_made
         self.on_lost = on_lost
         self._other: Side | None = None
@@ -64,9 +68,17 @@ class Side(asyncio.BufferedProtocol):
         other = self._other
         if other is not None and other.transport is not None and not other.is_lost:
             other.has_sent = True
+            client = other if self._is_backend else self
+            client.said += 1
+            client.awaits_answer = client is self
             # A copy: a transport may keep what it was given.
             with memoryview(_CHUNK) as chunk:
                 other.transport.write(bytes(chunk[:count]))
+
+    @property
+    def is_tied(self) -> bool:
+        """True when there is another side."""
+        return self._other is not None
 
     @property
     def unsent_bytes(self) -> int:

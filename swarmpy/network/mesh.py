@@ -19,9 +19,10 @@ import structlog
 from swarmpy.model.assignments import Endpoint, PublishedPort
 from swarmpy.model.wildcards import ANY_IPV4, ANY_IPV6
 from swarmpy.network.balancer import Balancer
+from swarmpy.network.draining import Drain
 from swarmpy.network.forward import Side, tie
+from swarmpy.network.listening import Listener, listening_socket
 from swarmpy.ports import Random
-from swarmpy.wire.accepting import accept
 from swarmpy.wire.bounded_log import BoundedLog
 
 log = structlog.get_logger(__name__)
@@ -30,12 +31,13 @@ MAX_CONNECTIONS = 10_000
 SHARE_OF_ORIGIN = 0.8
 """What one address may have of them: there is always room for others."""
 CONNECT_TIMEOUT_S = 1.0
-"""For one endpoint."""
+"""For one endpoint, where no other answers in half of that: one of a dead machine should not keep a client waiting."""
 GIVE_UP_AFTER_S = 5.0
 """No further endpoint is tried for a connection that has waited this long."""
-BACKLOG = 1024
 ACCEPT_RETRY_S = 1.0
 CLOSE_TIMEOUT_S = 1.0
+DRAIN_POLL_S = 0.005
+"""How often a draining mesh looks for connections that have come to a pause."""
 
 
 class UserspaceMesh:
@@ -54,10 +56,11 @@ class UserspaceMesh:
         self._max_connections = max_connections
         self._connect_timeout_s = connect_timeout_s
         self._balancers: dict[PublishedPort, Balancer] = {}
-        self._listeners: dict[PublishedPort, list[asyncio.Task[None]]] = {}
+        self._listeners: dict[PublishedPort, list[Listener]] = {}
         self._problems: dict[PublishedPort, str] = {}
         self._lock = asyncio.Lock()
         self._sides: set[Side] = set()
+        self._of_clients: set[Side] = set()
         self._clients: Counter[str] = Counter()
         self.accepted = 0
         """Client connections so far."""
@@ -66,6 +69,7 @@ class UserspaceMesh:
         self._all_gone.set()
         self._bounded = BoundedLog(lambda: asyncio.get_running_loop().time())
         self._is_closed = False
+        self._is_draining = False
 
     @property
     def connections(self) -> int:
@@ -99,6 +103,23 @@ class UserspaceMesh:
         """One line for each published port that does not work on this node, by port."""
         return tuple(self._problems[port] for port in sorted(self._problems))
 
+    async def drain(self) -> None:
+        """Listen no more, and return when nobody is in the middle of anything. See ``ports.DataPlane``."""
+        loop = asyncio.get_running_loop()
+        self._is_draining = True
+        async with self._lock:
+            stopping = [self._stop_listening(port, gently=True) for port in list(self._listeners)]
+            await asyncio.gather(*stopping)
+        drain = Drain(loop.time())
+        while self._sides or self._connecting:
+            is_over = drain.over(loop.time())
+            for client in drain.idle(self._of_clients, loop.time()):
+                client.close()
+            if is_over:
+                log.warning("connections_not_drained", count=self.connections)
+                return
+            await asyncio.sleep(DRAIN_POLL_S)
+
     async def close(self) -> None:
         """Stop listening and cut what is left. Idempotent."""
         self._is_closed = True
@@ -123,7 +144,7 @@ class UserspaceMesh:
 
     async def _listen_on_all(self) -> None:
         for port in sorted(self._balancers):
-            if port in self._listeners or self._is_closed:
+            if port in self._listeners or self._is_closed or self._is_draining:
                 continue
             if port.protocol != "tcp":
                 self._report(port, f"published port {port.port}/{port.protocol}: only tcp is forwarded without root")
@@ -134,9 +155,8 @@ class UserspaceMesh:
                 self._report(port, f"published port {port.port}: {_reason(error)} on {self._host}")
                 continue
             self._problems.pop(port, None)
-            self._listeners[port] = [
-                asyncio.create_task(self._accept(port, sock), name=f"published port {port.port}") for sock in sockets
-            ]
+            take, refused = functools.partial(self._take, port), functools.partial(self._not_accepted, port)
+            self._listeners[port] = [Listener(sock, take, refused) for sock in sockets]
 
     def _report(self, port: PublishedPort, problem: str) -> None:
         if self._problems.get(port) != problem:
@@ -144,43 +164,32 @@ class UserspaceMesh:
         self._problems[port] = problem
 
     def _bind(self, port: int) -> list[socket.socket]:
-        sockets = [_bound(self._host, port)]
+        sockets = [listening_socket(self._host, port)]
         if self._host == ANY_IPV4:
             try:
-                sockets.append(_bound(ANY_IPV6, port))
+                sockets.append(listening_socket(ANY_IPV6, port))
             except OSError as error:
                 log.debug("no_ipv6", port=port, reason=_reason(error))
         return sockets
 
-    async def _stop_listening(self, port: PublishedPort) -> None:
-        listeners = self._listeners.pop(port, ())
-        for listener in listeners:
-            listener.cancel()
-        if listeners:
-            await asyncio.wait(listeners)
+    async def _stop_listening(self, port: PublishedPort, *, gently: bool = False) -> None:
+        await asyncio.gather(*(listener.stop(gently=gently) for listener in self._listeners.pop(port, ())))
 
-    async def _accept(self, port: PublishedPort, listening: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        with listening:
-            while True:
-                try:
-                    sock, _ = await accept(listening)
-                except OSError as error:
-                    # Out of file descriptors, mostly: connections that end will free some.
-                    self._bounded.tell(log.warning, "accept_failed", "", port=port.port, reason=_reason(error))
-                    await asyncio.sleep(ACCEPT_RETRY_S)
-                    continue
-                self.accepted += 1
-                try:
-                    await loop.connect_accepted_socket(functools.partial(self._client, port), sock)
-                except OSError as error:
-                    sock.close()
-                    log.debug("client_gone", port=port.port, reason=_reason(error))
-                except BaseException:
-                    sock.close()
-                    raise
-                # While clients wait to be accepted, nothing above ever lets anybody else run.
-                await asyncio.sleep(0)
+    async def _not_accepted(self, port: PublishedPort, error: OSError) -> None:
+        self._bounded.tell(log.warning, "accept_failed", "", port=port.port, reason=_reason(error))
+        await asyncio.sleep(ACCEPT_RETRY_S)
+
+    async def _take(self, port: PublishedPort, sock: socket.socket) -> None:
+        self.accepted += 1
+        try:
+            loop = asyncio.get_running_loop()
+            await loop.connect_accepted_socket(functools.partial(self._client, port), sock)
+        except OSError as error:
+            sock.close()
+            log.debug("client_gone", port=port.port, reason=_reason(error))
+        except BaseException:
+            sock.close()
+            raise
 
     # -- forwarding -------------------------------------------------------------------------------------------------
 
@@ -189,6 +198,7 @@ class UserspaceMesh:
 
     def _accepted(self, port: PublishedPort, client: Side) -> None:
         self._add(client)
+        self._of_clients.add(client)
         self._clients[client.origin] += 1
         balancer = self._balancers.get(port)
         if balancer is None or self._is_closed or not self._has_room(client.origin):
@@ -210,12 +220,23 @@ class UserspaceMesh:
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + GIVE_UP_AFTER_S
         tried: set[Endpoint] = set()
+        silent: set[Endpoint] = set()
+        timeout_s = self._connect_timeout_s / 2
         while loop.time() < give_up_at:
             endpoint = balancer.choose(loop.time(), tried)
             if endpoint is None:
-                break
+                if not silent or timeout_s == self._connect_timeout_s:
+                    break
+                # Nobody else is left: those that did not refuse get the whole time.
+                tried -= silent
+                timeout_s = self._connect_timeout_s
+                continue
             tried.add(endpoint)
-            backend = await self._connect_to(endpoint, balancer)
+            try:
+                backend = await self._connect_to(endpoint, balancer, timeout_s)
+            except TimeoutError:
+                silent.add(endpoint)
+                continue
             if backend is None:
                 continue
             if client.is_lost:
@@ -228,17 +249,23 @@ class UserspaceMesh:
             backend.close()
         client.reset()
 
-    async def _connect_to(self, endpoint: Endpoint, balancer: Balancer) -> Side | None:
-        """A connection, released in the balancer when it ends; None, and released, when it could not be made."""
+    async def _connect_to(self, endpoint: Endpoint, balancer: Balancer, timeout_s: float) -> Side | None:
+        """A connection, released in the balancer when it ends; None, and released, when it was refused.
+
+        Raises TimeoutError, released as well.
+        """
         loop = asyncio.get_running_loop()
         backend = Side(on_made=self._add, on_lost=functools.partial(self._backend_lost, balancer, endpoint))
         try:
-            async with asyncio.timeout(self._connect_timeout_s):
+            async with asyncio.timeout(timeout_s):
                 await loop.create_connection(lambda: backend, endpoint.address, endpoint.port)
-        except (OSError, TimeoutError, ValueError) as error:
+        except (OSError, ValueError) as error:
             # ValueError, as UnicodeError, of an address that no resolver can make anything of.
+            is_silent = isinstance(error, TimeoutError)
             log.debug("endpoint_refused", task=endpoint.task_id, address=endpoint.address, reason=_reason(error))
-            balancer.avoid(endpoint, loop.time())
+            balancer.avoid(endpoint, loop.time(), is_silent=is_silent)
+            if is_silent:
+                raise
             return None
         finally:
             if backend.transport is None:
@@ -252,6 +279,7 @@ class UserspaceMesh:
         self._remove(backend)
 
     def _client_lost(self, client: Side) -> None:
+        self._of_clients.discard(client)
         self._clients[client.origin] -= 1
         if not self._clients[client.origin]:
             del self._clients[client.origin]
@@ -265,22 +293,6 @@ class UserspaceMesh:
         self._sides.discard(side)
         if not self._sides:
             self._all_gone.set()
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if sock.family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind((host, port))
-        # Listening now, not when asyncio does: two sockets may be bound to one address, but only one may listen.
-        sock.listen(BACKLOG)
-    except OSError:
-        sock.close()
-        raise
-    return sock
 
 
 def _reason(error: Exception) -> str:

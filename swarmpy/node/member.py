@@ -212,7 +212,11 @@ class Member:
             log.warning("cluster_not_told", reason=str(error))
 
     async def hand_over(self) -> None:
-        """Before this node stops: let another manager lead, if one can, so that nobody has to notice its silence."""
+        """Before this node stops: finish what clients have begun, and let another manager lead, if one can.
+
+        So nobody has to notice its silence. It stays a member meanwhile, or its tasks would be taken for lost.
+        """
+        await self.agent.drain()
         if self.manager is None or not self.manager.is_leader:
             return
         try:

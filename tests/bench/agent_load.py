@@ -50,6 +50,9 @@ class NoDataPlane:
         """None."""
         return ()
 
+    async def drain(self) -> None:
+        """Nothing."""
+
     async def close(self) -> None:
         """Nothing."""
 

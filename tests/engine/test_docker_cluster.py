@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import collections
 import contextlib
 import re
 import subprocess
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
 import pytest
 from docker_clusters import (
-    HEALTHY,
     OWNER,
     ClusterMaker,
     DockerCluster,
@@ -37,12 +34,6 @@ async def deploy(cluster: DockerCluster, replicas: int, *, port: int = 0, **cont
     if port:
         await cluster.all_answer(port)
     return await cluster.containers_by_task("web")
-
-
-async def change(cluster: DockerCluster, service: str, **spec: object) -> None:
-    """Update a service with other top-level parts of its spec."""
-    current = await cluster.manager.client.service(service)
-    await cluster.manager.client.update_service(current["ID"], current["Version"]["Index"], {**current["Spec"], **spec})
 
 
 # -- deploying and removing -------------------------------------------------------------------------------------------
@@ -266,62 +257,6 @@ async def test_an_end_while_the_daemon_was_away_is_noticed(make_docker_cluster: 
     await cluster.running("web", 4)
     after = await cluster.containers_by_task("web")
     assert {t: c for t, c in before.items() if t != victim}.items() <= after.items()
-
-
-# -- scaling and updating ---------------------------------------------------------------------------------------------
-
-
-@contextlib.asynccontextmanager
-async def continuous_requests(cluster: DockerCluster, port: int) -> AsyncIterator[collections.Counter[str]]:
-    """Requests one after the other through each node; counts of answers and of failures."""
-    counts: collections.Counter[str] = collections.Counter()
-    stop = asyncio.Event()
-
-    async def client(node: LocalNode) -> None:
-        while not stop.is_set():
-            try:
-                await ask(node.address, port, timeout=15)
-                counts["answered"] += 1
-            except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                counts[f"{node.name}: {error!r}"] += 1
-            await asyncio.sleep(0.005)
-
-    async with asyncio.TaskGroup() as group:
-        for node in cluster.nodes:
-            group.create_task(client(node))
-        try:
-            yield counts
-        finally:
-            stop.set()
-
-
-async def test_no_request_fails_while_scaling_and_updating(make_docker_cluster: ClusterMaker) -> None:
-    """Scaling up, a rolling update with start-first, and scaling down drop no request on any node."""
-    cluster = await make_docker_cluster(1, 2, ports=(18482,))
-    await deploy(cluster, 3, port=18482, Healthcheck=HEALTHY)
-    async with continuous_requests(cluster, 18482) as counts:
-        await change(cluster, "web", Mode={"Replicated": {"Replicas": 6}})
-        old = await cluster.running("web", 6)
-        spec = (await cluster.manager.client.service("web"))["Spec"]
-        update = {"Parallelism": 2, "Order": "start-first", "Monitor": 100_000_000}
-        template = {**spec["TaskTemplate"], "ForceUpdate": 1}
-        await change(cluster, "web", TaskTemplate=template, UpdateConfig=update)
-
-        async def updated() -> bool:
-            status = (await cluster.manager.client.service("web")).get("UpdateStatus") or {}
-            return status.get("State") == "completed"
-
-        await until(updated, "the update is completed", timeout=60)
-        new = await cluster.running("web", 6)
-        assert not set(old) & set(new)
-        await change(cluster, "web", Mode={"Replicated": {"Replicas": 2}})
-        await cluster.running("web", 2)
-    answered = counts.pop("answered")
-    print(f"requests answered: {answered}, failed: {counts.total()}")
-    assert not counts
-    assert answered > 100
-    await change(cluster, "web", Mode={"Replicated": {"Replicas": 0}})
-    await cluster.running("web", 0)
 
 
 # -- images -----------------------------------------------------------------------------------------------------------

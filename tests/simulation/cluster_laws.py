@@ -21,6 +21,7 @@ from managers import Ledger
 
 from swarmpy.control.loads import host_ports
 from swarmpy.manager.assignments import STOP_WAIT_S
+from swarmpy.manager.dispatcher import Dispatcher
 from swarmpy.manager.manager import Manager
 from swarmpy.model.assignments import Endpoint
 from swarmpy.model.dependencies import has_files
@@ -268,15 +269,18 @@ class ClusterLaws(Ledger):
             return
         if _routes(dispatcher._table.ports.values(), task.id):
             self.fail(f"task {task.id} is told to stop, and {machine.name}'s endpoint table has it")
-        unwanted_at = self.unwanted_at[task.id]
+        unwanted_at, view = self.unwanted_at[task.id], manager.store.view()
         away = self._stopped.setdefault(task.id, {})
         for agent in self._cluster.machines.values():
             session_id = self._open_session(machine, agent, since=unwanted_at)
-            if session_id is None or agent.plane is None:
+            if agent.plane is None or (session_id is None and not _looks_for(dispatcher, view, agent)):
                 continue
-            if not agent.plane.routes_to(task.id):
+            if session_id is not None and not agent.plane.routes_to(task.id):
                 away[machine.name, agent.name] = session_id
-            elif (self._loop.now - unwanted_at) * machine.host.rate < STOP_WAIT_S - 1e-6:
+            elif (
+                agent.plane.routes_to(task.id)
+                and (self._loop.now - unwanted_at) * machine.host.rate < STOP_WAIT_S - 1e-6
+            ):
                 self.fail(
                     f"task {task.id} is told to stop {self._loop.now - unwanted_at:.3f} s after it was decided, "
                     f"and {agent.name} routes to it"
@@ -360,6 +364,13 @@ def _told(event: Event) -> str:
             return f"{event.action} node {node.id}: {node.status.state} {node.spec.availability} {node.status.message}"
         case _:
             return f"{event.action} {event.kind} {event.id}"
+
+
+def _looks_for(dispatcher: Dispatcher, view: View, agent: Machine) -> bool:
+    """True while an agent that is up, and not known to be down, has no session with this leader."""
+    node = view.node(NodeId(agent.name))
+    is_there = agent.host.is_up and node is not None and node.status.state is not NodeState.DOWN
+    return is_there and NodeId(agent.name) not in dispatcher._sessions
 
 
 def _routes(ports: Iterable[tuple[Endpoint, ...]], task_id: TaskId) -> bool:

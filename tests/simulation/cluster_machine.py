@@ -56,6 +56,9 @@ class SimDataPlane:
         """None."""
         return ()
 
+    async def drain(self) -> None:
+        """Nobody is connected."""
+
     async def close(self) -> None:
         """It ends with the daemon."""
         self.in_force = {}

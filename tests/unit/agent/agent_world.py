@@ -210,6 +210,9 @@ class Mesh:
     def problems(self) -> tuple[str, ...]:
         return self.lines
 
+    async def drain(self) -> None:
+        assert not self.closed
+
     async def close(self) -> None:
         self.closed = True
 

@@ -45,6 +45,13 @@ class World:
 async def serving(*nodes: str) -> AsyncIterator[World]:
     clock = MovedClock()
     store, proposer = await make_store(clock, *nodes)
+    async with leading(store, clock, proposer) as world:
+        yield world
+
+
+@asynccontextmanager
+async def leading(store: Store, clock: MovedClock, proposer: InstantProposer) -> AsyncIterator[World]:
+    """A term of office."""
     dispatcher = Dispatcher(store=store, clock=clock, random=random.Random(3), managers=tuple)
     running = asyncio.create_task(dispatcher.run())
     await asyncio.sleep(0)
@@ -117,6 +124,57 @@ async def test_a_task_leaves_the_mesh_before_it_is_told_to_stop() -> None:
         assert one.tasks[TaskId("t1")].desired_state is TaskState.SHUTDOWN
         await one.close()
         await two.close()
+
+
+async def test_a_node_that_has_not_found_the_leader_yet_is_waited_for() -> None:
+    """A new leader tells no task to stop while a node that is not down may route to it by an earlier leader's table."""
+    async with serving("a", "b") as earlier:
+        await earlier.store.update(lambda tx: tx.create(make_service()))
+        await earlier.store.update(lambda tx: tx.create(make_task("t1", "a")))
+        agents = [FakeAgent(earlier.dispatcher, name) for name in ("a", "b")]
+        for agent in agents:
+            await agent.open()
+            await agent.close()
+    async with leading(earlier.store, earlier.clock, earlier.proposer) as world:
+        one, two = FakeAgent(world.dispatcher, "a"), FakeAgent(world.dispatcher, "b")
+        await one.open()
+        await world.desire("t1", TaskState.SHUTDOWN)
+        while not any(m.endpoints and m.endpoints.ports and not m.endpoints.ports[0][1] for m in one.messages):
+            await one.take()
+        await one.beat()
+        told = asyncio.create_task(one.take())
+        await asyncio.sleep(0.1)
+        assert not told.done()
+        await two.open()
+        assert all(not endpoints for m in two.messages if m.endpoints for _, endpoints in m.endpoints.ports)
+        await two.beat()
+        await told
+        assert one.tasks[TaskId("t1")].desired_state is TaskState.SHUTDOWN
+        await one.close()
+        await two.close()
+
+
+async def test_a_node_that_is_down_or_removed_is_not_waited_for() -> None:
+    """Its table does no harm: a task stops as soon as all others have confirmed."""
+
+    def lose(tx: Any) -> None:
+        down = tx.node(NodeId("b"))
+        tx.update(attrs.evolve(down, status=attrs.evolve(down.status, state=NodeState.DOWN)))
+        tx.delete(tx.node(NodeId("c")))
+
+    async with serving("a", "b", "c") as world:
+        await world.store.update(lambda tx: tx.create(make_service()))
+        await world.store.update(lambda tx: tx.create(make_task("t1", "a")))
+        one = FakeAgent(world.dispatcher, "a")
+        await one.open()
+        before = world.clock.seconds
+        await world.store.update(lose)
+        await world.desire("t1", TaskState.SHUTDOWN)
+        while one.tasks[TaskId("t1")].desired_state is TaskState.RUNNING:
+            await one.take()
+            await one.beat()
+        assert world.clock.seconds == before
+        await one.close()
 
 
 async def test_a_silent_node_cannot_hold_a_stop_for_ever() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 
+import attrs
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -48,6 +49,16 @@ def test_a_refusing_endpoint_is_avoided_for_a_moment() -> None:
     balancer.avoid(E[0], 20.0)
     balancer.avoid(E[1], 20.0)
     assert balancer.choose(20.0) is not None
+
+
+def test_all_of_a_silent_node_are_avoided() -> None:
+    """One that refuses says nothing of the others on its node; one that is silent does."""
+    first, second, other = E[0], E[1], attrs.evolve(E[2], node_id=NodeId("other"))
+    balancer = Balancer(random.Random(1), (first, second, other))
+    balancer.avoid(first, 10.0)
+    assert {balancer.choose(10.0) for _ in range(4)} == {second, other}
+    balancer.avoid(first, 10.0, is_silent=True)
+    assert {balancer.choose(10.0) for _ in range(4)} == {other}
 
 
 def test_tried_endpoints_are_not_chosen_again() -> None:

@@ -9,10 +9,13 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
+import attrs
 import pytest
+from structlog.testing import capture_logs
 
 from swarmpy.model.assignments import Endpoint, PublishedPort
 from swarmpy.model.ids import NodeId, TaskId
+from swarmpy.network.listening import HANDSHAKE_S
 from swarmpy.network.mesh import UserspaceMesh
 
 HOST = "127.0.0.1"
@@ -136,6 +139,40 @@ async def test_silent_endpoint_goes_to_another_endpoint(mesh: UserspaceMesh) -> 
         async with backend("alive") as alive:
             await mesh.apply({PublishedPort(port=port): (endpoint(1, full.getsockname()[1]), endpoint(2, alive))})
             assert [await ask_once(port) for _ in range(4)] == ["alive"] * 4
+
+
+async def test_a_dead_machine_is_waited_for_once(mesh: UserspaceMesh) -> None:
+    """However many of its tasks are in the table: after the first that is silent connections go to other nodes."""
+    port = free_port()
+    with socket.socket() as full, socket.socket() as one, socket.socket() as two:
+        full.bind((HOST, 0))
+        full.listen(0)
+        for filler in (one, two):
+            filler.setblocking(False)
+            filler.connect_ex(full.getsockname())
+        dead = [endpoint(number, full.getsockname()[1]) for number in range(8)]
+        async with backend("alive") as alive:
+            living = attrs.evolve(endpoint(9, alive), node_id=NodeId("n2"))
+            await mesh.apply({PublishedPort(port=port): (*dead, living)})
+            with capture_logs() as logs:
+                assert [await ask_once(port) for _ in range(4)] == ["alive"] * 4
+    assert len([line for line in logs if line["event"] == "endpoint_refused"]) == 1
+
+
+async def test_a_silent_task_is_asked_twice_where_nobody_else_is_left(mesh: UserspaceMesh) -> None:
+    """Where nobody else is left it is asked once more, and its client is reset then."""
+    port = free_port()
+    with socket.socket() as full, socket.socket() as one, socket.socket() as two:
+        full.bind((HOST, 0))
+        full.listen(0)
+        for filler in (one, two):
+            filler.setblocking(False)
+            filler.connect_ex(full.getsockname())
+        await mesh.apply({PublishedPort(port=port): (endpoint(1, full.getsockname()[1]),)})
+        async with connect(port) as client:
+            with capture_logs() as logs, pytest.raises(ConnectionError):
+                await client.ask()
+    assert [line["reason"] for line in logs if line["event"] == "endpoint_refused"] == ["timed out"] * 2
 
 
 async def test_no_endpoint_resets_at_once(mesh: UserspaceMesh) -> None:
@@ -324,6 +361,79 @@ async def test_close_cuts_what_is_left() -> None:
             await mesh.close()
             with pytest.raises(ConnectionError):
                 await client.reader.readexactly(1)
+        with pytest.raises(ConnectionRefusedError):
+            await ask_once(port)
+
+
+# -- a node that is about to stop -------------------------------------------------------------------------------------
+
+
+async def slowly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer each line after 0.7 s: a longer silence than one that is taken for the end."""
+    while await reader.readline():
+        await asyncio.sleep(0.7)
+        writer.write(b"done\n")
+        await writer.drain()
+
+
+async def test_drain_waits_for_answers_and_takes_nothing_new(mesh: UserspaceMesh) -> None:
+    """What was asked is answered, the connection is closed in order then, and others are refused meanwhile."""
+    port = free_port()
+    async with backend(slowly) as one:
+        await mesh.apply({PublishedPort(port=port): (endpoint(1, one),)})
+        async with connect(port) as client:
+            client.writer.write(b"?\n")
+            await client.writer.drain()
+            draining = asyncio.create_task(mesh.drain())
+            await asyncio.sleep(HANDSHAKE_S * 2)
+            with pytest.raises(ConnectionRefusedError):
+                await ask_once(port)
+            assert await client.reader.read() == b"done\n"
+            await draining
+        assert mesh.connections == 0
+
+
+async def test_drain_takes_what_the_kernel_has_accepted(mesh: UserspaceMesh) -> None:
+    """Connections that nobody has looked at yet are answered, not reset."""
+    port = free_port()
+    async with backend("x") as one:
+        await mesh.apply({PublishedPort(port=port): (endpoint(1, one),)})
+        # Without a turn for the loop: they are in the kernel's queue only.
+        queued = [socket.create_connection((HOST, port)) for _ in range(20)]
+        draining = asyncio.create_task(mesh.drain())
+        for sock in queued:
+            sock.setblocking(False)
+        loop = asyncio.get_running_loop()
+        for sock in queued:
+            await loop.sock_sendall(sock, b"?\n")
+        assert [await loop.sock_recv(sock, 10) for sock in queued] == [b"x\n"] * len(queued)
+        assert [await loop.sock_recv(sock, 10) for sock in queued] == [b""] * len(queued)
+        await draining
+        for sock in queued:
+            sock.close()
+
+
+async def test_drain_lets_go_of_a_client_that_goes_on_asking(mesh: UserspaceMesh) -> None:
+    """It is closed between two requests, not within one."""
+    port = free_port()
+    async with backend("x") as one:
+        await mesh.apply({PublishedPort(port=port): (endpoint(1, one),)})
+        async with connect(port) as client:
+            assert await client.ask() == "x"
+            draining = asyncio.create_task(mesh.drain())
+            while not client.reader.at_eof():
+                assert await client.ask() == "x"
+                await asyncio.sleep(0.05)
+            await draining
+
+
+async def test_drain_keeps_the_table_current(mesh: UserspaceMesh) -> None:
+    """A table that comes meanwhile opens no port."""
+    port = free_port()
+    await mesh.drain()
+    async with backend("x") as one:
+        await mesh.apply({PublishedPort(port=port): (endpoint(1, one),)})
+        assert mesh.problems() == ()
         with pytest.raises(ConnectionRefusedError):
             await ask_once(port)
 
