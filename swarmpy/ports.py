@@ -14,6 +14,7 @@ import attrs
 from swarmpy.model.assignments import Endpoint, PublishedPort
 from swarmpy.model.dependencies import NO_DEPENDENCIES, Dependencies
 from swarmpy.model.ids import NodeId, TaskId
+from swarmpy.model.images import RegistryImage
 from swarmpy.model.logs import LogLine, LogOptions
 from swarmpy.model.objects import ContainerStatus, NodeDescription, PortStatus, Task
 from swarmpy.model.states import Role
@@ -170,6 +171,13 @@ class Runtime(Protocol):
 
     async def remove(self, task_id: TaskId) -> None:
         """Remove all traces, running or not. A task that is not there is fine."""
+
+    async def find_image(self, image: str, auth: bytes = b"") -> RegistryImage:
+        """What the registry of ``image`` says of it, asked with the credentials ``auth``, a JSON object; b"": none.
+
+        Raises NotFound, PermissionDenied (the credentials, or that there are none), Unavailable (the registry is away),
+        FailedPrecondition (a runtime that knows no registries).
+        """
 
     def logs(self, task: Task, options: LogOptions) -> AsyncGenerator[LogLine, None]:
         """What the task has written; with ``follow``, and what it writes until it ends.

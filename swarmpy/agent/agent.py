@@ -35,6 +35,7 @@ from swarmpy.errors import (
 )
 from swarmpy.model.assignments import AGENT_LEVEL, EndpointUpdate, ManagerAddress, SessionMessage, SessionRequest
 from swarmpy.model.ids import NodeId, TaskId
+from swarmpy.model.images import RegistryImage
 from swarmpy.model.objects import NodeDescription, TaskStatus
 from swarmpy.model.states import Role
 from swarmpy.ports import Channel, Clock, DataPlane, Dialer, Peer, Random, Runtime
@@ -221,6 +222,10 @@ class Agent:
     def statuses(self) -> dict[TaskId, TaskStatus]:
         """The last observed status of each task on this node."""
         return self._worker.statuses
+
+    async def find_image(self, image: str, auth: bytes) -> RegistryImage:
+        """What the registry of an image says of it. Raises as ``ports.Runtime.find_image``."""
+        return await self._runtime.find_image(image, auth)
 
     @property
     def held_dependencies(self) -> frozenset[str]:

@@ -17,10 +17,11 @@ from typing import Any
 import attrs
 import structlog
 
-from swarmpy.errors import RuntimeUnavailable, TaskFailed, TaskRejected
+from swarmpy.errors import NotFound, PermissionDenied, RuntimeUnavailable, TaskFailed, TaskRejected, Unavailable
 from swarmpy.model.dependencies import NO_DEPENDENCIES, Dependencies, has_files
 from swarmpy.model.grammar import is_object_name
 from swarmpy.model.ids import NodeId, TaskId
+from swarmpy.model.images import RegistryImage, registry_image_from_json
 from swarmpy.model.logs import LogLine, LogOptions
 from swarmpy.model.objects import NodeDescription, Task
 from swarmpy.model.specs import ContainerSpec
@@ -40,6 +41,7 @@ from swarmpy.runtime.docker_engine import Engine, EngineError
 from swarmpy.runtime.docker_events import ContainerEvents
 from swarmpy.runtime.memory_files import MemoryFiles
 from swarmpy.runtime.registry_auth import auth_header
+from swarmpy.runtime.registry_errors import RegistryRefusal, Trouble
 from swarmpy.runtime.task_files import container_places, task_files
 
 log = structlog.get_logger(__name__)
@@ -48,6 +50,8 @@ _INSPECTIONS_AT_ONCE = 16
 _REMOVE_ATTEMPTS = 50
 _REMOVE_PAUSE = 0.1
 _AWAY_RETRY_SECONDS = 5.0
+_QUESTIONS_AT_ONCE = 8
+"""To registries, which may each take their time to answer."""
 
 
 class DockerRuntime:
@@ -74,6 +78,7 @@ class DockerRuntime:
         self._pulls: dict[tuple[str, str], asyncio.Task[None]] = {}
         """By image and credentials: who has none must not get what another's would."""
         self._inspections = asyncio.Semaphore(_INSPECTIONS_AT_ONCE)
+        self._questions = asyncio.Semaphore(_QUESTIONS_AT_ONCE)
 
     # -- the Runtime protocol --
 
@@ -215,6 +220,27 @@ class DockerRuntime:
         """Delete the container, running or not, with its anonymous volumes, and its files in memory."""
         await self._delete(task_id)
         await self._files.remove(task_id)
+
+    async def find_image(self, image: str, auth: bytes = b"") -> RegistryImage:
+        """Have the engine ask the image's registry."""
+        header = auth_header(auth) if auth else ""
+        try:
+            async with self._questions:
+                answer = await self._engine.distribution(image, header)
+            return registry_image_from_json(answer)
+        except ValueError as error:
+            raise EngineError(f"the registry's answer on image {image} is not understood: {error}") from None
+        except EngineError as error:
+            refusal = RegistryRefusal(image, str(error), error.status, had=bool(auth))
+            match refusal.trouble:
+                case Trouble.MISSING:
+                    raise NotFound(refusal.line) from None
+                case Trouble.REFUSED:
+                    raise PermissionDenied(f"image {image}: {refusal.reason}") from None
+                case Trouble.AWAY:
+                    raise Unavailable(f"image {image}: {refusal.reason}") from None
+                case _:
+                    raise EngineError(f"image {image}: {refusal.reason}") from None
 
     async def logs(self, task: Task, options: LogOptions) -> AsyncGenerator[LogLine, None]:
         """What the engine has kept of the container's output: that is up to its log driver."""

@@ -29,6 +29,8 @@ CALL_TIMEOUT = 30.0
 """Seconds for a question."""
 CHANGE_TIMEOUT = 120.0
 """Seconds for creating, starting or deleting a container."""
+REGISTRY_TIMEOUT = 20.0
+"""Seconds for a registry to say what it has."""
 PULL_TIMEOUT = 900.0
 PULL_STALL_TIMEOUT = 60.0
 """Seconds without any progress after which a pull is given up."""
@@ -129,6 +131,21 @@ class Engine:
             if error.status == 404:
                 return False
             raise
+
+    async def distribution(self, image: str, auth: str = "") -> Any:
+        """``GET /distribution/{name}/json``: the engine asks the image's registry, with the credentials ``auth``.
+
+        Raises EngineError, also when the registry does not answer in time.
+        """
+        headers = {HEADER: auth} if auth else {}
+        async with self._bounded(f"ask for image {image}", CALL_TIMEOUT, refusable=True) as docker:
+            try:
+                async with asyncio.timeout(REGISTRY_TIMEOUT):
+                    async with docker._query(f"distribution/{image}/json", headers=headers) as response:
+                        with closing(response):
+                            return await response.json()
+            except TimeoutError:
+                raise EngineError(f"no answer within {REGISTRY_TIMEOUT:.0f} s", 504) from None
 
     # -- changes --
 

@@ -27,11 +27,12 @@ from typing import Any
 import attrs
 import structlog
 
-from swarmpy.errors import RuntimeUnavailable, TaskFailed, TaskRejected
+from swarmpy.errors import FailedPrecondition, RuntimeUnavailable, TaskFailed, TaskRejected
 from swarmpy.model.defaults import SECOND_NS, stop_grace_period_ns
 from swarmpy.model.dependencies import NO_DEPENDENCIES, Dependencies
 from swarmpy.model.grammar import is_id, shown
 from swarmpy.model.ids import NodeId, TaskId
+from swarmpy.model.images import RegistryImage
 from swarmpy.model.logs import LogLine, LogOptions
 from swarmpy.model.objects import ContainerStatus, NodeDescription, Platform, PortStatus, Task
 from swarmpy.model.specs import Resources
@@ -228,6 +229,13 @@ class ProcessRuntime:
         if not is_id(task_id):
             return  # nothing was ever made for it
         await asyncio.to_thread(shutil.rmtree, self._task_directory(task_id), ignore_errors=True)
+
+    async def find_image(self, image: str, auth: bytes = b"") -> RegistryImage:  # noqa: ARG002  # the protocol's
+        """Always FailedPrecondition: only an engine knows registries."""
+        raise FailedPrecondition(
+            f"node {self._node.hostname} has no Docker Engine that could ask a registry for image {image}: "
+            "it runs plain processes"
+        )
 
     def logs(self, task: Task, options: LogOptions) -> AsyncGenerator[LogLine, None]:
         """See :func:`~swarmpy.runtime.process_log.read_log`."""

@@ -21,15 +21,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import re
 from collections.abc import AsyncGenerator, Mapping
 
 import attrs
 
-from swarmpy.errors import RuntimeUnavailable, TaskFailed, TaskRejected
+from swarmpy.errors import NotFound, RuntimeUnavailable, TaskFailed, TaskRejected
 from swarmpy.model.defaults import SECOND_NS, stop_grace_period_ns
 from swarmpy.model.dependencies import NO_DEPENDENCIES, Dependencies
 from swarmpy.model.ids import NodeId, TaskId
+from swarmpy.model.images import RegistryImage
 from swarmpy.model.logs import ALL_LINES, STDOUT, LogLine, LogOptions
 from swarmpy.model.objects import ContainerStatus, NodeDescription, Platform, PortStatus, Task
 from swarmpy.model.specs import Resources
@@ -205,6 +207,15 @@ class SimulatedRuntime:
             self._started[task.id] = self._begin(task, kind, seconds)
         return self._started[task.id].running
 
+    async def find_image(self, image: str, auth: bytes = b"") -> RegistryImage:  # noqa: ARG002  # the protocol's
+        """The same digest for the same reference, and this machine's platform."""
+        self._check_here()
+        await self._take(self.behaviour.prepare_seconds)
+        if _kind(image)[0] == "fail-to-prepare":
+            raise NotFound(f"No such image: {image} (simulated)")
+        digest = f"sha256:{hashlib.sha256(image.encode()).hexdigest()}"
+        return RegistryImage(digest=digest, platforms=(Platform(architecture="x86_64"),))
+
     async def wait(self, task: Task) -> TaskExit:
         """Return when it has ended."""
         simulated = self._started.get(task.id)
@@ -339,7 +350,11 @@ class SimulatedRuntime:
 
 def _behaviour(task: Task) -> tuple[str, float]:
     """What the image asks for, and its duration in seconds."""
-    kind, _, argument = task.spec.container.image.partition(":")
+    return _kind(task.spec.container.image)
+
+
+def _kind(image: str) -> tuple[str, float]:
+    kind, _, argument = image.partition("@")[0].partition(":")
     match = _DURATION.fullmatch(argument)
     if match is None:
         return kind, 0.0

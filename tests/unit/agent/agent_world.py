@@ -37,6 +37,7 @@ from swarmpy.model.assignments import (
 )
 from swarmpy.model.dependencies import NO_DEPENDENCIES, Content, Dependencies, DependenciesReply, DependenciesRequest
 from swarmpy.model.ids import NodeId, ServiceId, TaskId
+from swarmpy.model.images import RegistryImage
 from swarmpy.model.logs import LogLine, LogOptions
 from swarmpy.model.objects import ContainerStatus, NodeDescription, PortStatus, Task, TaskStatus
 from swarmpy.model.specs import TaskSpec
@@ -165,6 +166,9 @@ class Engine:
         finally:
             self.preparing -= 1
         self.containers.setdefault(task.id, Container())
+
+    async def find_image(self, image: str, auth: bytes = b"") -> RegistryImage:
+        raise FailedPrecondition(f"nobody knows {image} here")
 
     async def start(self, task: Task) -> RunningTask:
         self._called("start", task.id)
