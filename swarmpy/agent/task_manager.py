@@ -15,9 +15,14 @@ from swarmpy.agent.subtask import ended
 from swarmpy.errors import InvariantViolation, RuntimeUnavailable, TaskError, Unavailable
 from swarmpy.model.objects import Task, TaskStatus
 from swarmpy.model.states import TaskState
-from swarmpy.ports import Clock, Runtime
+from swarmpy.ports import Clock, Progress, Runtime
 
 log = structlog.get_logger(__name__)
+
+PROGRESS_PERIOD_S = 5.0
+"""Seconds between two reports of how far a preparation is: each is a write of the cluster's state. One that takes no
+longer is not told of.
+"""
 
 
 class TaskManager:
@@ -49,6 +54,8 @@ class TaskManager:
         self._observed = observed
         self._changed = asyncio.Event()
         self._interruptible: asyncio.Task[fsm.Outcome] | None = None
+        self._progress_at = 0.0
+        """When progress is told next, on the monotonic clock."""
 
     @property
     def status(self) -> TaskStatus:
@@ -151,7 +158,8 @@ class TaskManager:
                 # Not among those that are prepared while it waits: others, that need nothing, go first.
                 needed = await self._dependencies.of(self.task)
                 async with self._prepares:
-                    await self._runtime.prepare(self.task, needed)
+                    self._progress_at = self._clock.monotonic() + PROGRESS_PERIOD_S
+                    await self._runtime.prepare(self.task, needed, self._progressed)
                 return fsm.Prepared()
             case fsm.Action.START:
                 return fsm.Started(running=await self._runtime.start(self.task))
@@ -160,6 +168,16 @@ class TaskManager:
             case fsm.Action.STOP:
                 await self._runtime.stop(self.task)
                 return fsm.Stopped()
+
+    def _progressed(self, progress: Progress) -> None:
+        # What does not work is told at once, and that it works again.
+        if progress.err == self.status.err and self._clock.monotonic() < self._progress_at:
+            return
+        status = fsm.progressed(self.status, progress)
+        if status != self.status:
+            self._progress_at = self._clock.monotonic() + PROGRESS_PERIOD_S
+            self.task = attrs.evolve(self.task, status=status)
+            self._observed(self)
 
     async def _removed(self) -> bool:
         try:

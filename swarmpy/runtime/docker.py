@@ -26,7 +26,7 @@ from swarmpy.model.logs import LogLine, LogOptions
 from swarmpy.model.objects import NodeDescription, Task
 from swarmpy.model.specs import ContainerSpec
 from swarmpy.model.template import NodeFacts
-from swarmpy.ports import Random, RunningTask, TaskExit
+from swarmpy.ports import Random, RunningTask, TaskExit, Told, unheard
 from swarmpy.runtime import docker_state as state
 from swarmpy.runtime.checked import expanded
 from swarmpy.runtime.container_config import (
@@ -39,6 +39,7 @@ from swarmpy.runtime.container_config import (
 )
 from swarmpy.runtime.docker_engine import Engine, EngineError
 from swarmpy.runtime.docker_events import ContainerEvents
+from swarmpy.runtime.image_pulls import ImagePulls
 from swarmpy.runtime.memory_files import MemoryFiles
 from swarmpy.runtime.registry_auth import auth_header
 from swarmpy.runtime.registry_errors import RegistryRefusal, Trouble
@@ -73,10 +74,10 @@ class DockerRuntime:
         self._node = NodeFacts(id=node_id, hostname=hostname, address=node_address)
         self._files = files or MemoryFiles(node_id)
         self._engine = Engine(url)
-        self._events = ContainerEvents(self._engine, node_id, random or SystemRandom())
+        random = random or SystemRandom()
+        self._events = ContainerEvents(self._engine, node_id, random)
         self._events_task: asyncio.Task[None] | None = None
-        self._pulls: dict[tuple[str, str], asyncio.Task[None]] = {}
-        """By image and credentials: who has none must not get what another's would."""
+        self._images = ImagePulls(self._engine, random)
         self._inspections = asyncio.Semaphore(_INSPECTIONS_AT_ONCE)
         self._questions = asyncio.Semaphore(_QUESTIONS_AT_ONCE)
 
@@ -97,11 +98,11 @@ class DockerRuntime:
 
     async def close(self) -> None:
         """Let go of the engine; containers go on running. Idempotent."""
-        tasks = [task for task in (self._events_task, *self._pulls.values()) if task is not None]
-        self._events_task = None
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        events, self._events_task = self._events_task, None
+        if events is not None:
+            events.cancel()
+            await asyncio.gather(events, return_exceptions=True)
+        await self._images.close()
         await self._engine.close()
 
     async def describe(self) -> NodeDescription:
@@ -120,13 +121,13 @@ class DockerRuntime:
                 tasks[TaskId(task_id)] = state.running_task(container, self._node.address) if alive else None
         return tasks
 
-    async def prepare(self, task: Task, needed: Dependencies = NO_DEPENDENCIES) -> None:
+    async def prepare(self, task: Task, needed: Dependencies = NO_DEPENDENCIES, told: Told = unheard) -> None:
         """Get the image unless it is here, and create the container unless it exists. Raises TaskRejected."""
         spec = expanded(task, self._node)
         places = container_places(spec)
         exists = await self._own(task) is not None
         if not exists:
-            await self._get_image(spec.image, _credentials(spec, needed))
+            await self._images.get(spec.image, _credentials(spec, needed), told)
         directory = await self._files.find(task.id) if places else None
         if places and directory is None:
             # Also for a container that exists: the machine may have been restarted since.
@@ -292,27 +293,6 @@ class DockerRuntime:
         if container is None or ended.error or ended.exit_code:
             raise TaskFailed(ended.error or f"task: non-zero exit ({ended.exit_code})")
         return state.running_task(container, self._node.address)
-
-    async def _get_image(self, image: str, auth: str) -> None:
-        """Pull an image that is not on this machine, once however many tasks ask for it. Raises TaskRejected."""
-        if await self._engine.has_image(image):
-            return
-        pull = self._pulls.get((image, auth))
-        if pull is None:
-            log.info("pulling_image", image=image, with_credentials=bool(auth))
-            pull = asyncio.create_task(self._engine.pull(image, auth), name=f"pull-{image}")
-            self._pulls[image, auth] = pull
-            pull.add_done_callback(lambda done: self._pull_ended((image, auth), done))
-        try:
-            await asyncio.shield(pull)
-        except EngineError as error:
-            if not await self._engine.has_image(image):  # it may have been loaded by hand meanwhile
-                raise TaskRejected(f"No such image: {image} (pull failed: {error})") from error
-
-    def _pull_ended(self, key: tuple[str, str], pull: asyncio.Task[None]) -> None:
-        del self._pulls[key]
-        if not pull.cancelled():
-            pull.exception()  # seen by those who wait for it; nobody may be left
 
 
 def _credentials(spec: ContainerSpec, needed: Dependencies) -> str:

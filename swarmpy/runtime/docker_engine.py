@@ -10,7 +10,7 @@ import asyncio
 import json
 import os
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,8 @@ CHANGE_TIMEOUT = 120.0
 """Seconds for creating, starting or deleting a container."""
 REGISTRY_TIMEOUT = 20.0
 """Seconds for a registry to say what it has."""
-PULL_TIMEOUT = 900.0
+PULL_TIMEOUT = 6 * 3600.0
+"""Seconds for a whole pull: as long as there is progress, a large image on a slow line takes its time."""
 PULL_STALL_TIMEOUT = 60.0
 """Seconds without any progress after which a pull is given up."""
 
@@ -149,10 +150,12 @@ class Engine:
 
     # -- changes --
 
-    async def pull(self, image: str, auth: str = "") -> None:
+    async def pull(
+        self, image: str, auth: str = "", on_step: Callable[[dict[str, Any]], None] = lambda _: None
+    ) -> None:
         """Get an image from its registry, with the credentials ``auth`` (:mod:`registry_auth`).
 
-        Raises EngineError, also when there is no progress any more.
+        ``on_step`` gets the lines of :mod:`pull_progress`. Raises EngineError, also when there is no progress any more.
         """
         # Without a tag the engine would pull all there are.
         tagged = ":" in image.rpartition("/")[2] or "@" in image
@@ -165,7 +168,9 @@ class Engine:
                         with closing(response):
                             while line := await response.content.readline():
                                 patience.reschedule(asyncio.get_running_loop().time() + PULL_STALL_TIMEOUT)
-                                _check_step(json.loads(line))
+                                step = json.loads(line)
+                                _check_step(step)
+                                on_step(step)
             except TimeoutError:
                 raise EngineError(f"no progress for {PULL_STALL_TIMEOUT:.0f} s") from None
 

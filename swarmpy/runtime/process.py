@@ -37,7 +37,7 @@ from swarmpy.model.logs import LogLine, LogOptions
 from swarmpy.model.objects import ContainerStatus, NodeDescription, Platform, PortStatus, Task
 from swarmpy.model.specs import Resources
 from swarmpy.model.template import NodeFacts
-from swarmpy.ports import Random, RunningTask, TaskExit
+from swarmpy.ports import Random, RunningTask, TaskExit, Told, unheard
 from swarmpy.runtime.checked import expanded
 from swarmpy.runtime.free_ports import FreePorts
 from swarmpy.runtime.healthcheck import Health, HealthTracker, probe_command
@@ -162,7 +162,7 @@ class ProcessRuntime:
             task_id: None if process.exit.done() else process.running for task_id, process in self._processes.items()
         }
 
-    async def prepare(self, task: Task, needed: Dependencies = NO_DEPENDENCIES) -> None:
+    async def prepare(self, task: Task, needed: Dependencies = NO_DEPENDENCIES, told: Told = unheard) -> None:  # noqa: ARG002  # it has nothing to tell
         """Check that the command exists and make the task's directories. Raises TaskRejected."""
         if task.id in self._prepared:
             return

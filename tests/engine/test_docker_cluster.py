@@ -339,7 +339,7 @@ async def test_an_unknown_image_is_said_and_mended(make_docker_cluster: ClusterM
     assert "shop_web  0/1 running" in out
     last = err.strip().splitlines()[-1]
     assert last.startswith("swarmpy: not converged within 3 s"), err
-    assert "No such image: localhost:1/no/such:1 (pull failed: " in last
+    assert "No such image: localhost:1/no/such:1 (localhost:1 does not answer: " in last
     service = (await cluster.manager.client.status())["services"][0]
     assert "No such image: localhost:1/no/such:1" in service["reason"]
     assert "\n" not in service["reason"]

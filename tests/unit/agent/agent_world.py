@@ -42,7 +42,7 @@ from swarmpy.model.logs import LogLine, LogOptions
 from swarmpy.model.objects import ContainerStatus, NodeDescription, PortStatus, Task, TaskStatus
 from swarmpy.model.specs import TaskSpec
 from swarmpy.model.states import Role, TaskState
-from swarmpy.ports import Peer, RunningTask, TaskExit
+from swarmpy.ports import Peer, RunningTask, TaskExit, Told, unheard
 
 PERIOD_NS = 50_000_000
 
@@ -104,6 +104,8 @@ class Engine:
         self.calls: list[tuple[str, TaskId]] = []
         self.written: dict[TaskId, list[LogLine]] = {}
         self.given: dict[TaskId, Dependencies] = {}
+        self.told: dict[TaskId, Told] = {}
+        """Who hears how far a task's preparation is."""
         self.errors: dict[str, SwarmpyError | Exception] = {}
         self.away = False
         self.prepare_gate: asyncio.Event | None = None
@@ -155,8 +157,9 @@ class Engine:
             raise RuntimeUnavailable("the engine is away")
         return {i: self.running(i) if c.running else None for i, c in self.containers.items()}
 
-    async def prepare(self, task: Task, needed: Dependencies = NO_DEPENDENCIES) -> None:
+    async def prepare(self, task: Task, needed: Dependencies = NO_DEPENDENCIES, told: Told = unheard) -> None:
         self._called("prepare", task.id)
+        self.told[task.id] = told
         self.given[task.id] = needed
         self.preparing += 1
         self.most_preparing = max(self.most_preparing, self.preparing)
