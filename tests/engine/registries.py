@@ -129,6 +129,17 @@ async def forget(engine: aiohttp.ClientSession, image: str) -> None:
         pass
 
 
+async def forget_all(engine: aiohttp.ClientSession, registry: str) -> None:
+    """The same for all that has come from a registry."""
+    async with engine.get("images/json", params={"all": "false"}) as response:
+        listed = await response.json()
+    for image in listed:
+        names = [*(image["RepoTags"] or ()), *(image["RepoDigests"] or ())]
+        for name in names:
+            if name.startswith(f"{registry}/"):
+                await forget(engine, name)
+
+
 class DockerCommand:
     """The ``docker`` command with a node of ours as its engine, logged in to a registry."""
 
