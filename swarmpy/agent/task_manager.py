@@ -15,7 +15,7 @@ from swarmpy.agent.subtask import ended
 from swarmpy.errors import InvariantViolation, RuntimeUnavailable, TaskError, Unavailable
 from swarmpy.model.objects import Task, TaskStatus
 from swarmpy.model.states import TaskState
-from swarmpy.ports import Clock, Progress, Runtime
+from swarmpy.ports import Clock, Progress, RunningTask, Runtime
 
 log = structlog.get_logger(__name__)
 
@@ -53,6 +53,8 @@ class TaskManager:
         self._dependencies = dependencies
         self._observed = observed
         self._changed = asyncio.Event()
+        self._news: fsm.Outcome | None = None
+        """What was seen while there was nothing to do."""
         self._interruptible: asyncio.Task[fsm.Outcome] | None = None
         self._progress_at = 0.0
         """When progress is told next, on the monotonic clock."""
@@ -80,6 +82,11 @@ class TaskManager:
         self.removing = True
         self._wake()
 
+    def runs_again(self, running: RunningTask) -> None:
+        """It has ended, and was seen running after that."""
+        self._news = fsm.Found(running=running)
+        self._wake()
+
     def _wake(self) -> None:
         self._changed.set()
         if self._interruptible is not None and self._desired >= TaskState.SHUTDOWN:
@@ -101,8 +108,8 @@ class TaskManager:
                 elif not isinstance(last, fsm.Interrupted):
                     self._backoff.reset()
             elif not self.removing:
-                last = None
                 await self._changed.wait()
+                last, self._news = self._news, None
             elif await self._removed():
                 if self.removing:
                     return

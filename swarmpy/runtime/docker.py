@@ -162,7 +162,7 @@ class DockerRuntime:
                 await self._engine.start(container_name(task))
             except EngineError as error:
                 raise state.start_refused(str(error), task.spec.container.image) from error
-        with self._events.changes(task.id) as changed:
+        with self._events.changes(task.id, for_health=True) as changed:
             while True:
                 changed.clear()
                 container = await self._own(task)

@@ -27,6 +27,8 @@ DEFAULT_URL = "unix:///var/run/docker.sock"
 
 CALL_TIMEOUT = 30.0
 """Seconds for a question."""
+INFO_TIMEOUT = 10.0
+"""Seconds for an engine to describe itself, which takes no work: how soon one that hangs is known."""
 CHANGE_TIMEOUT = 120.0
 """Seconds for creating, starting or deleting a container."""
 REGISTRY_TIMEOUT = 20.0
@@ -102,7 +104,7 @@ class Engine:
 
     async def info(self) -> Mapping[str, Any]:
         """``GET /info``."""
-        async with self._bounded("describe itself", CALL_TIMEOUT) as docker:
+        async with self._bounded("describe itself", INFO_TIMEOUT) as docker:
             return await docker.system.info()
 
     async def inspect(self, container: str) -> dict[str, Any] | None:
