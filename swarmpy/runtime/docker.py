@@ -140,10 +140,9 @@ class DockerRuntime:
         try:
             await self._engine.create(name, create_config(task, self._node, str(directory or "")))
         except EngineError as error:
-            if error.status == 409 and await self._own(task) is not None:
-                return  # an earlier attempt whose answer was lost
             if error.status == 409:
-                raise TaskRejected(f"the name {name} is taken by a container that is not of this node") from error
+                await self._check_taken(task, name, error)
+                return
             if directory is not None and str(directory) in str(error):
                 raise TaskRejected(
                     f"the engine does not see the files of its secrets and configs in {directory}: it has to run on "
@@ -268,6 +267,17 @@ class DockerRuntime:
                 return
             await asyncio.sleep(_REMOVE_PAUSE)  # a removal by somebody else is in progress; it has no event for failing
         raise RuntimeUnavailable(f"the container of task {task_id} cannot be removed: the engine keeps listing it")
+
+    async def _check_taken(self, task: Task, name: str, error: EngineError) -> None:
+        """Return when it is by an earlier attempt at this task whose answer was lost."""
+        if await self._own(task) is not None:
+            return
+        if await self._inspect(name) is None:
+            # The engine is still busy with that attempt, or with its removal.
+            raise RuntimeUnavailable(
+                f"the Docker Engine has not made container {name} yet, or not removed it"
+            ) from error
+        raise TaskRejected(f"the name {name} is taken by a container that is not of this node") from error
 
     async def _inspect(self, container: str) -> dict[str, Any] | None:
         async with self._inspections:
