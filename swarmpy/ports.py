@@ -14,6 +14,7 @@ import attrs
 from swarmpy.model.assignments import Endpoint, PublishedPort
 from swarmpy.model.dependencies import NO_DEPENDENCIES, Dependencies
 from swarmpy.model.ids import NodeId, TaskId
+from swarmpy.model.images import RegistryImage
 from swarmpy.model.logs import LogLine, LogOptions
 from swarmpy.model.objects import ContainerStatus, NodeDescription, PortStatus, Task
 from swarmpy.model.states import Role
@@ -128,6 +129,23 @@ class TaskExit:
     """A reason beside the exit code ("unhealthy container", "out of memory"), or ""."""
 
 
+@attrs.frozen(kw_only=True)
+class Progress:
+    """What a runtime says of a task that it prepares."""
+
+    message: str
+    """How far it is."""
+    err: str = ""
+    """What did not work and is tried again; ""."""
+
+
+Told = Callable[[Progress], None]
+
+
+def unheard(_progress: Progress) -> None:
+    """Where nobody wants to know."""
+
+
 class Runtime(Protocol):
     """Where a task becomes something that runs. Every method may be called again after a failure or a restart.
 
@@ -150,10 +168,11 @@ class Runtime(Protocol):
     async def list_tasks(self) -> Mapping[TaskId, RunningTask | None]:
         """The tasks of this node that exist on this machine, running (its status) or not (None). For adoption."""
 
-    async def prepare(self, task: Task, needed: Dependencies = NO_DEPENDENCIES) -> None:
+    async def prepare(self, task: Task, needed: Dependencies = NO_DEPENDENCIES, told: Told = unheard) -> None:
         """Make it startable: get the image, create the container, with ``needed`` as files in memory of the machine.
 
-        These are gone when :meth:`wait` has returned, and after :meth:`stop` and :meth:`remove`. Raises TaskRejected.
+        These are gone when :meth:`wait` has returned, and after :meth:`stop` and :meth:`remove`. ``told`` hears how far
+        it is, as often as there is something new. Raises TaskRejected.
         """
 
     async def start(self, task: Task) -> RunningTask:
@@ -170,6 +189,13 @@ class Runtime(Protocol):
 
     async def remove(self, task_id: TaskId) -> None:
         """Remove all traces, running or not. A task that is not there is fine."""
+
+    async def find_image(self, image: str, auth: bytes = b"") -> RegistryImage:
+        """What the registry of ``image`` says of it, asked with the credentials ``auth``, a JSON object; b"": none.
+
+        Raises NotFound, PermissionDenied (the credentials, or that there are none), Unavailable (the registry is away),
+        FailedPrecondition (a runtime that knows no registries).
+        """
 
     def logs(self, task: Task, options: LogOptions) -> AsyncGenerator[LogLine, None]:
         """What the task has written; with ``follow``, and what it writes until it ends.

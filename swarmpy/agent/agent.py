@@ -13,6 +13,7 @@ import structlog
 
 from swarmpy.agent.backoff import Backoff
 from swarmpy.agent.dependencies import DependencyKeeper
+from swarmpy.agent.engine_watch import EngineWatch
 from swarmpy.agent.known_managers import KnownManagers
 from swarmpy.agent.local import LocalState, LocalWriter
 from swarmpy.agent.reporter import Reporter
@@ -28,13 +29,13 @@ from swarmpy.errors import (
     NodeRemoved,
     NotLeader,
     OutcomeUnknown,
-    RuntimeUnavailable,
     Superseded,
     SwarmpyError,
     Unavailable,
 )
 from swarmpy.model.assignments import AGENT_LEVEL, EndpointUpdate, ManagerAddress, SessionMessage, SessionRequest
 from swarmpy.model.ids import NodeId, TaskId
+from swarmpy.model.images import RegistryImage
 from swarmpy.model.objects import NodeDescription, TaskStatus
 from swarmpy.model.states import Role
 from swarmpy.ports import Channel, Clock, DataPlane, Dialer, Peer, Random, Runtime
@@ -49,10 +50,6 @@ at once that a manager needs seconds for their handshakes: if they gave up and c
 SEARCH_FIRST_S = 0.05
 SEARCH_MOST_S = 2.0
 """Seconds between attempts while no manager answers: an election takes about one."""
-ENGINE_RETRY_FIRST_S = 0.25
-ENGINE_RETRY_MOST_S = 10.0
-DESCRIBE_PERIOD_S = 10.0
-"""How often the engine is asked for the node's description (swarmkit: 20 s). Also how soon its silence is known."""
 REMOVED_STOP_S = 60.0
 """Most seconds that stopping the tasks of a removed node may take."""
 REMOVED_RETRY_S = 60.0
@@ -123,9 +120,8 @@ class Agent:
         self._search = Backoff(random, first=SEARCH_FIRST_S, most=SEARCH_MOST_S)
         self._standby = Standby()
         self._patience = Backoff(random, first=DIAL_FIRST_S, most=DIAL_MOST_S)
-        self._description = NodeDescription()
         self._stale = asyncio.Event()
-        self._engine_problem = ""
+        self._engine = EngineWatch(runtime, clock, random, reconcile=self._worker.reconcile, changed=self._stale.set)
         self._manager = ""
         self._incarnation = 0
         self._superseded_told = False
@@ -163,7 +159,7 @@ class Agent:
     @property
     def description(self) -> NodeDescription:
         """Machine and engine, as last seen."""
-        return self._description
+        return self._engine.description
 
     @property
     def managers(self) -> tuple[ManagerAddress, ...]:
@@ -226,6 +222,10 @@ class Agent:
         """The last observed status of each task on this node."""
         return self._worker.statuses
 
+    async def find_image(self, image: str, auth: bytes) -> RegistryImage:
+        """What the registry of an image says of it. Raises as ``ports.Runtime.find_image``."""
+        return await self._runtime.find_image(image, auth)
+
     @property
     def held_dependencies(self) -> frozenset[str]:
         """The ids of the secrets and configs that are in this agent's memory."""
@@ -238,7 +238,7 @@ class Agent:
 
     def problems(self) -> tuple[str, ...]:
         """What does not work on this node, one line each."""
-        own = (self.removal, self._engine_problem, NO_MANAGER if self._silence_told else "")
+        own = (self.removal, self._engine.problem, NO_MANAGER if self._silence_told else "")
         return (*self._routing.problems(), *(problem for problem in own if problem), *self._more_problems())
 
     async def run(self) -> None:
@@ -256,10 +256,10 @@ class Agent:
                 group.create_task(self._writer.run(), name="agent-local-state")
                 self._routing.restore(remembered.endpoints)
                 group.create_task(self._routing.run(), name="agent-routing")
-                await self._open_engine()
+                await self._engine.open()
                 group.create_task(self._worker.run(remembered.tasks), name="agent-worker")
                 await self._worker.adopted.wait()
-                group.create_task(self._watch_engine(), name="agent-engine")
+                group.create_task(self._engine.run(), name="agent-engine")
                 await self._keep_session()
         finally:
             self._group = None
@@ -274,46 +274,6 @@ class Agent:
                 await self._data_plane.close()
             finally:
                 await self._local.close()
-
-    # -- the engine -------------------------------------------------------------------------------------------------
-
-    async def _open_engine(self) -> None:
-        backoff = Backoff(self._random, first=ENGINE_RETRY_FIRST_S, most=ENGINE_RETRY_MOST_S)
-        while True:
-            try:
-                await self._runtime.open()
-                self._description = await self._runtime.describe()
-            except RuntimeUnavailable as error:
-                self._engine_away(error)
-                await asyncio.sleep(backoff.next())
-            else:
-                self._engine_back()
-                return
-
-    async def _watch_engine(self) -> None:
-        backoff = Backoff(self._random, first=ENGINE_RETRY_FIRST_S, most=ENGINE_RETRY_MOST_S)
-        while True:
-            await asyncio.sleep(backoff.next() if self._engine_problem else DESCRIBE_PERIOD_S)
-            try:
-                description = await self._runtime.describe()
-            except RuntimeUnavailable as error:
-                self._engine_away(error)
-                continue
-            self._engine_back()
-            backoff.reset()
-            if description != self._description:
-                self._description = description
-                self._stale.set()
-
-    def _engine_away(self, error: RuntimeUnavailable) -> None:
-        if not self._engine_problem:
-            log.warning("engine_away", runtime=self._runtime.name, reason=str(error))
-        self._engine_problem = f"the {self._runtime.name} engine does not answer: {error}"
-
-    def _engine_back(self) -> None:
-        if self._engine_problem:
-            log.info("engine_back", runtime=self._runtime.name)
-        self._engine_problem = ""
 
     # -- the managers -----------------------------------------------------------------------------------------------
 
@@ -367,7 +327,7 @@ class Agent:
         session = Session(
             channel,
             SessionRequest(
-                description=self._description,
+                description=self._engine.description,
                 address=self._address,
                 incarnation=self._incarnation,
                 roots=self._roots(),

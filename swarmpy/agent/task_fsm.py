@@ -18,9 +18,9 @@ import enum
 
 import attrs
 
-from swarmpy.model.objects import TaskStatus
+from swarmpy.model.objects import PREPARING_MESSAGE, TaskStatus
 from swarmpy.model.states import TaskState
-from swarmpy.ports import RunningTask, TaskExit
+from swarmpy.ports import Progress, RunningTask, TaskExit
 
 
 class Action(enum.Enum):
@@ -107,7 +107,7 @@ _ONWARD: dict[TaskState, tuple[TaskState, str]] = {
     _S.NEW: (_S.ASSIGNED, "assigned"),
     _S.PENDING: (_S.ASSIGNED, "assigned"),
     _S.ASSIGNED: (_S.ACCEPTED, "accepted"),
-    _S.ACCEPTED: (_S.PREPARING, "preparing"),
+    _S.ACCEPTED: (_S.PREPARING, PREPARING_MESSAGE),
     _S.READY: (_S.STARTING, "starting"),
 }
 """States that need no action to be left, only the wish for more: the next state and its message."""
@@ -126,6 +126,13 @@ def advance(desired: TaskState, status: TaskStatus, outcome: Outcome | None, now
         state, message = _ONWARD[status.state]
         status = _risen(status, state, now_ns, message=message)
     return Step(status=status, action=_WORK.get(status.state))
+
+
+def progressed(status: TaskStatus, progress: Progress) -> TaskStatus:
+    """The status of a task that is being prepared, with what is known of that now. When it began stays as it is."""
+    if status.state is not _S.PREPARING:
+        return status
+    return attrs.evolve(status, message=progress.message, err=progress.err)
 
 
 def _may_still_run(outcome: Outcome | None) -> bool:
@@ -167,7 +174,9 @@ def _observe(status: TaskStatus, outcome: Outcome | None, now_ns: int) -> TaskSt
 
 def _error(status: TaskStatus, err: str, now_ns: int) -> TaskStatus:
     state = _S.REJECTED if status.state < _S.STARTING else _S.FAILED
-    return _risen(status, state, now_ns, message=status.message, err=err)
+    # How far a pull was does not count any more.
+    message = PREPARING_MESSAGE if status.state is _S.PREPARING else status.message
+    return _risen(status, state, now_ns, message=message, err=err)
 
 
 def _ended(status: TaskStatus, ended: TaskExit, now_ns: int) -> TaskStatus:

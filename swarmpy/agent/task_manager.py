@@ -15,9 +15,14 @@ from swarmpy.agent.subtask import ended
 from swarmpy.errors import InvariantViolation, RuntimeUnavailable, TaskError, Unavailable
 from swarmpy.model.objects import Task, TaskStatus
 from swarmpy.model.states import TaskState
-from swarmpy.ports import Clock, Runtime
+from swarmpy.ports import Clock, Progress, RunningTask, Runtime
 
 log = structlog.get_logger(__name__)
+
+PROGRESS_PERIOD_S = 5.0
+"""Seconds between two reports of how far a preparation is: each is a write of the cluster's state. One that takes no
+longer is not told of.
+"""
 
 
 class TaskManager:
@@ -48,7 +53,11 @@ class TaskManager:
         self._dependencies = dependencies
         self._observed = observed
         self._changed = asyncio.Event()
+        self._news: fsm.Outcome | None = None
+        """What was seen while there was nothing to do."""
         self._interruptible: asyncio.Task[fsm.Outcome] | None = None
+        self._progress_at = 0.0
+        """When progress is told next, on the monotonic clock."""
 
     @property
     def status(self) -> TaskStatus:
@@ -73,6 +82,11 @@ class TaskManager:
         self.removing = True
         self._wake()
 
+    def runs_again(self, running: RunningTask) -> None:
+        """It has ended, and was seen running after that."""
+        self._news = fsm.Found(running=running)
+        self._wake()
+
     def _wake(self) -> None:
         self._changed.set()
         if self._interruptible is not None and self._desired >= TaskState.SHUTDOWN:
@@ -94,8 +108,8 @@ class TaskManager:
                 elif not isinstance(last, fsm.Interrupted):
                     self._backoff.reset()
             elif not self.removing:
-                last = None
                 await self._changed.wait()
+                last, self._news = self._news, None
             elif await self._removed():
                 if self.removing:
                     return
@@ -151,7 +165,8 @@ class TaskManager:
                 # Not among those that are prepared while it waits: others, that need nothing, go first.
                 needed = await self._dependencies.of(self.task)
                 async with self._prepares:
-                    await self._runtime.prepare(self.task, needed)
+                    self._progress_at = self._clock.monotonic() + PROGRESS_PERIOD_S
+                    await self._runtime.prepare(self.task, needed, self._progressed)
                 return fsm.Prepared()
             case fsm.Action.START:
                 return fsm.Started(running=await self._runtime.start(self.task))
@@ -160,6 +175,16 @@ class TaskManager:
             case fsm.Action.STOP:
                 await self._runtime.stop(self.task)
                 return fsm.Stopped()
+
+    def _progressed(self, progress: Progress) -> None:
+        # What does not work is told at once, and that it works again.
+        if progress.err == self.status.err and self._clock.monotonic() < self._progress_at:
+            return
+        status = fsm.progressed(self.status, progress)
+        if status != self.status:
+            self._progress_at = self._clock.monotonic() + PROGRESS_PERIOD_S
+            self.task = attrs.evolve(self.task, status=status)
+            self._observed(self)
 
     async def _removed(self) -> bool:
         try:

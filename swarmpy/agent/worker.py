@@ -58,6 +58,8 @@ class Worker:
         self._group: asyncio.TaskGroup | None = None
         self._told: set[TaskId] | None = None
         """The tasks of a whole set of which more is to come."""
+        self._was_told = False
+        """A manager has told the whole set of assignments once."""
         self._gone = asyncio.Event()
         self._retired = False
         self._whole_set_known = asyncio.Event()
@@ -119,6 +121,7 @@ class Worker:
         for task_id in [i for i in self._managers if i not in told]:
             self._remove(task_id)
         self._told = None
+        self._was_told = True
         self._whole_set_known.set()
 
     async def logs(self, task_id: TaskId, options: LogOptions) -> AsyncGenerator[LogLine, None]:
@@ -129,6 +132,21 @@ class Worker:
         async with contextlib.aclosing(self._runtime.logs(manager.task, options)) as lines:
             async for line in lines:
                 yield line
+
+    async def reconcile(self) -> None:
+        """Look at all that is there: what runs of a task that has ended is stopped, what is of no task is removed.
+
+        For an engine that does late what it was asked before. Raises RuntimeUnavailable.
+        """
+        for task_id, running in (await self._runtime.list_tasks()).items():
+            manager = self._managers.get(task_id)
+            if manager is None:
+                self._found.setdefault(task_id, running)
+            elif running is not None and manager.status.state.is_terminal:
+                log.info("ended_task_runs", task=task_id)
+                manager.runs_again(running)
+        if self._was_told:
+            self._whole_set_known.set()
 
     async def clear(self, timeout: float) -> None:
         """Stop and remove every task, and take no other; return when they are gone, or after ``timeout`` seconds."""

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import attrs
 
 from swarmpy.model.assignments import ManagerAddress
+from swarmpy.model.images import RegistryImage
 from swarmpy.model.objects import Node, NodeDescription
 from swarmpy.model.specs import ClusterSpec
 from swarmpy.model.states import Availability, TaskState
@@ -148,6 +149,12 @@ class NodeBackend(Protocol):
 
     def task_states(self) -> tuple[TaskState, ...]:
         """The observed states of the tasks on this node, ended ones included until all traces are removed."""
+
+    async def find_image(self, image: str, auth: bytes) -> RegistryImage:
+        """What the registry of an image says of it, asked by this node's engine with the credentials ``auth``.
+
+        Raises as ``ports.Runtime.find_image``; NotInCluster.
+        """
 
     async def init(self, request: InitRequest) -> str:
         """Found a cluster, or begin one anew; returns the id of this node in it.

@@ -1,7 +1,8 @@
 """``/_ping``, ``/version``, ``/info``, and the parts of Docker's API that this node has nothing of.
 
 Lists of what swarmpy does not manage (networks, images, ...) are empty, which is the truth; asking for one of
-them is 404, asking to make one is 501. A node never answers for its engine: the engine has its own socket.
+them is 404, asking to make one is 501. A node answers for its engine in one thing only, what a registry says of an
+image; for all else the engine has its own socket.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ from typing import Any
 from swarmpy.api.backend import ManagerBackend, NodeBackend
 from swarmpy.api.callers import Access
 from swarmpy.api.negotiation import API_VERSION, MIN_API_VERSION
+from swarmpy.api.registry_auth import registry_auth
 from swarmpy.api.request import ApiRequest, ApiResponse, json_response, message_response
 from swarmpy.api.router import READ_METHODS, Handler, Route, Scope
 from swarmpy.api.swarm_json import cluster_info_to_json
-from swarmpy.errors import NotFound
+from swarmpy.errors import InvalidArgument, NotFound
+from swarmpy.model.grammar import is_image, shown
+from swarmpy.model.images import registry_image_to_json
 from swarmpy.model.states import Role, TaskState
 
 _NO_CACHE = {"Cache-Control": "no-cache, no-store, must-revalidate", "Pragma": "no-cache"}
@@ -41,7 +45,8 @@ class SystemApi:
             _local("GET", "/containers/json", _empty_list),
             _local("GET", "/images/json", _empty_list),
             _local("GET", "/volumes", _no_volumes),
-            _local("GET", "/distribution/{name...}/json", _no_distribution),
+            # It makes this node's engine connect to wherever the name says, so not for those who only look.
+            Route("GET", "/distribution/{name...}/json", Scope.LOCAL, Access.ADMIN, self.distribution),
         ]
         for word in _COLLECTIONS:
             routes += [
@@ -110,6 +115,17 @@ class SystemApi:
             }
         )
 
+    async def distribution(self, request: ApiRequest) -> ApiResponse:
+        """``GET /distribution/{name}/json``: clients pin an image by what it says, and go on without when it fails.
+
+        The caller's credentials for the registry go to the engine, and nowhere else.
+        """
+        image = request.params["name"]
+        if not is_image(image):
+            raise InvalidArgument(f"{shown(image)} is no image: write [registry/]name[:tag]")
+        found = await self._node.find_image(image, registry_auth(request) or b"")
+        return json_response(registry_image_to_json(found))
+
 
 def _swarm_info(node: NodeBackend) -> dict[str, Any]:
     remotes = [{"NodeID": manager.node_id, "Addr": manager.address} for manager in node.manager_addresses()]
@@ -152,11 +168,6 @@ async def _empty_list(_request: ApiRequest) -> ApiResponse:
 
 async def _no_volumes(_request: ApiRequest) -> ApiResponse:
     return json_response({"Volumes": [], "Warnings": None})
-
-
-async def _no_distribution(request: ApiRequest) -> ApiResponse:
-    """Clients ask this to pin an image's digest and go on without when it fails."""
-    return message_response(501, f"{request.params['name']}: registries are asked by the nodes that run the image")
 
 
 async def _not_supported(request: ApiRequest) -> ApiResponse:

@@ -14,6 +14,7 @@ from swarmpy.model.specs import (
     LogDriver,
     NetworkAttachment,
     Placement,
+    Platform,
     ResourceRequirements,
     Resources,
     RestartPolicy,
@@ -150,11 +151,6 @@ def _restart_to_json(restart: RestartPolicy) -> dict[str, Any]:
 
 
 def _placement_from_json(fields: Fields) -> Placement:
-    if fields.raw("Platforms"):
-        raise InvalidArgument(
-            f"{fields.path_of('Platforms')} is not supported yet; "
-            "use constraints on node.platform.os and node.platform.arch"
-        )
     spread = [
         preference.nested("Spread").string("SpreadDescriptor") for preference in fields.nested_list("Preferences")
     ]
@@ -162,6 +158,10 @@ def _placement_from_json(fields: Fields) -> Placement:
         constraints=fields.strings("Constraints"),
         spread=tuple(spread),
         max_replicas=fields.integer("MaxReplicas"),
+        platforms=tuple(
+            Platform(architecture=platform.string("Architecture"), os=platform.string("OS"))
+            for platform in fields.nested_list("Platforms")
+        ),
     )
 
 
@@ -170,6 +170,7 @@ def _placement_to_json(placement: Placement) -> dict[str, Any]:
         Constraints=placement.constraints,
         Preferences=[{"Spread": {"SpreadDescriptor": key}} for key in placement.spread],
         MaxReplicas=placement.max_replicas,
+        Platforms=[given(Architecture=p.architecture, OS=p.os) for p in placement.platforms],
     )
 
 

@@ -42,9 +42,12 @@ from swarmpy.errors import (
     VersionConflict,
     from_code,
 )
+from swarmpy.model.images import RegistryImage, registry_image_from_json
 
 DEFAULT_TIMEOUT = 30.0
 """Seconds for a whole request: a cluster without a leader answers within that or not at all."""
+REGISTRY_TIMEOUT_S = 40.0
+"""For a question to a registry: the engine gives it twenty seconds, and others may come first."""
 REPEAT_PAUSES_S = (0.1, 0.2, 0.4, 0.8, 1.6)
 """Before each repetition of a write whose connection broke: a daemon that is restarted answers within that."""
 LOCAL_WRITES = frozenset({"/swarm/init", "/swarm/join", "/swarm/leave", "/swarm/restore"})
@@ -109,6 +112,15 @@ class ApiClient:
         await self.post(
             f"/services/{_quoted(service_id)}/update", {}, query={"version": str(version), "rollback": "previous"}
         )
+
+    async def registry_image(self, image: str, *, registry_auth: str | None = None) -> RegistryImage:
+        """What the image's registry says of it, asked by the node's engine. Raises also ProtocolViolation."""
+        path = f"/distribution/{_quoted(image)}/json"
+        answer = await self._object("GET", path, headers=_with_auth(registry_auth), timeout=REGISTRY_TIMEOUT_S)
+        try:
+            return registry_image_from_json(answer)
+        except ValueError as error:
+            raise ProtocolViolation(f"the daemon's answer on image {image} is not understood: {error}") from error
 
     async def remove_service(self, name: str) -> None:
         """Removes a service; its tasks stop after that."""
@@ -238,9 +250,15 @@ class ApiClient:
         return answer
 
     async def _object(
-        self, method: str, path: str, *, body: Json | None = None, headers: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Json | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float | None = None,
     ) -> Json:
-        answer = await self.request(method, path, body=body, headers=headers)
+        answer = await self.request(method, path, body=body, headers=headers, timeout=timeout)
         if not isinstance(answer, dict):
             raise ProtocolViolation(f"the daemon answered {method} {path} with something that is no object")
         return answer

@@ -19,6 +19,7 @@ from swarmpy.cli.client import ApiClient
 from swarmpy.cli.listings import service_mode, service_name, task_slot, total_completions
 from swarmpy.errors import DeadlineExceeded, FailedPrecondition, NotFound, Unavailable
 from swarmpy.model.grammar import printable
+from swarmpy.model.objects import PREPARING_MESSAGE
 
 Json = Mapping[str, Any]
 
@@ -161,7 +162,7 @@ def state_of(task: Json) -> str:
 
 
 def reasons_of(wanted: Sequence[Json], current: Sequence[Json]) -> tuple[str, ...]:
-    """Why tasks wait, and why the newest failed task of each slot that does not run failed."""
+    """Why tasks wait or how far they are, and why the newest failed task of each slot that does not run failed."""
     out: dict[str, None] = {}
     running_slots = {_slot(task) for task in wanted if state_of(task) == "running"}
     newest_failures: dict[object, Json] = {}
@@ -169,10 +170,18 @@ def reasons_of(wanted: Sequence[Json], current: Sequence[Json]) -> tuple[str, ..
         error = str(task.get("Status", {}).get("Err", ""))
         if error and state_of(task) in _FAILED and _slot(task) not in running_slots:
             newest_failures[_slot(task)] = task
-    waiting = [task for task in wanted if state_of(task) in _UNDER_WAY and task.get("Status", {}).get("Err")]
+    waiting = [task for task in wanted if state_of(task) in _UNDER_WAY and _remark(task)]
     for task in (*waiting, *newest_failures.values()):
-        out[f"{state_of(task)}: {printable(' '.join(str(task['Status']['Err']).split()))}"] = None
+        out[f"{state_of(task)}: {printable(' '.join(_remark(task).split()))}"] = None
     return tuple(out)
+
+
+def _remark(task: Json) -> str:
+    """What is wrong with a task; else, of one that is being prepared, how far it is: ``pulling x: 1 of 2 MB``."""
+    status = task.get("Status", {})
+    message = str(status.get("Message", ""))
+    is_told = state_of(task) == "preparing" and message not in ("", PREPARING_MESSAGE)
+    return str(status.get("Err") or (message if is_told else ""))
 
 
 def _slot(task: Json) -> object:
@@ -223,7 +232,7 @@ class LineView:
 class SilentView:
     """For who only wants to wait."""
 
-    def update(self, progress: Sequence[Progress]) -> None:
+    def update(self, progress: Sequence[Shown]) -> None:
         """Shows nothing."""
 
     def close(self) -> None:

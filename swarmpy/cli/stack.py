@@ -14,6 +14,7 @@ from swarmpy.cli import listings
 from swarmpy.cli.client import ApiClient
 from swarmpy.cli.deploy import deploy_service, stack_services
 from swarmpy.cli.listings import NAMESPACE_LABEL
+from swarmpy.cli.pinning import CHOICES, ImagePins
 from swarmpy.cli.progress import make_view, unfinished, wait_for_removal, wait_for_services
 from swarmpy.cli.registry_auth import DockerConfig, read_docker_config
 from swarmpy.cli.render import format_option, quiet_option, show
@@ -39,6 +40,13 @@ def stack() -> None:
 @click.option(
     "--with-registry-auth", is_flag=True, help="Send the registries' credentials of the docker command to the cluster."
 )
+@click.option(
+    "--resolve-image",
+    type=click.Choice(CHOICES),
+    default="always",
+    show_default=True,
+    help="When to ask an image's registry for the digest that its tag stands for.",
+)
 @click.option("--timeout", type=click.FloatRange(min=0), default=DEPLOY_TIMEOUT_S, show_default=True, help="Seconds.")
 @click.argument("name")
 @pass_settings
@@ -48,6 +56,7 @@ def deploy(
     detach: bool,
     prune: bool,
     with_registry_auth: bool,
+    resolve_image: str,
     timeout: float,
     name: str,
 ) -> None:
@@ -63,7 +72,16 @@ def deploy(
     async def work() -> None:
         async with ApiClient(settings.endpoint) as client:
             with unfinished(f'The deployment goes on without you: "swarmpy stack ps {name}" shows how far it is.'):
-                await deploy_stack(client, stack_file, name, prune=prune, detach=detach, timeout=timeout, docker=docker)
+                await deploy_stack(
+                    client,
+                    stack_file,
+                    name,
+                    prune=prune,
+                    detach=detach,
+                    timeout=timeout,
+                    docker=docker,
+                    resolve_image=resolve_image,
+                )
 
     asyncio.run(work())
 
@@ -86,10 +104,12 @@ async def deploy_stack(
     detach: bool = False,
     timeout: float = DEPLOY_TIMEOUT_S,
     docker: DockerConfig | None = None,
+    resolve_image: str = "never",
 ) -> None:
     """Creates and updates all of a stack, and waits until its services run, for at most ``timeout`` seconds.
 
-    ``docker``: where the credentials for the images' registries are; None: none are sent.
+    ``docker``: where the credentials for the images' registries are; None: none are sent. ``resolve_image``: see
+    ``pinning.CHOICES``.
     """
     images = {spec.task.container.image for spec in stack_file.services}
     auths = {image: await docker.header(image) for image in images} if docker else {}
@@ -100,15 +120,17 @@ async def deploy_stack(
         if service_name not in kept:
             click.echo(f"Removing service {service_name}")
             await client.remove_service(service["ID"])
+    pins = ImagePins(client, resolve_image, lambda text: click.echo(text, err=True))
+    specs = await pins.pin(stack_file.services, existing, auths)
     deployed = [
         await deploy_service(
             client,
             resolved(spec, ids),
             existing.get(spec.name),
             click.echo,
-            registry_auth=auths.get(spec.task.container.image),
+            registry_auth=auths.get(written.task.container.image),
         )
-        for spec in stack_file.services
+        for written, spec in zip(stack_file.services, specs, strict=True)
     ]
     if not detach:
         waited_for = {service.id: service.before for service in deployed}

@@ -10,7 +10,7 @@ from swarmpy.control.draft import age_key, is_active, is_ended, slot_of
 from swarmpy.control.jobs import completed_slots, has_completed
 from swarmpy.control.nodes import standing
 from swarmpy.control.outdated import is_outdated, meets_constraints
-from swarmpy.model.objects import Node, Service, Task
+from swarmpy.model.objects import PREPARING_MESSAGE, Node, Service, Task
 from swarmpy.model.states import Availability, NodeState, ServiceMode, TaskState, UpdateState
 from swarmpy.store.view import View
 
@@ -88,12 +88,11 @@ def _reasons(view: View, service: Service, replicas: Replicas) -> list[str]:
         if service.job is not None and has_completed(task):
             continue
         failure = failures.get(slot_of(task), "")
+        trouble = _trouble(task, failure)
         if task.status.state < TaskState.ASSIGNED and task.status.err:
             pending[task.status.err] += 1
-        elif is_ended(task):
-            troubled[_given_up(task)] += 1
-        elif failure:
-            troubled[f"restarting after: {failure}"] += 1
+        elif trouble:
+            troubled[trouble] += 1
         else:
             starting += 1
     found = [f"{_tasks(count)} pending: {err}" for err, count in pending.most_common()]
@@ -102,6 +101,18 @@ def _reasons(view: View, service: Service, replicas: Replicas) -> list[str]:
         found.append(f"{_tasks(starting)} starting")
     explained = starting + pending.total() + troubled.total()
     return found if explained else [f"{_tasks(missing)} not created yet"]
+
+
+def _trouble(task: Task, failure: str) -> str:
+    """Why a task does not run yet, or how far it is; ``failure`` ended the one before. "": it just takes its time."""
+    if is_ended(task):
+        return _given_up(task)
+    is_prepared = task.status.state is TaskState.PREPARING
+    if is_prepared and task.status.err:
+        return f"preparing: {task.status.err}"
+    if failure:
+        return f"restarting after: {failure}"
+    return f"preparing: {task.status.message}" if is_prepared and task.status.message != PREPARING_MESSAGE else ""
 
 
 def _given_up(task: Task) -> str:

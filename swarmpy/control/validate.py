@@ -9,7 +9,7 @@ from swarmpy.control.meaning import check_meant, check_resources
 from swarmpy.errors import InvalidArgument
 from swarmpy.model import codec, grammar
 from swarmpy.model.container_checks import check_container, check_log_driver, check_networks
-from swarmpy.model.grammar import bare, shown
+from swarmpy.model.grammar import bare, is_platform_word, shown
 from swarmpy.model.specs import (
     EndpointSpec,
     NodeSpec,
@@ -160,6 +160,10 @@ def _check_placement(placement: Placement | None) -> None:
                 "(Placement.Preferences)"
             )
     _check_not_negative("Placement: MaxReplicas", placement.max_replicas)
+    for platform in placement.platforms:
+        for word in (platform.architecture, platform.os):
+            if not is_platform_word(word):
+                raise InvalidArgument(f"Placement: {shown(word)} is no architecture or operating system")
 
 
 def _check_update(config: UpdateConfig | None, what: str, actions: tuple[str, ...]) -> None:

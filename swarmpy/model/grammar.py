@@ -98,6 +98,16 @@ def check_variable(text: str) -> None:
         raise ValueError(f"invalid environment variable {shown(text)}: it has a NUL character")
 
 
+# -- platforms --------------------------------------------------------------------------------------------------------
+
+_PLATFORM_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def is_platform_word(text: str) -> bool:
+    """True for an architecture or an operating system, such as ``amd64`` or ``linux``; "" is any."""
+    return not text or _PLATFORM_WORD.fullmatch(text) is not None
+
+
 # -- images -----------------------------------------------------------------------------------------------------------
 
 _LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"

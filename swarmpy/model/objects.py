@@ -210,6 +210,10 @@ class PortStatus:
     host_port: int
 
 
+PREPARING_MESSAGE = "preparing"
+"""Of a task of whose preparation no more is known."""
+
+
 @attrs.frozen(kw_only=True)
 class TaskStatus:
     """The observed state of a task, with the reason where it is not what was hoped for."""

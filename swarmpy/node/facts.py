@@ -5,9 +5,10 @@ from __future__ import annotations
 import attrs
 
 from swarmpy import __version__
-from swarmpy.errors import SwarmLocked
+from swarmpy.errors import NotInCluster, SwarmLocked
 from swarmpy.manager.manager import Manager
 from swarmpy.model.assignments import ManagerAddress
+from swarmpy.model.images import RegistryImage
 from swarmpy.model.objects import NodeDescription
 from swarmpy.model.states import TaskState
 from swarmpy.node.audit_log import AuditLog
@@ -105,3 +106,9 @@ class NodeFacts:
     def task_states(self) -> tuple[TaskState, ...]:
         """The observed states of the tasks on this node."""
         return tuple(status.state for status in self._member.agent.statuses.values()) if self._member else ()
+
+    async def find_image(self, image: str, auth: bytes) -> RegistryImage:
+        """What the registry of an image says of it, as this node's engine hears it."""
+        if self._member is None:
+            raise NotInCluster(f"this node is in no cluster, and asks no registry for image {image}")
+        return await self._member.agent.find_image(image, auth)

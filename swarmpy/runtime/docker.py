@@ -17,15 +17,16 @@ from typing import Any
 import attrs
 import structlog
 
-from swarmpy.errors import RuntimeUnavailable, TaskFailed, TaskRejected
+from swarmpy.errors import NotFound, PermissionDenied, RuntimeUnavailable, TaskFailed, TaskRejected, Unavailable
 from swarmpy.model.dependencies import NO_DEPENDENCIES, Dependencies, has_files
 from swarmpy.model.grammar import is_object_name
 from swarmpy.model.ids import NodeId, TaskId
+from swarmpy.model.images import RegistryImage, registry_image_from_json
 from swarmpy.model.logs import LogLine, LogOptions
 from swarmpy.model.objects import NodeDescription, Task
 from swarmpy.model.specs import ContainerSpec
 from swarmpy.model.template import NodeFacts
-from swarmpy.ports import Random, RunningTask, TaskExit
+from swarmpy.ports import Random, RunningTask, TaskExit, Told, unheard
 from swarmpy.runtime import docker_state as state
 from swarmpy.runtime.checked import expanded
 from swarmpy.runtime.container_config import (
@@ -38,8 +39,10 @@ from swarmpy.runtime.container_config import (
 )
 from swarmpy.runtime.docker_engine import Engine, EngineError
 from swarmpy.runtime.docker_events import ContainerEvents
+from swarmpy.runtime.image_pulls import ImagePulls
 from swarmpy.runtime.memory_files import MemoryFiles
 from swarmpy.runtime.registry_auth import auth_header
+from swarmpy.runtime.registry_errors import RegistryRefusal, Trouble
 from swarmpy.runtime.task_files import container_places, task_files
 
 log = structlog.get_logger(__name__)
@@ -48,6 +51,8 @@ _INSPECTIONS_AT_ONCE = 16
 _REMOVE_ATTEMPTS = 50
 _REMOVE_PAUSE = 0.1
 _AWAY_RETRY_SECONDS = 5.0
+_QUESTIONS_AT_ONCE = 8
+"""To registries, which may each take their time to answer."""
 
 
 class DockerRuntime:
@@ -69,11 +74,12 @@ class DockerRuntime:
         self._node = NodeFacts(id=node_id, hostname=hostname, address=node_address)
         self._files = files or MemoryFiles(node_id)
         self._engine = Engine(url)
-        self._events = ContainerEvents(self._engine, node_id, random or SystemRandom())
+        random = random or SystemRandom()
+        self._events = ContainerEvents(self._engine, node_id, random)
         self._events_task: asyncio.Task[None] | None = None
-        self._pulls: dict[tuple[str, str], asyncio.Task[None]] = {}
-        """By image and credentials: who has none must not get what another's would."""
+        self._images = ImagePulls(self._engine, random)
         self._inspections = asyncio.Semaphore(_INSPECTIONS_AT_ONCE)
+        self._questions = asyncio.Semaphore(_QUESTIONS_AT_ONCE)
 
     # -- the Runtime protocol --
 
@@ -92,11 +98,11 @@ class DockerRuntime:
 
     async def close(self) -> None:
         """Let go of the engine; containers go on running. Idempotent."""
-        tasks = [task for task in (self._events_task, *self._pulls.values()) if task is not None]
-        self._events_task = None
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        events, self._events_task = self._events_task, None
+        if events is not None:
+            events.cancel()
+            await asyncio.gather(events, return_exceptions=True)
+        await self._images.close()
         await self._engine.close()
 
     async def describe(self) -> NodeDescription:
@@ -115,13 +121,13 @@ class DockerRuntime:
                 tasks[TaskId(task_id)] = state.running_task(container, self._node.address) if alive else None
         return tasks
 
-    async def prepare(self, task: Task, needed: Dependencies = NO_DEPENDENCIES) -> None:
+    async def prepare(self, task: Task, needed: Dependencies = NO_DEPENDENCIES, told: Told = unheard) -> None:
         """Get the image unless it is here, and create the container unless it exists. Raises TaskRejected."""
         spec = expanded(task, self._node)
         places = container_places(spec)
         exists = await self._own(task) is not None
         if not exists:
-            await self._get_image(spec.image, _credentials(spec, needed))
+            await self._images.get(spec.image, _credentials(spec, needed), told)
         directory = await self._files.find(task.id) if places else None
         if places and directory is None:
             # Also for a container that exists: the machine may have been restarted since.
@@ -134,10 +140,9 @@ class DockerRuntime:
         try:
             await self._engine.create(name, create_config(task, self._node, str(directory or "")))
         except EngineError as error:
-            if error.status == 409 and await self._own(task) is not None:
-                return  # an earlier attempt whose answer was lost
             if error.status == 409:
-                raise TaskRejected(f"the name {name} is taken by a container that is not of this node") from error
+                await self._check_taken(task, name, error)
+                return
             if directory is not None and str(directory) in str(error):
                 raise TaskRejected(
                     f"the engine does not see the files of its secrets and configs in {directory}: it has to run on "
@@ -156,7 +161,7 @@ class DockerRuntime:
                 await self._engine.start(container_name(task))
             except EngineError as error:
                 raise state.start_refused(str(error), task.spec.container.image) from error
-        with self._events.changes(task.id) as changed:
+        with self._events.changes(task.id, for_health=True) as changed:
             while True:
                 changed.clear()
                 container = await self._own(task)
@@ -216,6 +221,27 @@ class DockerRuntime:
         await self._delete(task_id)
         await self._files.remove(task_id)
 
+    async def find_image(self, image: str, auth: bytes = b"") -> RegistryImage:
+        """Have the engine ask the image's registry."""
+        header = auth_header(auth) if auth else ""
+        try:
+            async with self._questions:
+                answer = await self._engine.distribution(image, header)
+            return registry_image_from_json(answer)
+        except ValueError as error:
+            raise EngineError(f"the registry's answer on image {image} is not understood: {error}") from None
+        except EngineError as error:
+            refusal = RegistryRefusal(image, str(error), error.status, had=bool(auth))
+            match refusal.trouble:
+                case Trouble.MISSING:
+                    raise NotFound(refusal.line) from None
+                case Trouble.REFUSED:
+                    raise PermissionDenied(f"image {image}: {refusal.reason}") from None
+                case Trouble.AWAY:
+                    raise Unavailable(f"image {image}: {refusal.reason}") from None
+                case _:
+                    raise EngineError(f"image {image}: {refusal.reason}") from None
+
     async def logs(self, task: Task, options: LogOptions) -> AsyncGenerator[LogLine, None]:
         """What the engine has kept of the container's output: that is up to its log driver."""
         container = await self._own(task)
@@ -242,6 +268,17 @@ class DockerRuntime:
             await asyncio.sleep(_REMOVE_PAUSE)  # a removal by somebody else is in progress; it has no event for failing
         raise RuntimeUnavailable(f"the container of task {task_id} cannot be removed: the engine keeps listing it")
 
+    async def _check_taken(self, task: Task, name: str, error: EngineError) -> None:
+        """Return when it is by an earlier attempt at this task whose answer was lost."""
+        if await self._own(task) is not None:
+            return
+        if await self._inspect(name) is None:
+            # The engine is still busy with that attempt, or with its removal.
+            raise RuntimeUnavailable(
+                f"the Docker Engine has not made container {name} yet, or not removed it"
+            ) from error
+        raise TaskRejected(f"the name {name} is taken by a container that is not of this node") from error
+
     async def _inspect(self, container: str) -> dict[str, Any] | None:
         async with self._inspections:
             return await self._engine.inspect(container)
@@ -266,27 +303,6 @@ class DockerRuntime:
         if container is None or ended.error or ended.exit_code:
             raise TaskFailed(ended.error or f"task: non-zero exit ({ended.exit_code})")
         return state.running_task(container, self._node.address)
-
-    async def _get_image(self, image: str, auth: str) -> None:
-        """Pull an image that is not on this machine, once however many tasks ask for it. Raises TaskRejected."""
-        if await self._engine.has_image(image):
-            return
-        pull = self._pulls.get((image, auth))
-        if pull is None:
-            log.info("pulling_image", image=image, with_credentials=bool(auth))
-            pull = asyncio.create_task(self._engine.pull(image, auth), name=f"pull-{image}")
-            self._pulls[image, auth] = pull
-            pull.add_done_callback(lambda done: self._pull_ended((image, auth), done))
-        try:
-            await asyncio.shield(pull)
-        except EngineError as error:
-            if not await self._engine.has_image(image):  # it may have been loaded by hand meanwhile
-                raise TaskRejected(f"No such image: {image} (pull failed: {error})") from error
-
-    def _pull_ended(self, key: tuple[str, str], pull: asyncio.Task[None]) -> None:
-        del self._pulls[key]
-        if not pull.cancelled():
-            pull.exception()  # seen by those who wait for it; nobody may be left
 
 
 def _credentials(spec: ContainerSpec, needed: Dependencies) -> str:

@@ -10,7 +10,7 @@ import asyncio
 import json
 import os
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,14 @@ DEFAULT_URL = "unix:///var/run/docker.sock"
 
 CALL_TIMEOUT = 30.0
 """Seconds for a question."""
+INFO_TIMEOUT = 10.0
+"""Seconds for an engine to describe itself, which takes no work: how soon one that hangs is known."""
 CHANGE_TIMEOUT = 120.0
 """Seconds for creating, starting or deleting a container."""
-PULL_TIMEOUT = 900.0
+REGISTRY_TIMEOUT = 20.0
+"""Seconds for a registry to say what it has."""
+PULL_TIMEOUT = 6 * 3600.0
+"""Seconds for a whole pull: as long as there is progress, a large image on a slow line takes its time."""
 PULL_STALL_TIMEOUT = 60.0
 """Seconds without any progress after which a pull is given up."""
 
@@ -99,7 +104,7 @@ class Engine:
 
     async def info(self) -> Mapping[str, Any]:
         """``GET /info``."""
-        async with self._bounded("describe itself", CALL_TIMEOUT) as docker:
+        async with self._bounded("describe itself", INFO_TIMEOUT) as docker:
             return await docker.system.info()
 
     async def inspect(self, container: str) -> dict[str, Any] | None:
@@ -130,12 +135,29 @@ class Engine:
                 return False
             raise
 
+    async def distribution(self, image: str, auth: str = "") -> Any:
+        """``GET /distribution/{name}/json``: the engine asks the image's registry, with the credentials ``auth``.
+
+        Raises EngineError, also when the registry does not answer in time.
+        """
+        headers = {HEADER: auth} if auth else {}
+        async with self._bounded(f"ask for image {image}", CALL_TIMEOUT, refusable=True) as docker:
+            try:
+                async with asyncio.timeout(REGISTRY_TIMEOUT):
+                    async with docker._query(f"distribution/{image}/json", headers=headers) as response:
+                        with closing(response):
+                            return await response.json()
+            except TimeoutError:
+                raise EngineError(f"no answer within {REGISTRY_TIMEOUT:.0f} s", 504) from None
+
     # -- changes --
 
-    async def pull(self, image: str, auth: str = "") -> None:
+    async def pull(
+        self, image: str, auth: str = "", on_step: Callable[[dict[str, Any]], None] = lambda _: None
+    ) -> None:
         """Get an image from its registry, with the credentials ``auth`` (:mod:`registry_auth`).
 
-        Raises EngineError, also when there is no progress any more.
+        ``on_step`` gets the lines of :mod:`pull_progress`. Raises EngineError, also when there is no progress any more.
         """
         # Without a tag the engine would pull all there are.
         tagged = ":" in image.rpartition("/")[2] or "@" in image
@@ -148,7 +170,9 @@ class Engine:
                         with closing(response):
                             while line := await response.content.readline():
                                 patience.reschedule(asyncio.get_running_loop().time() + PULL_STALL_TIMEOUT)
-                                _check_step(json.loads(line))
+                                step = json.loads(line)
+                                _check_step(step)
+                                on_step(step)
             except TimeoutError:
                 raise EngineError(f"no progress for {PULL_STALL_TIMEOUT:.0f} s") from None
 

@@ -37,19 +37,22 @@ class ContainerEvents:
         self._engine = engine
         self._owner = f"{LABEL_OWNER}={node_id}"
         self._random = random
-        self._waiting: dict[TaskId, list[asyncio.Event]] = {}
+        self._waiting: dict[TaskId, list[_Waiter]] = {}
         self._last_second = 0  # of the engine's clock, which may differ from ours
 
     @contextmanager
-    def changes(self, task_id: TaskId) -> Iterator[asyncio.Event]:
-        """An event that is set whenever the task's container may have changed; the caller clears it."""
-        event = asyncio.Event()
-        self._waiting.setdefault(task_id, []).append(event)
+    def changes(self, task_id: TaskId, *, for_health: bool = False) -> Iterator[asyncio.Event]:
+        """An event that is set whenever the task's container may have changed; the caller clears it.
+
+        ``for_health``: also that it is healthy now is something to look at.
+        """
+        waiter = _Waiter(for_health)
+        self._waiting.setdefault(task_id, []).append(waiter)
         try:
-            yield event
+            yield waiter.event
         finally:
             waiting = self._waiting[task_id]
-            waiting.remove(event)
+            waiting.remove(waiter)
             if not waiting:
                 del self._waiting[task_id]
 
@@ -85,31 +88,52 @@ class ContainerEvents:
                 async with asyncio.timeout(SILENCE_SECONDS):
                     line = await stream.next_line()
             except TimeoutError:
-                await self._check()
+                if await self._check():
+                    return  # an event should have told of it: the stream is opened anew
                 continue
             if not line:
                 raise RuntimeUnavailable("the engine closed the event stream")
             event = json.loads(line)
             self._last_second = int(event.get("timeNano", 0)) // 1_000_000_000 or self._last_second
             task_id = event.get("Actor", {}).get("Attributes", {}).get(LABEL_TASK_ID, "")
-            for waiting in self._waiting.get(TaskId(task_id), ()):
-                waiting.set()
+            for waiter in self._waiting.get(TaskId(task_id), ()):
+                waiter.event.set()
 
-    async def _check(self) -> None:
-        """One list instead of an inspection of each: wake only those whose container does not simply run."""
+    async def _check(self) -> bool:
+        """One list instead of an inspection of each: wake only those whose container is not as they last saw it.
+
+        True when there is one.
+        """
         if not self._waiting:
-            return
+            return False
         listed: dict[str, dict[str, Any]] = {}
         for container in await self._engine.containers(self._owner):
             listed[(container.get("Labels") or {}).get(LABEL_TASK_ID, "")] = container
-        for task_id, events in self._waiting.items():
+        found = False
+        for task_id, waiting in self._waiting.items():
             container = listed.get(task_id, {})
-            quiet = container.get("State") == "running" and "unhealthy" not in container.get("Status", "")
-            if not quiet:
-                for event in events:
-                    event.set()
+            for waiter in waiting:
+                if not waiter.expects(container):
+                    waiter.event.set()
+                    found = True
+        return found
 
     def _wake_all(self) -> None:
-        for events in self._waiting.values():
-            for event in events:
-                event.set()
+        for waiting in self._waiting.values():
+            for waiter in waiting:
+                waiter.event.set()
+
+
+class _Waiter:
+    """One who waits for a change of a container that runs."""
+
+    def __init__(self, for_health: bool) -> None:
+        self.event = asyncio.Event()
+        self._for_health = for_health
+
+    def expects(self, listed: dict[str, Any]) -> bool:
+        """True when the container, as it is in a list (empty: it is in none), has nothing new for him."""
+        status = listed.get("Status", "")
+        # In the words of the engine: Up 3 seconds (health: starting).
+        is_quiet = "health: starting" in status if self._for_health else "unhealthy" not in status
+        return listed.get("State") in ("running", "paused") and is_quiet

@@ -27,16 +27,17 @@ from typing import Any
 import attrs
 import structlog
 
-from swarmpy.errors import RuntimeUnavailable, TaskFailed, TaskRejected
+from swarmpy.errors import FailedPrecondition, RuntimeUnavailable, TaskFailed, TaskRejected
 from swarmpy.model.defaults import SECOND_NS, stop_grace_period_ns
 from swarmpy.model.dependencies import NO_DEPENDENCIES, Dependencies
 from swarmpy.model.grammar import is_id, shown
 from swarmpy.model.ids import NodeId, TaskId
+from swarmpy.model.images import RegistryImage
 from swarmpy.model.logs import LogLine, LogOptions
 from swarmpy.model.objects import ContainerStatus, NodeDescription, Platform, PortStatus, Task
 from swarmpy.model.specs import Resources
 from swarmpy.model.template import NodeFacts
-from swarmpy.ports import Random, RunningTask, TaskExit
+from swarmpy.ports import Random, RunningTask, TaskExit, Told, unheard
 from swarmpy.runtime.checked import expanded
 from swarmpy.runtime.free_ports import FreePorts
 from swarmpy.runtime.healthcheck import Health, HealthTracker, probe_command
@@ -161,7 +162,7 @@ class ProcessRuntime:
             task_id: None if process.exit.done() else process.running for task_id, process in self._processes.items()
         }
 
-    async def prepare(self, task: Task, needed: Dependencies = NO_DEPENDENCIES) -> None:
+    async def prepare(self, task: Task, needed: Dependencies = NO_DEPENDENCIES, told: Told = unheard) -> None:  # noqa: ARG002  # it has nothing to tell
         """Check that the command exists and make the task's directories. Raises TaskRejected."""
         if task.id in self._prepared:
             return
@@ -228,6 +229,13 @@ class ProcessRuntime:
         if not is_id(task_id):
             return  # nothing was ever made for it
         await asyncio.to_thread(shutil.rmtree, self._task_directory(task_id), ignore_errors=True)
+
+    async def find_image(self, image: str, auth: bytes = b"") -> RegistryImage:  # noqa: ARG002  # the protocol's
+        """Always FailedPrecondition: only an engine knows registries."""
+        raise FailedPrecondition(
+            f"node {self._node.hostname} has no Docker Engine that could ask a registry for image {image}: "
+            "it runs plain processes"
+        )
 
     def logs(self, task: Task, options: LogOptions) -> AsyncGenerator[LogLine, None]:
         """See :func:`~swarmpy.runtime.process_log.read_log`."""

@@ -4,6 +4,7 @@ What a task does is read from its image, ``name`` or ``name:argument`` (duration
 
     fail-to-prepare      is rejected
     fail-to-start        fails when it is started
+    slow-pull:5s         takes that much longer to prepare, and tells how far it is
     slow-start:5s        takes that much longer to start
     never-healthy:5s     fails to start after that time: unhealthy container
     exit-after:5s        ends with exit code 0
@@ -21,20 +22,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
+import math
 import re
 from collections.abc import AsyncGenerator, Mapping
 
 import attrs
 
-from swarmpy.errors import RuntimeUnavailable, TaskFailed, TaskRejected
+from swarmpy.errors import NotFound, RuntimeUnavailable, TaskFailed, TaskRejected
 from swarmpy.model.defaults import SECOND_NS, stop_grace_period_ns
 from swarmpy.model.dependencies import NO_DEPENDENCIES, Dependencies
 from swarmpy.model.ids import NodeId, TaskId
+from swarmpy.model.images import RegistryImage
 from swarmpy.model.logs import ALL_LINES, STDOUT, LogLine, LogOptions
 from swarmpy.model.objects import ContainerStatus, NodeDescription, Platform, PortStatus, Task
 from swarmpy.model.specs import Resources
 from swarmpy.model.template import NodeFacts
-from swarmpy.ports import Random, RunningTask, TaskExit
+from swarmpy.ports import Progress, Random, RunningTask, TaskExit, Told, unheard
 from swarmpy.runtime.task_files import TaskFile, process_places, task_files
 
 FIRST_PORT = 20_000
@@ -169,7 +173,7 @@ class SimulatedRuntime:
             tasks[task_id] = None if self._has_ended(simulated) else simulated.running
         return tasks
 
-    async def prepare(self, task: Task, needed: Dependencies = NO_DEPENDENCIES) -> None:
+    async def prepare(self, task: Task, needed: Dependencies = NO_DEPENDENCIES, told: Told = unheard) -> None:
         """Raises TaskRejected by image or by chance."""
         self._check_here()
         places = process_places(task.spec.container)
@@ -177,7 +181,10 @@ class SimulatedRuntime:
             return
         await self._take(self.behaviour.prepare_seconds)
         self._check_here()
-        if _behaviour(task)[0] == "fail-to-prepare":
+        kind, seconds = _behaviour(task)
+        if kind == "slow-pull":
+            await self._pull(task.spec.container.image, seconds, told)
+        if kind == "fail-to-prepare":
             raise TaskRejected(f"No such image: {task.spec.container.image} (simulated)")
         if self._random.random() < self.behaviour.prepare_failure:
             raise TaskRejected("simulated failure to prepare")
@@ -204,6 +211,21 @@ class SimulatedRuntime:
         if task.id not in self._started:
             self._started[task.id] = self._begin(task, kind, seconds)
         return self._started[task.id].running
+
+    async def _pull(self, image: str, seconds: float, told: Told) -> None:
+        for second in range(math.ceil(seconds)):
+            told(Progress(message=f"pulling {image}: {second} of {math.ceil(seconds)} MB"))
+            await asyncio.sleep(min(1.0, seconds - second))
+            self._check_here()
+
+    async def find_image(self, image: str, auth: bytes = b"") -> RegistryImage:  # noqa: ARG002  # the protocol's
+        """The same digest for the same reference, and this machine's platform."""
+        self._check_here()
+        await self._take(self.behaviour.prepare_seconds)
+        if _kind(image)[0] == "fail-to-prepare":
+            raise NotFound(f"No such image: {image} (simulated)")
+        digest = f"sha256:{hashlib.sha256(image.encode()).hexdigest()}"
+        return RegistryImage(digest=digest, platforms=(Platform(architecture="x86_64"),))
 
     async def wait(self, task: Task) -> TaskExit:
         """Return when it has ended."""
@@ -339,7 +361,11 @@ class SimulatedRuntime:
 
 def _behaviour(task: Task) -> tuple[str, float]:
     """What the image asks for, and its duration in seconds."""
-    kind, _, argument = task.spec.container.image.partition(":")
+    return _kind(task.spec.container.image)
+
+
+def _kind(image: str) -> tuple[str, float]:
+    kind, _, argument = image.partition("@")[0].partition(":")
     match = _DURATION.fullmatch(argument)
     if match is None:
         return kind, 0.0

@@ -41,7 +41,7 @@ def _add(archive: tarfile.TarFile, name: str, data: bytes, mode: int = 0o644) ->
     archive.addfile(info, io.BytesIO(data))
 
 
-def _layer() -> bytes:
+def _layer(ballast: bytes = b"") -> bytes:
     """The root file system: busybox, a link for each of its applets, and the directories that programs expect."""
     applets = subprocess.run([BUSYBOX, "--list"], check=True, capture_output=True, text=True).stdout.split()
     out = io.BytesIO()
@@ -58,16 +58,21 @@ def _layer() -> bytes:
                 archive.addfile(info)
         for name, text in ETC_FILES.items():
             _add(archive, name, text.encode())
+        if ballast:
+            _add(archive, "ballast", ballast)
     return out.getvalue()
 
 
-def docker_archive(tags: list[str]) -> bytes:
-    """An archive for ``docker load``: one layer, one configuration, one manifest."""
-    layer = _layer()
+def docker_archive(tags: list[str], *, version: str = "true", architecture: str = "", ballast: bytes = b"") -> bytes:
+    """An archive for ``docker load``: one layer, one configuration, one manifest.
+
+    ``version`` makes it another image than the rest, ``architecture`` one for other machines, ``ballast`` a larger one.
+    """
+    layer = _layer(ballast)
     config = {
-        "architecture": ARCHITECTURES.get(platform.machine(), platform.machine()),
+        "architecture": architecture or ARCHITECTURES.get(platform.machine(), platform.machine()),
         "os": "linux",
-        "config": {"Cmd": ["sh"], "Env": ["PATH=/bin"], "Labels": {OURS: "true"}},
+        "config": {"Cmd": ["sh"], "Env": ["PATH=/bin"], "Labels": {OURS: version}},
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
     }
     config_bytes = json.dumps(config).encode()
@@ -98,14 +103,22 @@ async def ensure_images(socket: str = SOCKET) -> list[str]:
     async with _session(socket) as session:
         missing = [tag for tag in (PRIVATE_TAG, COMMON_TAG) if await _labels(session, tag) is None]
         if missing:
-            headers = {"Content-Type": "application/x-tar"}
-            async with session.post(
-                f"{API}/images/load", data=io.BytesIO(docker_archive(missing)), headers=headers
-            ) as response:
-                response.raise_for_status()
-                text = await response.text()
-                assert "errorDetail" not in text, text
+            await _load(session, docker_archive(missing))
         return missing
+
+
+async def load_image(tag: str, *, socket: str = SOCKET, **variant: Any) -> None:
+    """Give the engine an image of that tag; ``variant``: see :func:`docker_archive`."""
+    async with _session(socket) as session:
+        await _load(session, await asyncio.to_thread(docker_archive, [tag], **variant))
+
+
+async def _load(session: aiohttp.ClientSession, archive: bytes) -> None:
+    headers = {"Content-Type": "application/x-tar"}
+    async with session.post(f"{API}/images/load", data=io.BytesIO(archive), headers=headers) as response:
+        response.raise_for_status()
+        text = await response.text()
+        assert "errorDetail" not in text, text
 
 
 async def remove_images(tags: list[str], socket: str = SOCKET) -> None:

@@ -15,6 +15,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from swarmpy.cli.local_cluster import LocalNode
+
 USER, PASSWORD = "puller", "hunter2-planted"
 # Of the password, by bcrypt, which is all that the registry takes.
 HTPASSWD = "puller:$2y$05$AxyEQcDBkZaTIZXjvcbDOupT60vwEbggWwJSkuaC4mg5HxUT8zDTG\n"
@@ -41,39 +43,66 @@ def _free_port() -> int:
         return int(sock.getsockname()[1])
 
 
+class Registry:
+    """One that may be killed, and started again at its address."""
+
+    def __init__(self, program: str, directory: Path) -> None:
+        self.address = f"127.0.0.1:{_free_port()}"
+        self._program = program
+        self._directory = directory
+        self._process: asyncio.subprocess.Process | None = None
+        (directory / "htpasswd").write_text(HTPASSWD)
+        config = {
+            **CONFIG,
+            "http": {"addr": self.address},
+            "storage": {"filesystem": {"rootdirectory": str(directory / "images")}},
+            "auth": {"htpasswd": {"realm": "test", "path": str(directory / "htpasswd")}},
+        }
+        (directory / "registry.yml").write_text(json.dumps(config))
+
+    async def start(self) -> None:
+        """Start it, and wait until it answers."""
+        with (self._directory / "registry.log").open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                self._program, "serve", str(self._directory / "registry.yml"), stdout=log, stderr=log
+            )
+        async with asyncio.timeout(20), aiohttp.ClientSession() as session:
+            while True:
+                with contextlib.suppress(aiohttp.ClientConnectionError):
+                    async with session.get(f"http://{self.address}/v2/") as response:
+                        assert response.status == 401
+                        return
+                await asyncio.sleep(0.05)
+
+    async def kill(self) -> None:
+        """End it at once."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            await process.wait()
+
+
 @contextlib.asynccontextmanager
-async def private_registry(directory: Path) -> AsyncIterator[str]:
-    """Its address. Skips where the program is not installed."""
+async def running_registry(directory: Path) -> AsyncIterator[Registry]:
+    """One that runs. Skips where the program is not installed."""
     program = shutil.which("docker-registry")
     if program is None:
         if os.environ.get("SWARMPY_REQUIRE_ENGINE") == "1":
             pytest.fail("SWARMPY_REQUIRE_ENGINE=1, but docker-registry is not installed")
         pytest.skip("docker-registry is not installed")
-    address = f"127.0.0.1:{_free_port()}"
-    (directory / "htpasswd").write_text(HTPASSWD)
-    config = {
-        **CONFIG,
-        "http": {"addr": address},
-        "storage": {"filesystem": {"rootdirectory": str(directory / "images")}},
-        "auth": {"htpasswd": {"realm": "test", "path": str(directory / "htpasswd")}},
-    }
-    (directory / "registry.yml").write_text(json.dumps(config))
-    with (directory / "registry.log").open("wb") as log:
-        process = await asyncio.create_subprocess_exec(
-            program, "serve", str(directory / "registry.yml"), stdout=log, stderr=log
-        )
+    registry = Registry(program, directory)
     try:
-        async with asyncio.timeout(20), aiohttp.ClientSession() as session:
-            while True:
-                with contextlib.suppress(aiohttp.ClientConnectionError):
-                    async with session.get(f"http://{address}/v2/") as response:
-                        assert response.status == 401
-                        break
-                await asyncio.sleep(0.05)
-        yield address
+        await registry.start()
+        yield registry
     finally:
-        process.terminate()
-        await process.wait()
+        await registry.kill()
+
+
+@contextlib.asynccontextmanager
+async def private_registry(directory: Path) -> AsyncIterator[str]:
+    """The address of one that runs."""
+    async with running_registry(directory) as registry:
+        yield registry.address
 
 
 async def push(engine: aiohttp.ClientSession, source: str, image: str) -> None:
@@ -81,6 +110,12 @@ async def push(engine: aiohttp.ClientSession, source: str, image: str) -> None:
     name, _, tag = image.rpartition(":")
     async with engine.post(f"images/{source}/tag", params={"repo": name, "tag": tag}) as response:
         assert response.status == 201
+    await push_own(engine, image)
+
+
+async def push_own(engine: aiohttp.ClientSession, image: str) -> None:
+    """Have the engine put an image into the registry that it is named after, and forget it."""
+    name, _, tag = image.rpartition(":")
     async with engine.post(f"images/{name}/push", params={"tag": tag}, headers=header(auth())) as response:
         text = await response.text()
         assert response.status == 200
@@ -92,3 +127,42 @@ async def forget(engine: aiohttp.ClientSession, image: str) -> None:
     """Make the engine's machine one that has not pulled it yet."""
     async with engine.delete(f"images/{image}", params={"force": "true"}):
         pass
+
+
+async def forget_all(engine: aiohttp.ClientSession, registry: str) -> None:
+    """The same for all that has come from a registry."""
+    async with engine.get("images/json", params={"all": "false"}) as response:
+        listed = await response.json()
+    for image in listed:
+        names = [*(image["RepoTags"] or ()), *(image["RepoDigests"] or ())]
+        for name in names:
+            if name.startswith(f"{registry}/"):
+                await forget(engine, name)
+
+
+class DockerCommand:
+    """The ``docker`` command with a node of ours as its engine, logged in to a registry."""
+
+    def __init__(self, node: LocalNode, directory: Path, registry: str) -> None:
+        login = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+        directory.mkdir()
+        (directory / "config.json").write_text(json.dumps({"auths": {registry: {"auth": login}}}))
+        self._environment = {
+            **os.environ,
+            "DOCKER_HOST": f"unix://{node.data_dir}/swarmpy.sock",
+            "DOCKER_CONFIG": str(directory),
+        }
+
+    async def __call__(self, *arguments: str, given: str = "") -> str:
+        """What it says; it ends well."""
+        return (await self.both(*arguments, given=given))[0]
+
+    async def both(self, *arguments: str, given: str = "") -> tuple[str, str]:
+        """What it says on standard output and on standard error."""
+        process = await asyncio.create_subprocess_exec(
+            "docker", *arguments, env=self._environment,
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        out, err = await process.communicate(given.encode())
+        assert process.returncode == 0, err.decode()
+        return out.decode().strip(), err.decode().strip()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 import os
 import shutil
 from pathlib import Path
@@ -14,7 +13,7 @@ import aiohttp
 import pytest
 from docker_clusters import ClusterMaker, DockerCluster, ask, until
 from images import PRIVATE_TAG, SOCKET
-from registries import PASSWORD, USER, auth, forget, header, private_registry, push
+from registries import DockerCommand, auth, forget, header, private_registry, push
 
 from swarmpy.cli.local_cluster import LocalNode
 from swarmpy.runtime.memory_files import usual_bases
@@ -153,30 +152,6 @@ async def test_an_image_of_a_private_registry(
 
 
 # -- Docker's own command line ----------------------------------------------------------------------------------------
-
-
-class DockerCommand:
-    """The ``docker`` command with a node of ours as its engine, logged in to a registry."""
-
-    def __init__(self, node: LocalNode, directory: Path, registry: str) -> None:
-        login = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
-        directory.mkdir()
-        (directory / "config.json").write_text(json.dumps({"auths": {registry: {"auth": login}}}))
-        self._environment = {
-            **os.environ,
-            "DOCKER_HOST": f"unix://{node.data_dir}/swarmpy.sock",
-            "DOCKER_CONFIG": str(directory),
-        }
-
-    async def __call__(self, *arguments: str, given: str = "") -> str:
-        """What it says; it ends well."""
-        process = await asyncio.create_subprocess_exec(
-            "docker", *arguments, env=self._environment,
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        out, err = await process.communicate(given.encode())
-        assert process.returncode == 0, err.decode()
-        return out.decode().strip()
 
 
 @pytest.mark.skipif(shutil.which("docker") is None, reason="the docker command is not installed")

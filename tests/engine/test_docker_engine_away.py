@@ -11,12 +11,29 @@ import subprocess
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
+from random import SystemRandom
 from typing import Any
 
 import aiohttp
+import attrs
 import pytest
 from docker_clusters import ClusterMaker, DockerCluster, until, web_service
-from images import ensure_images
+from images import PRIVATE_TAG, ensure_images
+
+from swarmpy.agent import engine_watch, worker
+from swarmpy.agent.dependencies import DependencyKeeper
+from swarmpy.agent.engine_watch import EngineWatch
+from swarmpy.agent.local import LocalWriter, MemoryLocalState
+from swarmpy.agent.reporter import Reporter
+from swarmpy.agent.worker import Worker
+from swarmpy.model.assignments import AssignmentUpdate
+from swarmpy.model.ids import NodeId, ServiceId, TaskId
+from swarmpy.model.objects import Task, TaskStatus
+from swarmpy.model.specs import ContainerSpec, TaskSpec
+from swarmpy.model.states import TaskState
+from swarmpy.node.clock import SystemClock
+from swarmpy.runtime import docker_engine
+from swarmpy.runtime.docker import DockerRuntime
 
 START_TIMEOUT_S = 40.0
 STOP_TIMEOUT_S = 40.0
@@ -35,8 +52,8 @@ class PrivateEngine:
         """Its ``DOCKER_HOST``."""
         return f"unix://{self.socket}"
 
-    async def start(self) -> None:
-        """Start it and wait until it answers."""
+    async def start(self, *more: str) -> None:
+        """Start it, with ``more`` options, and wait until it answers."""
         places = ("--data-root", "data", "--exec-root", "exec", "--pidfile", "pid", "--host")
         arguments = [str(self.directory / word) if not word.startswith("--") else word for word in places] + [self.url]
         # In its own network namespace: an engine takes the bridge of the machine's other engine for its own.
@@ -44,7 +61,7 @@ class PrivateEngine:
         (self.directory / "pid").unlink(missing_ok=True)
         with (self.directory / "log").open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                "unshare", "--net", "dockerd", *arguments, *no_network, stdin=asyncio.subprocess.DEVNULL,
+                "unshare", "--net", "dockerd", *arguments, *no_network, *more, stdin=asyncio.subprocess.DEVNULL,
                 stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
 
@@ -57,6 +74,7 @@ class PrivateEngine:
 
     async def end(self) -> None:
         """End it; its containers end with it."""
+        self.thaw()
         process, self._process = self._process, None
         if process is None or process.returncode is not None:
             return
@@ -67,6 +85,25 @@ class PrivateEngine:
         except TimeoutError:
             process.kill()
             await process.wait()
+
+    async def kill(self) -> None:
+        """End it at once. Its containers go on: what becomes of them is up to the next one."""
+        assert self._process is not None
+        process, self._process = self._process, None
+        process.kill()
+        await process.wait()
+        # Its containerd goes with it; where nobody buries the dead, the next one takes that for alive.
+        (self.directory / "exec" / "containerd" / "containerd.pid").unlink(missing_ok=True)
+
+    def freeze(self) -> None:
+        """Have it hang."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on where it hung."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(signal.SIGCONT)
 
     async def containers(self) -> list[dict[str, Any]]:
         """All its containers that run."""
@@ -99,6 +136,11 @@ class PrivateEngine:
             if (place := line.split()[1]).startswith(f"{self.directory}/"):
                 subprocess.run(["umount", "--lazy", place], capture_output=True, check=False)
         shutil.rmtree(self.directory, ignore_errors=True)
+
+    async def post(self, path: str) -> None:
+        """Ask it for something behind everybody's back."""
+        async with self._session() as session, session.post(f"http://docker/{path}") as response:
+            assert response.status < 300, await response.text()
 
     def _session(self) -> aiohttp.ClientSession:
         connector = aiohttp.UnixConnector(str(self.socket))
@@ -205,3 +247,150 @@ async def test_a_manager_starts_without_its_engine(
     await private_engine.start()
     after = await runs_in(cluster, private_engine, 2)
     assert not set(before) & set(after)
+
+
+async def test_an_engine_that_is_killed(private_engine: PrivateEngine, make_docker_cluster: ClusterMaker) -> None:
+    """With live-restore its tasks never notice; without, they end with it, and others take their places: once."""
+    environments = {"node-2": {"DOCKER_HOST": private_engine.url}}
+    await private_engine.end()
+    await private_engine.start("--live-restore")
+    cluster = await make_docker_cluster(1, 1, heartbeat_s=1, environments=environments)
+    await cluster.manager.client.create_service(on_workers("web", 2))
+    before = await runs_in(cluster, private_engine, 2)
+    await private_engine.kill()
+    await private_engine.start("--live-restore")
+    assert await runs_in(cluster, private_engine, 2) == before
+    # What ends now is noticed: the agent follows the new engine.
+    task, container = min(before.items())
+    await private_engine.post(f"containers/{container}/kill")
+    await until(lambda: _is_over(cluster, {task}), "the end is noticed")
+    replaced = await runs_in(cluster, private_engine, 2)
+    assert set(replaced) & set(before) == set(before) - {task}
+    await private_engine.kill()
+    await private_engine.start()
+    await until(lambda: _is_over(cluster, set(replaced)), "the ends are noticed")
+    assert not set(await runs_in(cluster, private_engine, 2)) & set(replaced)
+
+
+async def _is_over(cluster: DockerCluster, tasks: set[str]) -> bool:
+    return not tasks & {task["ID"] for task in await cluster.tasks("web")}
+
+
+# -- one that hangs ---------------------------------------------------------------------------------------------------
+
+HANG_S = 1.5
+
+
+async def test_an_engine_that_hangs_longer_than_anybody_waits(
+    private_engine: PrivateEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is wanted changes meanwhile. When it goes on, it does what it was asked before; in the end there is one
+    container for each task that is to run, the same as before where there was one, and none for any other.
+    """
+    monkeypatch.setattr(engine_watch, "DESCRIBE_PERIOD_S", 0.2)
+    monkeypatch.setattr(worker, "ENGINE_RETRY_MOST_S", 0.5)
+    node = AgentsNode(private_engine)
+    async with node.running():
+        stays, goes = node.task("stays"), node.task("goes")
+        node.assign(stays, goes)
+        await until(lambda: node.runs(stays, goes), "two run")
+        before = await node.containers()
+        waiting, stopped = node.task("waiting", TaskState.READY), node.task("stopped", TaskState.READY)
+        node.assign(waiting, stopped)
+        await until(lambda: node.has_observed(TaskState.READY, waiting, stopped), "two are ready")
+        private_engine.freeze()
+        patience = pytest.MonkeyPatch()
+        for name in ("CALL_TIMEOUT", "INFO_TIMEOUT", "CHANGE_TIMEOUT"):
+            patience.setattr(docker_engine, name, 0.5)
+        node.assign(*(attrs.evolve(task, desired_state=TaskState.RUNNING) for task in (waiting, stopped)))
+        await until(lambda: node.has_observed(TaskState.STARTING, waiting, stopped), "two are to start")
+        await until(node.is_away, "it is known to hang")
+        node.assign(*(attrs.evolve(task, desired_state=TaskState.SHUTDOWN) for task in (stopped, goes)))
+        new = node.task("new")
+        node.assign(new)
+        await asyncio.sleep(HANG_S)
+        assert node.status(stays).state is TaskState.RUNNING
+        assert node.status(goes).state is TaskState.RUNNING
+        patience.undo()
+        private_engine.thaw()
+        await until(lambda: node.runs(stays, waiting, new), "three run")
+        await until(lambda: node.has_observed(TaskState.SHUTDOWN, stopped, goes), "two are shut down")
+        assert (await node.containers())[stays.id] == before[stays.id]
+        # It starts one of them only now, as it may when it was asked to before.
+        await private_engine.post(f"containers/{stopped.name}/start")
+        await until(lambda: node.runs(stays, waiting, new), "what has ended does not run")
+        assert node.status(stopped).state is TaskState.SHUTDOWN
+        assert not await node.is_away()
+
+
+class AgentsNode:
+    """The worker's half of an agent on an engine: tasks are given to it as a manager would."""
+
+    def __init__(self, engine: PrivateEngine) -> None:
+        self._engine = engine
+        clock, random = SystemClock(), SystemRandom()
+        self.runtime = DockerRuntime(
+            node_id=NodeId("n" * 25), node_address="127.0.0.1", hostname="host1", url=engine.url, random=random
+        )
+        self._writer = LocalWriter(MemoryLocalState(), random)
+        self._worker = Worker(self.runtime, clock, random, self._writer, Reporter(random), DependencyKeeper())
+        self._watch = EngineWatch(self.runtime, clock, random, reconcile=self._worker.reconcile, changed=lambda: None)
+        self._sequence = 0
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Let it run; it removes its tasks at the end."""
+        await self._watch.open()
+        jobs = [asyncio.create_task(job) for job in (self._writer.run(), self._worker.run(), self._watch.run())]
+        try:
+            await self._worker.adopted.wait()
+            yield
+            await self._worker.clear(20)
+        finally:
+            self._engine.thaw()
+            for job in jobs:
+                job.cancel()
+            await asyncio.gather(*jobs, return_exceptions=True)
+            await self.runtime.close()
+
+    def task(self, name: str, desired: TaskState = TaskState.RUNNING) -> Task:
+        """A task that sleeps."""
+        return Task(
+            id=TaskId(name.ljust(25, "0")),
+            spec=TaskSpec(
+                container=ContainerSpec(image=PRIVATE_TAG, args=("sleep", "600"), stop_grace_period_ns=10_000_000)
+            ),
+            service_id=ServiceId("s" * 25),
+            service_name=name,
+            slot=1,
+            desired_state=desired,
+            status=TaskStatus(state=TaskState.ASSIGNED),
+        )
+
+    def assign(self, *tasks: Task) -> None:
+        """Some more tasks, or what is desired of them now."""
+        self._sequence += 1
+        self._worker.assign(AssignmentUpdate(sequence=self._sequence, base_sequence=self._sequence - 1, tasks=tasks))
+
+    def status(self, task: Task) -> TaskStatus:
+        """What is observed of it."""
+        return self._worker.statuses[task.id]
+
+    async def has_observed(self, state: TaskState, *tasks: Task) -> bool:
+        """True when all of them are in that state."""
+        return all(self.status(task).state is state for task in tasks)
+
+    async def is_away(self) -> bool:
+        """True when the engine is known not to answer."""
+        return bool(self._watch.problem)
+
+    async def runs(self, *tasks: Task) -> bool:
+        """True when these run, and nothing else, each in one container."""
+        listed = [c["Labels"]["com.docker.swarm.task.id"] for c in await self._engine.containers()]
+        return sorted(listed) == sorted(task.id for task in tasks) and await self.has_observed(
+            TaskState.RUNNING, *tasks
+        )
+
+    async def containers(self) -> dict[str, str]:
+        """The containers that run, by task."""
+        return {c["Labels"]["com.docker.swarm.task.id"]: c["Id"] for c in await self._engine.containers()}

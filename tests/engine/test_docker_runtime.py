@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 import attrs
 import pytest
+from engine_proxy import EngineProxy
 from images import SOCKET
 
 from swarmpy.errors import RuntimeUnavailable, TaskFailed, TaskRejected
@@ -26,6 +27,7 @@ from swarmpy.model.specs import (
     Resources,
     TaskSpec,
 )
+from swarmpy.runtime import image_pulls
 from swarmpy.runtime.choose import choose_runtime
 from swarmpy.runtime.docker import DockerRuntime
 
@@ -63,46 +65,6 @@ async def another(runtime: DockerRuntime, url: str = f"unix://{SOCKET}") -> Asyn
         yield again
     finally:
         await again.close()
-
-
-class EngineProxy:
-    """A socket in front of the engine's that can be cut."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._server: asyncio.Server | None = None
-        self._writers: set[asyncio.StreamWriter] = set()
-        self._pumps: set[asyncio.Task[None]] = set()
-
-    async def open(self) -> None:
-        self._server = await asyncio.start_unix_server(self._serve, self.path)
-
-    async def cut(self) -> None:
-        assert self._server is not None
-        self._server.close()
-        for writer in self._writers:
-            writer.transport.abort()
-        await asyncio.gather(*self._pumps, return_exceptions=True)
-        self.path.unlink(missing_ok=True)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._pumps.add(task)
-        task.add_done_callback(self._pumps.discard)
-        to_reader, to_writer = await asyncio.open_unix_connection(SOCKET)
-        self._writers |= {writer, to_writer}
-        with contextlib.suppress(OSError):
-            await asyncio.gather(self._pump(reader, to_writer), self._pump(to_reader, writer))
-        for end in (writer, to_writer):
-            end.transport.abort()
-            self._writers.discard(end)
-
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(1 << 16):
-            writer.write(data)
-            await writer.drain()
-        writer.write_eof()
 
 
 async def test_a_container_answers_on_its_port(docker_runtime: DockerRuntime) -> None:
@@ -264,10 +226,13 @@ async def test_a_failure_before_health_fails_the_start(docker_runtime: DockerRun
         await asyncio.wait_for(docker_runtime.start(task), 20)
 
 
-async def test_an_unknown_image_is_rejected(docker_runtime: DockerRuntime) -> None:
+async def test_an_unknown_image_is_rejected(docker_runtime: DockerRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
     """An image that is neither here nor to be had is named, with the reason of the pull, in one line."""
     task = make_task(*SLEEP, image="localhost:1/no/such:1")
-    with pytest.raises(TaskRejected, match=r"^No such image: localhost:1/no/such:1 \(pull failed: .+\)$") as caught:
+    monkeypatch.setattr(image_pulls, "ATTEMPTS", 1)
+    with pytest.raises(
+        TaskRejected, match=r"^No such image: \S+ \(localhost:1 does not answer: .+ refused\)$"
+    ) as caught:
         await docker_runtime.prepare(task)
     assert "\n" not in str(caught.value)
 

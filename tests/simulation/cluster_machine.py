@@ -19,6 +19,7 @@ from swarmpy.model.dependencies import NO_DEPENDENCIES, Dependencies
 from swarmpy.model.ids import ClusterId, TaskId
 from swarmpy.model.objects import Task
 from swarmpy.model.states import Role
+from swarmpy.ports import Told, unheard
 from swarmpy.raft.status import RaftStatus
 from swarmpy.runtime.simulated import Behaviour, SimulatedRuntime
 
@@ -73,9 +74,9 @@ class SimRuntime(SimulatedRuntime):
 
     machine: Machine
 
-    async def prepare(self, task: Task, needed: Dependencies = NO_DEPENDENCIES) -> None:
+    async def prepare(self, task: Task, needed: Dependencies = NO_DEPENDENCIES, told: Told = unheard) -> None:
         """See ``Runtime``."""
-        await super().prepare(task, needed)
+        await super().prepare(task, needed, told)
         self.machine.cluster.laws.files(self.machine, task)
 
     async def stop(self, task: Task) -> None:

@@ -37,11 +37,12 @@ from swarmpy.model.assignments import (
 )
 from swarmpy.model.dependencies import NO_DEPENDENCIES, Content, Dependencies, DependenciesReply, DependenciesRequest
 from swarmpy.model.ids import NodeId, ServiceId, TaskId
+from swarmpy.model.images import RegistryImage
 from swarmpy.model.logs import LogLine, LogOptions
 from swarmpy.model.objects import ContainerStatus, NodeDescription, PortStatus, Task, TaskStatus
 from swarmpy.model.specs import TaskSpec
 from swarmpy.model.states import Role, TaskState
-from swarmpy.ports import Peer, RunningTask, TaskExit
+from swarmpy.ports import Peer, RunningTask, TaskExit, Told, unheard
 
 PERIOD_NS = 50_000_000
 
@@ -103,6 +104,8 @@ class Engine:
         self.calls: list[tuple[str, TaskId]] = []
         self.written: dict[TaskId, list[LogLine]] = {}
         self.given: dict[TaskId, Dependencies] = {}
+        self.told: dict[TaskId, Told] = {}
+        """Who hears how far a task's preparation is."""
         self.errors: dict[str, SwarmpyError | Exception] = {}
         self.away = False
         self.prepare_gate: asyncio.Event | None = None
@@ -154,8 +157,9 @@ class Engine:
             raise RuntimeUnavailable("the engine is away")
         return {i: self.running(i) if c.running else None for i, c in self.containers.items()}
 
-    async def prepare(self, task: Task, needed: Dependencies = NO_DEPENDENCIES) -> None:
+    async def prepare(self, task: Task, needed: Dependencies = NO_DEPENDENCIES, told: Told = unheard) -> None:
         self._called("prepare", task.id)
+        self.told[task.id] = told
         self.given[task.id] = needed
         self.preparing += 1
         self.most_preparing = max(self.most_preparing, self.preparing)
@@ -165,6 +169,9 @@ class Engine:
         finally:
             self.preparing -= 1
         self.containers.setdefault(task.id, Container())
+
+    async def find_image(self, image: str, auth: bytes = b"") -> RegistryImage:
+        raise FailedPrecondition(f"nobody knows {image} here")
 
     async def start(self, task: Task) -> RunningTask:
         self._called("start", task.id)

@@ -630,7 +630,7 @@ async def test_problems_are_in_heartbeats() -> None:
 
 async def test_a_changed_description_is_introduced(monkeypatch: pytest.MonkeyPatch) -> None:
     """When the engine describes the node differently, the agent introduces itself again to the same manager."""
-    monkeypatch.setattr("swarmpy.agent.agent.DESCRIBE_PERIOD_S", 0.01)
+    monkeypatch.setattr("swarmpy.agent.engine_watch.DESCRIBE_PERIOD_S", 0.01)
     manager = Manager("m1:2377")
     host = Host(manager)
     async with host.run():

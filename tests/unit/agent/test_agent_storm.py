@@ -121,7 +121,7 @@ async def test_a_storm_settles(seed: int, monkeypatch: pytest.MonkeyPatch) -> No
     """After random changes, ends, losses and restarts, all agree, nothing is left over, and no state ever fell."""
     for name in ("worker.ENGINE_RETRY_FIRST_S", "worker.ENGINE_RETRY_MOST_S"):
         monkeypatch.setattr(f"swarmpy.agent.{name}", 0.01)
-    for name in ("agent.ENGINE_RETRY_FIRST_S", "agent.ENGINE_RETRY_MOST_S", "agent.SEARCH_FIRST_S"):
+    for name in ("engine_watch.RETRY_FIRST_S", "engine_watch.RETRY_MOST_S", "agent.SEARCH_FIRST_S"):
         monkeypatch.setattr(f"swarmpy.agent.{name}", 0.01)
     monkeypatch.setattr("swarmpy.agent.agent.SEARCH_MOST_S", 0.02)
     monkeypatch.setattr("swarmpy.agent.reporter.RETRY_FIRST_S", 0.01)

@@ -128,9 +128,11 @@ def test_reason_beside_the_exit_code_is_told() -> None:
 
 
 def test_an_error_keeps_what_was_going_on() -> None:
-    """The message of a rejected task says what was going on, its error why it ended."""
+    """The message of a failed task says what was going on, its error why it ended; of a pull no more than that."""
+    status = step(S.RUNNING, S.STARTING, Errored(err="port taken")).status
+    assert (status.message, status.err, status.timestamp_ns) == ("before", "port taken", NOW)
     status = step(S.RUNNING, S.PREPARING, Errored(err="no such image")).status
-    assert (status.message, status.err, status.timestamp_ns) == ("before", "no such image", NOW)
+    assert (status.message, status.err, status.timestamp_ns) == ("preparing", "no such image", NOW)
 
 
 def test_engine_away_is_told_once_and_then_forgotten() -> None:

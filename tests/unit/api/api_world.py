@@ -15,11 +15,12 @@ from swarmpy.api.audit import Auditor
 from swarmpy.api.backend import InitRequest, JoinRequest, RestoreRequest
 from swarmpy.api.callers import Access, Caller, Door
 from swarmpy.api.request import ApiRequest, ApiResponse
-from swarmpy.errors import ConnectionFailed, InvalidArgument, NoQuorum, NotLocked
+from swarmpy.errors import ConnectionFailed, FailedPrecondition, InvalidArgument, NoQuorum, NotLocked
 from swarmpy.manager.operations import create_service
 from swarmpy.model.assignments import ManagerAddress
 from swarmpy.model.codec import BASE_VERSION
 from swarmpy.model.ids import ClusterId, NodeId, TaskId, encode_id
+from swarmpy.model.images import RegistryImage
 from swarmpy.model.objects import (
     Cluster,
     ManagerStatus,
@@ -193,6 +194,8 @@ class BenchNode:
         self.joins: list[JoinRequest] = []
         self.leaves: list[bool] = []
         self.troubles: tuple[str, ...] = ()
+        self.registry: Callable[[str, bytes], RegistryImage] | None = None
+        """What its engine hears of registries; None: it has no engine."""
         self.may_rejoin = False
         self.unlock_key = UnlockKey(b"k" * 32)
 
@@ -207,6 +210,12 @@ class BenchNode:
     def task_states(self) -> tuple[TaskState, ...]:
         """One task that runs and one that has ended."""
         return (TaskState.RUNNING, TaskState.FAILED) if self.cluster_id else ()
+
+    async def find_image(self, image: str, auth: bytes) -> RegistryImage:
+        """What the test says."""
+        if self.registry is None:
+            raise FailedPrecondition("no engine")
+        return self.registry(image, auth)
 
     async def init(self, request: InitRequest) -> str:
         """Remember the request."""

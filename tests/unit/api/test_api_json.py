@@ -34,6 +34,7 @@ from swarmpy.model.specs import (
     NetworkAttachment,
     NodeSpec,
     Placement,
+    Platform,
     PortConfig,
     ResourceRequirements,
     Resources,
@@ -145,7 +146,14 @@ TASKS = st.builds(
         max_attempts=MAYBE_COUNT,
         window_ns=MAYBE_COUNT,
     ),
-    placement=st.none() | st.builds(Placement, constraints=TEXTS, spread=TEXTS, max_replicas=COUNT),
+    placement=st.none()
+    | st.builds(
+        Placement,
+        constraints=TEXTS,
+        spread=TEXTS,
+        max_replicas=COUNT,
+        platforms=st.lists(st.builds(Platform, architecture=TEXT, os=TEXT), max_size=3).map(tuple),
+    ),
     log_driver=st.none() | st.builds(LogDriver, name=TEXT, options=LABELS),
     networks=st.lists(st.builds(NetworkAttachment, target=TEXT, aliases=TEXTS), max_size=2).map(tuple),
     force_update=COUNT,
@@ -299,7 +307,6 @@ def test_a_wrong_value_is_named_by_its_path(data: Any, message: str) -> None:
         ("TaskTemplate.ContainerSpec.Privileges", {"CredentialSpec": {"File": "x"}}),
         ("TaskTemplate.ContainerSpec.OomScoreAdj", -5),
         ("TaskTemplate.Resources.Reservations.GenericResources", [{"NamedResourceSpec": {"Kind": "GPU"}}]),
-        ("TaskTemplate.Placement.Platforms", [{"OS": "linux"}]),
         ("TaskTemplate.PluginSpec", {"Name": "p"}),
     ],
 )

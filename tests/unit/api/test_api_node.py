@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
+import attrs
 import pytest
-from api_world import BenchNode, World, api_of, ask, request
+from api_world import BenchNode, World, api_of, ask, decoded, request
 
+from swarmpy.model.images import RegistryImage
+from swarmpy.model.specs import Platform
 from swarmpy.model.states import Availability
 
 
@@ -181,7 +185,6 @@ async def test_a_member_that_is_shut_out_joins_again() -> None:
         ("GET", "/images/a/b/json", 404),
         ("POST", "/networks/create", 501),
         ("GET", "/events", 501),
-        ("GET", "/distribution/docker.io/x/json", 501),
         ("GET", "/nonsense", 404),
         ("PUT", "/services", 404),
     ],
@@ -189,6 +192,55 @@ async def test_a_member_that_is_shut_out_joins_again() -> None:
 async def test_what_swarmpy_does_not_manage(method: str, path: str, status: int) -> None:
     """Lists are empty, single objects not found, creation not supported, the rest no page."""
     assert (await ask(api_of(BenchNode("w1")), method, path))[0] == status
+
+
+# -- registries ------------------------------------------------------------------------------------------------------
+
+PINNED = RegistryImage(
+    digest="sha256:" + "5" * 64, media_type="m/v2", size=527, platforms=(Platform(architecture="arm64"),)
+)
+
+
+async def test_a_registry_is_asked_with_the_callers_credentials() -> None:
+    """The answer has Docker's fields; the credentials are what the header says, those of an empty object are none."""
+    node = BenchNode("w1")
+    asked: list[tuple[str, bytes]] = []
+
+    def registry(image: str, auth: bytes) -> RegistryImage:
+        asked.append((image, auth))
+        return PINNED
+
+    node.registry = registry
+    header = {"x-registry-auth": base64.urlsafe_b64encode(b'{"username": "u", "password": "planted"}').decode()}
+    status, answer = await asked_with(node, "10.0.0.1:5000/shop/web:8", header)
+    assert status == 200
+    assert answer == {
+        "Descriptor": {"mediaType": "m/v2", "digest": PINNED.digest, "size": 527},
+        "Platforms": [{"architecture": "arm64", "os": "linux"}],
+    }
+    empty = {"x-registry-auth": base64.urlsafe_b64encode(b"{}").decode()}
+    assert (await asked_with(node, "web", empty))[0] == 200
+    assert asked == [("10.0.0.1:5000/shop/web:8", b'{"password": "planted", "username": "u"}'), ("web", b"")]
+
+
+async def asked_with(node: BenchNode, image: str, headers: dict[str, str]) -> tuple[int, Any]:
+    """What the node answers on an image."""
+    asked = attrs.evolve(request("GET", f"/distribution/{image}/json"), headers=headers)
+    return decoded(await api_of(node).handle(asked))
+
+
+@pytest.mark.parametrize("name", ["BAD", "a/../b", "web:8?x=1", "web%0a"])
+async def test_what_is_no_image_is_asked_of_no_registry(name: str) -> None:
+    """It becomes part of a path at the engine."""
+    node = BenchNode("w1")
+    status, answer = await ask(api_of(node), "GET", f"/distribution/{name}/json")
+    assert status == 400
+    assert "is no image" in answer["message"]
+
+
+async def test_a_node_without_an_engine_asks_no_registry() -> None:
+    """It says so; clients go on with the tag."""
+    assert (await ask(api_of(BenchNode("w1")), "GET", "/distribution/web/json"))[0] == 400
 
 
 # -- status ---------------------------------------------------------------------------------------------------------

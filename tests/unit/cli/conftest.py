@@ -12,6 +12,7 @@ from typing import Any, Self
 import pytest
 from aiohttp import web
 
+from swarmpy.api.request import ERROR_HEADER
 from swarmpy.cli.main import main
 
 
@@ -38,6 +39,11 @@ class FakeDaemon:
         self.unlocks: list[str] = []
         self.task_state = "running"
         self.task_error = ""
+        self.digests: dict[str, str] = {}
+        """What a registry has, by image."""
+        self.has_engine = False
+        self.asked: list[tuple[str, str]] = []
+        """Images that the registry was asked for, and the credentials shown to it."""
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._stop = asyncio.Event()
@@ -74,6 +80,7 @@ class FakeDaemon:
                 web.post("/{table:services|nodes}/{key}/update", self._update),
                 web.delete("/{table:services|nodes}/{key}", self._remove),
                 web.get("/tasks", self._list_tasks),
+                web.get("/distribution/{image}/json", self._distribution),
                 web.get("/nodes", self._list_nodes),
                 web.get("/{word:secrets|configs}", self._list_data),
             ]
@@ -125,6 +132,21 @@ class FakeDaemon:
         names = _filters(request).get("names")
         found = self.data.get(request.match_info["word"], [])
         return web.json_response([item for item in found if not names or item["Spec"]["Name"] in names])
+
+    async def _distribution(self, request: web.Request) -> web.Response:
+        image = request.match_info["image"]
+        self.asked.append((image, request.headers.get("X-Registry-Auth", "")))
+        if not self.has_engine:
+            return web.json_response(
+                {"message": "no engine"}, status=400, headers={ERROR_HEADER: "failed_precondition"}
+            )
+        if image not in self.digests:
+            return web.json_response({"message": f"image {image}: reg:5000 does not answer"}, status=503)
+        answer = {
+            "Descriptor": {"digest": self.digests[image]},
+            "Platforms": [{"architecture": "amd64", "os": "linux"}],
+        }
+        return web.json_response(answer)
 
     async def _list_nodes(self, _: web.Request) -> web.Response:
         return web.json_response(list(self.nodes.values()))

@@ -58,6 +58,19 @@ def test_reasons_are_told_once() -> None:
     assert observe(SERVICE, tasks, tasks).reasons == ("pending: no suitable node", "failed: exit 2")
 
 
+def test_how_far_a_pull_is_stands_with_the_reasons() -> None:
+    """What is wrong comes first; that it is being prepared is told by the counts."""
+    pulling, away, plain = (task(name, slot, "preparing") for slot, name in enumerate("abc"))
+    pulling["Status"]["Message"] = "pulling web:8: 1 of 2 MB, layer 1 of 3"
+    away["Status"] |= {"Message": "preparing", "Err": "the registry does not answer"}
+    plain["Status"]["Message"] = "preparing"
+    tasks = [pulling, away, plain]
+    assert observe(SERVICE, tasks, tasks).reasons == (
+        "preparing: pulling web:8: 1 of 2 MB, layer 1 of 3",
+        "preparing: the registry does not answer",
+    )
+
+
 def test_a_global_service_wants_what_the_managers_want() -> None:
     """The number of a global service's tasks comes from its status."""
     service = {"Spec": {"Name": "g", "Mode": {"Global": {}}}, "ServiceStatus": {"DesiredTasks": 2}}

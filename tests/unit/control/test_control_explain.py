@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import attrs
 from control_world import GIB, SECOND, World, spec
 
 from swarmpy.control.explain import Replicas, count_replicas, why_not_running
+from swarmpy.model import changes
 from swarmpy.model.ids import ServiceId
 from swarmpy.model.specs import Resources, RestartPolicy
 from swarmpy.model.states import NodeState, ServiceMode, TaskState
@@ -53,6 +55,23 @@ def test_crashing_and_given_up_tasks_show_their_error() -> None:
     assert why(world, web) == "1 task restarting after: boom"
     world.advance(5)
     assert why(world, web) == "1 task failed, not restarted by its policy: boom"
+
+
+def test_a_task_that_is_being_prepared_says_how_far_it_is() -> None:
+    """What is wrong with it, else its message, unless that says no more than its state."""
+    world = World()
+    world.add_node("a")
+    web = world.add_service(spec(replicas=3))
+    world.settle()
+    messages = (("preparing", "the registry does not answer"), ("pulling web:8: 1 of 2 MB", ""), ("preparing", ""))
+    for task, (message, err) in zip(world.view.tasks_of_service(web), messages, strict=True):
+        status = attrs.evolve(task.status, state=TaskState.PREPARING, message=message, err=err)
+        world.write(changes.update(attrs.evolve(task, status=status)))
+    assert sorted(why(world, web).split("; ")) == [
+        "1 task preparing: pulling web:8: 1 of 2 MB",
+        "1 task preparing: the registry does not answer",
+        "1 task starting",
+    ]
 
 
 def test_paused_update_is_said_first() -> None:
