@@ -13,9 +13,11 @@ from swarmpy.api.backend import ManagerBackend, NodeBackend
 from swarmpy.api.callers import Access
 from swarmpy.api.negotiation import API_VERSION, MIN_API_VERSION
 from swarmpy.api.request import ApiRequest, ApiResponse, json_response, message_response
+from swarmpy.api.resources_json import generic_to_json
 from swarmpy.api.router import READ_METHODS, Handler, Route, Scope
 from swarmpy.api.swarm_json import cluster_info_to_json
 from swarmpy.errors import NotFound
+from swarmpy.model.objects import NodeDescription
 from swarmpy.model.states import Role, TaskState
 
 _NO_CACHE = {"Cache-Control": "no-cache, no-store, must-revalidate", "Pragma": "no-cache"}
@@ -103,12 +105,22 @@ class SystemApi:
                 "NCPU": description.resources.nano_cpus // _NANO,
                 "MemTotal": description.resources.memory_bytes,
                 "Driver": description.runtime,
-                "Plugins": {"Volume": [], "Network": [], "Authorization": None, "Log": []},
+                "Plugins": {
+                    "Volume": _plugins(description, "volume"),
+                    "Network": _plugins(description, "network"),
+                    "Authorization": None,
+                    "Log": _plugins(description, "log"),
+                },
+                "GenericResources": generic_to_json(description.resources.generic),
                 "Labels": [f"{key}={value}" for key, value in sorted(description.engine_labels.items())],
                 "Warnings": list(node.problems()) or None,
                 "Swarm": _swarm_info(node),
             }
         )
+
+
+def _plugins(description: NodeDescription, kind: str) -> list[str]:
+    return [plugin.name for plugin in description.plugins if plugin.type == kind]
 
 
 def _swarm_info(node: NodeBackend) -> dict[str, Any]:

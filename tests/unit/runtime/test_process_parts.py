@@ -91,6 +91,22 @@ def test_ignored_fields_are_named() -> None:
     assert ignored_fields(task) == ("Mounts", "ReadOnly")
 
 
+DONE = {
+    "image", "labels", "command", "args", "env", "dir", "user", "stop_signal", "stop_grace_period_ns", "healthcheck",
+    "secrets", "configs", "pull_secret_id",
+}  # fmt: skip
+"""What a plain process gets of a container's spec; the image and what it is pulled with are said not to be used."""
+
+
+def test_whatever_is_not_done_is_named() -> None:
+    """Each field of a container's spec is done or in the list: a new one cannot be forgotten."""
+    some: dict[type, Any] = {tuple: ("x",), dict: {"a": "b"}, str: "x", bool: True, int: 1}
+    for field in attrs.fields(ContainerSpec):
+        default = field.default.factory() if isinstance(field.default, attrs.Factory) else field.default
+        task = make_task(**{field.name: some.get(type(default), True)})
+        assert bool(ignored_fields(task)) == (field.name not in DONE), field.name
+
+
 def test_probe_commands() -> None:
     """CMD is run as it is, CMD-SHELL by the shell, NONE and nothing not at all."""
     assert probe_command(Healthcheck(test=("CMD", "a", "b"))) == ("a", "b")
