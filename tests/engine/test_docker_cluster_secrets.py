@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 import os
 import shutil
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from docker_clusters import ClusterMaker, DockerCluster, ask, until
+from docker_clusters import ClusterMaker, DockerCluster, DockerCommand, ask, until
 from images import PRIVATE_TAG, SOCKET
 from registries import PASSWORD, USER, auth, forget, header, private_registry, push
 
@@ -152,31 +151,12 @@ async def test_an_image_of_a_private_registry(
             await forget(engine_api, image)
 
 
+def login_at(registry: str) -> dict[str, Any]:
+    """What the docker command has in its configuration after a login."""
+    return {"auths": {registry: {"auth": base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()}}}
+
+
 # -- Docker's own command line ----------------------------------------------------------------------------------------
-
-
-class DockerCommand:
-    """The ``docker`` command with a node of ours as its engine, logged in to a registry."""
-
-    def __init__(self, node: LocalNode, directory: Path, registry: str) -> None:
-        login = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
-        directory.mkdir()
-        (directory / "config.json").write_text(json.dumps({"auths": {registry: {"auth": login}}}))
-        self._environment = {
-            **os.environ,
-            "DOCKER_HOST": f"unix://{node.data_dir}/swarmpy.sock",
-            "DOCKER_CONFIG": str(directory),
-        }
-
-    async def __call__(self, *arguments: str, given: str = "") -> str:
-        """What it says; it ends well."""
-        process = await asyncio.create_subprocess_exec(
-            "docker", *arguments, env=self._environment,
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        out, err = await process.communicate(given.encode())
-        assert process.returncode == 0, err.decode()
-        return out.decode().strip()
 
 
 @pytest.mark.skipif(shutil.which("docker") is None, reason="the docker command is not installed")
@@ -188,7 +168,7 @@ async def test_as_dockers_users_do_it(
         image = f"{address}/team/app:1"
         await push(engine_api, PRIVATE_TAG, image)
         cluster = await make_docker_cluster(1, 1)
-        docker = DockerCommand(cluster.manager, tmp_path / "docker", address)
+        docker = DockerCommand(cluster.manager, tmp_path / "docker", login_at(address))
         try:
             await docker("secret", "create", "password", "-", given=PLANTED)
             await docker("secret", "create", "next", "-", given=f"{PLANTED}-2")
