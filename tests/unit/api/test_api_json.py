@@ -432,6 +432,13 @@ def test_a_task_is_shown_with_its_container_and_host_ports() -> None:
     )
     shown = task_to_json(task)
     assert "Slot" not in shown
+    assert "GenericResources" not in shown
+    got = (GenericResource(kind="gpu", names=("a", "b")), GenericResource(kind="ssd", count=2))
+    assert task_to_json(attrs.evolve(task, generic=got))["GenericResources"] == [
+        {"NamedResourceSpec": {"Kind": "gpu", "Value": "a"}},
+        {"NamedResourceSpec": {"Kind": "gpu", "Value": "b"}},
+        {"DiscreteResourceSpec": {"Kind": "ssd", "Value": 2}},
+    ]
     assert shown["DesiredState"] == "shutdown"
     assert shown["Status"] == {
         "Timestamp": "2001-09-09T01:46:40.000000001Z",

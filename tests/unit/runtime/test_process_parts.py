@@ -13,7 +13,7 @@ import pytest
 from swarmpy.errors import TaskFailed, TaskRejected
 from swarmpy.model.ids import NodeId, ServiceId, TaskId
 from swarmpy.model.objects import PortStatus, Task
-from swarmpy.model.specs import ContainerSpec, Healthcheck, Mount, PortConfig, TaskSpec
+from swarmpy.model.specs import ContainerSpec, GenericResource, Healthcheck, Mount, PortConfig, TaskSpec
 from swarmpy.model.template import NodeFacts
 from swarmpy.runtime.free_ports import FreePorts
 from swarmpy.runtime.healthcheck import Health, HealthTracker, probe_command
@@ -51,6 +51,13 @@ def test_the_runtimes_ports_win_over_the_specs() -> None:
         "SWARMPY_NODE_ADDRESS": "10.0.0.7", "PORT": "20001", "PORT_80": "20001", "PORT_81": "20002",
     }  # fmt: skip
     assert environment(task, NODE, path="/bin", home="/h", ports=())["PORT"] == "1"
+
+
+def test_a_task_learns_what_it_got_of_its_node() -> None:
+    """As a container does."""
+    task = attrs.evolve(make_task(), generic=(GenericResource(kind="gpu", names=("a", "b")),))
+    env = environment(task, NODE, path="/bin", home="/h", ports=())
+    assert env["DOCKER_RESOURCE_GPU"] == "a,b"
 
 
 @pytest.mark.parametrize("line", ["A=\0", "=x"])
