@@ -94,6 +94,17 @@ async def test_what_would_be_ignored_is_refused(api: Api, container: dict[str, A
     assert status == 400
 
 
+@pytest.mark.parametrize("path", ["/services/web/logs", "/tasks/t/logs"])
+async def test_an_end_of_a_log_in_time_is_refused(api: Api, path: str) -> None:
+    """Docker has it for containers only, and leaves it out here without a word; 0 is what its clients send for none."""
+    await ask(api, "POST", "/services/create", spec())
+    status, answer = await ask(api, "GET", path, stdout="1", until="1700000000")
+    assert status == 400
+    assert answer["message"] == "until is not supported for the logs of services and tasks: it is for containers"
+    status, _ = await ask(api, "GET", "/tasks/nosuch/logs", stdout="1", until="0")
+    assert status == 404
+
+
 @pytest.mark.parametrize("ending", ["!", "_", "\n"])
 async def test_a_long_name_takes_no_time(api: Api, ending: str) -> None:
     """A name that is almost one does not hold the leader's loop."""
