@@ -76,7 +76,7 @@ class _Process:
     @property
     def running(self) -> RunningTask:
         status = ContainerStatus(container_id=self.task.id, pid=self.pid)
-        return RunningTask(container=status, ports=self.ports)
+        return RunningTask(container=status, ports=self.ports, not_done=ignored_fields(self.task))
 
 
 class ProcessRuntime:
