@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import posixpath
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from swarmpy.errors import InvalidArgument
 from swarmpy.model import grammar
@@ -32,6 +32,9 @@ def check_container(container: ContainerSpec) -> None:
     except ValueError as error:
         raise InvalidArgument(f"ContainerSpec: {error}") from None
     _check_texts(form)
+    # Only here: services of versions before may have such options, which nodes leave out.
+    for mount in container.mounts:
+        _checked(mount, _check_own_options)
     # Two different placeholders look alike in their form.
     _check_places(container.mounts)
 
@@ -196,15 +199,19 @@ def _normal(path: str) -> str:
 def _check_mount(mount: Mount) -> None:
     if mount.type not in ("bind", "volume", "tmpfs"):
         raise InvalidArgument(f"mount type unknown: {shown(mount.type)}, use bind, volume or tmpfs")
+    for check in (_check_target, _check_source, _check_mount_options):
+        _checked(mount, check)
+
+
+def _checked(mount: Mount, check: Callable[[Mount], None]) -> None:
     try:
-        _check_target(mount.target)
-        _check_source(mount)
-        _check_mount_options(mount)
+        check(mount)
     except ValueError as error:
         raise InvalidArgument(f'invalid mount config for type "{mount.type}": {error}') from None
 
 
-def _check_target(target: str) -> None:
+def _check_target(mount: Mount) -> None:
+    target = mount.target
     if not target:
         raise ValueError("field Target must not be empty")
     grammar.check_path(target)
@@ -227,7 +234,6 @@ def _check_source(mount: Mount) -> None:
 
 
 def _check_mount_options(mount: Mount) -> None:
-    _check_own_options(mount)
     if mount.consistency not in CONSISTENCIES:
         raise ValueError(
             f"unknown consistency {shown(mount.consistency)}, use {', '.join(filter(None, CONSISTENCIES))}"
@@ -252,7 +258,16 @@ def _check_mount_options(mount: Mount) -> None:
 def _check_own_options(mount: Mount) -> None:
     """The options of a type of mount have no meaning for another."""
     given = {
-        "bind": ("BindOptions", (mount.bind_propagation, mount.bind_non_recursive, mount.bind_create_mountpoint)),
+        "bind": (
+            "BindOptions",
+            (
+                mount.bind_propagation,
+                mount.bind_non_recursive,
+                mount.bind_create_mountpoint,
+                mount.bind_read_only_non_recursive,
+                mount.bind_read_only_force_recursive,
+            ),
+        ),
         "volume": (
             "VolumeOptions",
             (
@@ -282,8 +297,6 @@ def _check_subpath(mount: Mount) -> None:
 
 def _check_recursion(mount: Mount) -> None:
     partly, wholly = mount.bind_read_only_non_recursive, mount.bind_read_only_force_recursive
-    if (partly or wholly) and mount.type != "bind":
-        raise ValueError("field BindOptions must not be specified")
     if (partly or wholly) and not mount.read_only:
         raise ValueError("ReadOnlyNonRecursive and ReadOnlyForceRecursive need a mount that is read-only")
     if wholly and (partly or mount.bind_non_recursive):

@@ -90,8 +90,25 @@ async def test_one_line_names_the_field_and_the_reason(api: Api, body: dict[str,
 )
 async def test_what_would_be_ignored_is_refused(api: Api, container: dict[str, Any]) -> None:
     """A restriction that is not kept, or a right that is not given, is not silently left out."""
-    status, _ = await ask(api, "POST", "/services/create", spec(container))
+    status, answer = await ask(api, "POST", "/services/create", spec(container))
     assert status == 400
+    assert "schema version" not in answer["message"]
+
+
+@pytest.mark.parametrize(
+    "container",
+    [
+        {"Privileges": {"NoNewPrivileges": True}},
+        {"OomScoreAdj": 5},
+        {"Healthcheck": {"StartInterval": 10**9}},
+        {"Mounts": [{"Type": "bind", "Source": "/a", "Target": "/x", "BindOptions": {"NonRecursive": True}}]},
+    ],
+)
+async def test_what_older_managers_do_not_read_waits_for_them(api: Api, container: dict[str, Any]) -> None:
+    """Nothing of it is stored before all managers are upgraded."""
+    status, answer = await ask(api, "POST", "/services/create", spec(container))
+    assert (status, "this needs schema version 8" in answer["message"]) == (400, True)
+    assert await ask(api, "GET", "/services") == (200, [])
 
 
 @pytest.mark.parametrize("path", ["/services/web/logs", "/tasks/t/logs"])

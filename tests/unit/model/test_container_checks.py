@@ -131,6 +131,14 @@ def test_what_docker_takes_is_taken() -> None:
     )
 
 
+def test_services_of_versions_before_go_on() -> None:
+    """Options of another type of mount were taken once, and meant nothing: nodes leave them out as ever."""
+    odd = spec(mounts=(Mount(type="bind", source="/a", target="/x", volume_no_copy=True),))
+    check_expanded(odd)
+    with pytest.raises(InvalidArgument, match="field VolumeOptions must not be specified"):
+        check_container(odd)
+
+
 def test_drivers_and_networks() -> None:
     """Names of other things at the engine."""
     check_log_driver(None)
