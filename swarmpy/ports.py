@@ -118,6 +118,8 @@ class RunningTask:
     container: ContainerStatus
     ports: tuple[PortStatus, ...] = ()
     """Where each of the task's ports is reachable: (node address, host port)."""
+    not_done: tuple[str, ...] = ()
+    """What its spec asks for and this runtime does not do, by Docker's names."""
 
 
 @attrs.frozen(kw_only=True)

@@ -153,7 +153,7 @@ def _observe(status: TaskStatus, outcome: Outcome | None, now_ns: int) -> TaskSt
         case Prepared() if state is _S.PREPARING:
             observed = _risen(status, _S.READY, now_ns, message="prepared")
         case Started(running=running) if state is _S.STARTING:
-            risen = _risen(status, _S.RUNNING, now_ns, message="started")
+            risen = _risen(status, _S.RUNNING, now_ns, message=_started(running))
             observed = attrs.evolve(risen, container=running.container, ports=running.ports)
         case Found(running=RunningTask() as running) if state is _S.RUNNING:
             observed = attrs.evolve(status, container=running.container, ports=running.ports)
@@ -188,6 +188,10 @@ def _ended(status: TaskStatus, ended: TaskExit, now_ns: int) -> TaskStatus:
     if risen.container is None:
         return risen
     return attrs.evolve(risen, container=attrs.evolve(risen.container, exit_code=ended.exit_code))
+
+
+def _started(running: RunningTask) -> str:
+    return f"started; not done by this runtime: {', '.join(running.not_done)}" if running.not_done else "started"
 
 
 def _risen(status: TaskStatus, state: TaskState, now_ns: int, *, message: str, err: str = "") -> TaskStatus:

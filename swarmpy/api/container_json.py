@@ -5,19 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 from swarmpy.api.json_fields import Fields, given
+from swarmpy.api.privileges_json import privileges_from_json, privileges_to_json
 from swarmpy.api.reference_json import configs_from_json, configs_to_json, secrets_from_json, secrets_to_json
 from swarmpy.errors import InvalidArgument
+from swarmpy.model.grammar import shown
 from swarmpy.model.specs import ContainerSpec, Healthcheck, Mount, Ulimit
 
-_NOT_SUPPORTED = ("Privileges", "OomScoreAdj")
+_LEAST_OOM_SCORE = -1000
+_MOST_OOM_SCORE = 1000
 
 
 def container_spec_from_json(fields: Fields) -> ContainerSpec:
     """The container spec of ``TaskTemplate.ContainerSpec``. Raises InvalidArgument."""
-    fields.refuse(*_NOT_SUPPORTED)
     isolation = fields.string("Isolation")
     if isolation not in ("", "default"):
-        raise InvalidArgument(f"{fields.path_of('Isolation')}: {isolation!r} is not supported; linux has only default")
+        raise InvalidArgument(
+            f"{fields.path_of('Isolation')}: {shown(isolation)} is not supported; linux has only default"
+        )
     dns = fields.nested("DNSConfig")
     health = fields.maybe_nested("Healthcheck")
     return ContainerSpec(
@@ -46,6 +50,8 @@ def container_spec_from_json(fields: Fields) -> ContainerSpec:
         capability_drop=fields.strings("CapabilityDrop"),
         sysctls=fields.string_map("Sysctls"),
         ulimits=tuple(_ulimit_from_json(ulimit) for ulimit in fields.nested_list("Ulimits")),
+        privileges=privileges_from_json(fields.nested("Privileges")),
+        oom_score_adj=fields.integer("OomScoreAdj", least=_LEAST_OOM_SCORE, most=_MOST_OOM_SCORE),
         secrets=secrets_from_json(fields),
         configs=configs_from_json(fields),
     )
@@ -64,6 +70,7 @@ def container_spec_to_json(spec: ContainerSpec) -> dict[str, Any]:
         Dir=spec.dir,
         User=spec.user,
         Groups=spec.groups,
+        Privileges=privileges_to_json(spec.privileges),
         StopSignal=spec.stop_signal,
         TTY=spec.tty,
         OpenStdin=spec.open_stdin,
@@ -75,6 +82,7 @@ def container_spec_to_json(spec: ContainerSpec) -> dict[str, Any]:
         CapabilityAdd=spec.capability_add,
         CapabilityDrop=spec.capability_drop,
         Ulimits=[{"Name": u.name, "Hard": u.hard, "Soft": u.soft} for u in spec.ulimits],
+        OomScoreAdj=spec.oom_score_adj,
         Secrets=secrets_to_json(spec.secrets),
         Configs=configs_to_json(spec.configs),
     )
@@ -89,13 +97,13 @@ def container_spec_to_json(spec: ContainerSpec) -> dict[str, Any]:
 
 
 def _healthcheck_from_json(fields: Fields) -> Healthcheck:
-    fields.refuse("StartInterval")
     return Healthcheck(
         test=fields.strings("Test"),
         interval_ns=fields.integer("Interval"),
         timeout_ns=fields.integer("Timeout"),
         start_period_ns=fields.integer("StartPeriod"),
         retries=fields.integer("Retries"),
+        start_interval_ns=fields.integer("StartInterval"),
     )
 
 
@@ -105,6 +113,7 @@ def _healthcheck_to_json(health: Healthcheck) -> dict[str, Any]:
         Interval=health.interval_ns,
         Timeout=health.timeout_ns,
         StartPeriod=health.start_period_ns,
+        StartInterval=health.start_interval_ns,
         Retries=health.retries,
     )
 
@@ -112,8 +121,6 @@ def _healthcheck_to_json(health: Healthcheck) -> dict[str, Any]:
 def _mount_from_json(fields: Fields) -> Mount:
     bind, volume, tmpfs = (fields.nested(name) for name in ("BindOptions", "VolumeOptions", "TmpfsOptions"))
     fields.refuse("ImageOptions", "ClusterOptions")
-    bind.refuse("NonRecursive", "CreateMountpoint", "ReadOnlyNonRecursive", "ReadOnlyForceRecursive")
-    volume.refuse("Subpath")
     tmpfs.refuse("Options")
     driver = volume.nested("DriverConfig")
     return Mount(
@@ -128,18 +135,35 @@ def _mount_from_json(fields: Fields) -> Mount:
         volume_driver_opts=driver.string_map("Options"),
         tmpfs_size_bytes=tmpfs.integer("SizeBytes"),
         tmpfs_mode=tmpfs.integer("Mode", most=2**32 - 1),
+        consistency=fields.string("Consistency"),
+        bind_non_recursive=bind.boolean("NonRecursive"),
+        bind_create_mountpoint=bind.boolean("CreateMountpoint"),
+        bind_read_only_non_recursive=bind.boolean("ReadOnlyNonRecursive"),
+        bind_read_only_force_recursive=bind.boolean("ReadOnlyForceRecursive"),
+        volume_subpath=volume.string("Subpath"),
     )
 
 
 def _mount_to_json(mount: Mount) -> dict[str, Any]:
     driver = given(Name=mount.volume_driver, Options=mount.volume_driver_opts)
+    bind = given(
+        Propagation=mount.bind_propagation,
+        NonRecursive=mount.bind_non_recursive,
+        CreateMountpoint=mount.bind_create_mountpoint,
+        ReadOnlyNonRecursive=mount.bind_read_only_non_recursive,
+        ReadOnlyForceRecursive=mount.bind_read_only_force_recursive,
+    )
+    volume = given(
+        NoCopy=mount.volume_no_copy, Labels=mount.volume_labels, DriverConfig=driver, Subpath=mount.volume_subpath
+    )
     return given(
         Type=mount.type,
         Source=mount.source,
         Target=mount.target,
         ReadOnly=mount.read_only,
-        BindOptions=given(Propagation=mount.bind_propagation),
-        VolumeOptions=given(NoCopy=mount.volume_no_copy, Labels=mount.volume_labels, DriverConfig=driver),
+        Consistency=mount.consistency,
+        BindOptions=bind,
+        VolumeOptions=volume,
         TmpfsOptions=given(SizeBytes=mount.tmpfs_size_bytes, Mode=mount.tmpfs_mode),
     )
 

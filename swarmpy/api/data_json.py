@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import base64
-import binascii
-import re
 from typing import Any
 
 import attrs
 
+from swarmpy.api.base64_json import data_from_json
 from swarmpy.api.json_fields import Fields
 from swarmpy.api.task_spec_json import HIDDEN
 from swarmpy.api.timestamps import meta_to_json, rfc3339_nano
@@ -18,8 +17,6 @@ from swarmpy.model.objects import Config, Kind, Secret
 from swarmpy.model.specs import ConfigSpec, SecretSpec
 from swarmpy.model.states import TaskState
 from swarmpy.store.view import View
-
-_BASE64 = re.compile(r"[A-Za-z0-9+/]*")
 
 
 @attrs.frozen(kw_only=True)
@@ -54,25 +51,6 @@ def sent_spec(fields: Fields, family: Family) -> SentSpec:
         data=data_from_json(fields.string("Data")) if fields.has("Data") else None,
         templating=None if templating is None else templating.string("Name"),
     )
-
-
-def data_from_json(text: str) -> bytes:
-    """Bytes in base64 as Go's decoder takes it. Raises InvalidArgument with the position of what is none."""
-    if "\n" in text or "\r" in text:
-        text = text.replace("\n", "").replace("\r", "")
-    try:
-        return base64.b64decode(text, validate=True)
-    except binascii.Error:
-        raise InvalidArgument(f"illegal base64 data at input byte {_bad_byte(text)}") from None
-
-
-def _bad_byte(text: str) -> int:
-    found = _BASE64.match(text)
-    end = found.end() if found else 0
-    if end == len(text):
-        # It breaks off: Go names the beginning of what is not complete.
-        return end - end % 4
-    return end
 
 
 def data_to_json(obj: Stored, *, is_of_admin: bool) -> dict[str, Any]:
@@ -111,7 +89,6 @@ __all__ = [
     "CONFIGS",
     "SECRETS",
     "SentSpec",
-    "data_from_json",
     "data_to_json",
     "inspected_to_json",
     "sent_spec",

@@ -135,11 +135,12 @@ class Fields:
             raise InvalidArgument(f"{self.path_of(name)}: {_brief(value)} is out of range")
         return float(value)
 
-    def refuse(self, *names: str) -> None:
+    def refuse(self, *names: str, reason: str = "") -> None:
         """Raise InvalidArgument when one of the fields asks for something: it would silently be ignored otherwise."""
         for name in names:
             if _asks_for_something(self.raw(name)):
-                raise InvalidArgument(f"{self.path_of(name)} is not supported yet")
+                why = f": {reason}" if reason else " yet"
+                raise InvalidArgument(f"{self.path_of(name)} is not supported{why}")
 
     def _list(self, name: str) -> list[Any]:
         value = self.raw(name)

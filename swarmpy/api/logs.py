@@ -85,6 +85,8 @@ class Shape:
 
 def log_options(request: ApiRequest) -> LogOptions:
     """What is asked for. Raises InvalidArgument."""
+    if request.query.get("until", "") not in ("", "0"):
+        raise InvalidArgument("until is not supported for the logs of services and tasks: it is for containers")
     options = LogOptions(
         stdout=request.boolean("stdout"),
         stderr=request.boolean("stderr"),

@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 
 from swarmpy.api.json_fields import Fields, given
-from swarmpy.api.task_spec_json import resources_to_json
+from swarmpy.api.resources_json import resources_to_json
 from swarmpy.api.timestamps import meta_to_json
 from swarmpy.errors import InvalidArgument
 from swarmpy.model.objects import Node, NodeDescription
@@ -88,7 +88,7 @@ def _description_to_json(description: NodeDescription, tls_info: dict[str, str])
         "Engine": {
             "EngineVersion": description.engine_version or description.runtime,
             **given(Labels=description.engine_labels),
-            "Plugins": [],
+            "Plugins": [{"Type": plugin.type.capitalize(), "Name": plugin.name} for plugin in description.plugins],
         },
         "TLSInfo": tls_info,
     }

@@ -15,11 +15,13 @@ from swarmpy.api.callers import Access
 from swarmpy.api.negotiation import API_VERSION, MIN_API_VERSION
 from swarmpy.api.registry_auth import registry_auth
 from swarmpy.api.request import ApiRequest, ApiResponse, json_response, message_response
+from swarmpy.api.resources_json import generic_to_json
 from swarmpy.api.router import READ_METHODS, Handler, Route, Scope
 from swarmpy.api.swarm_json import cluster_info_to_json
 from swarmpy.errors import InvalidArgument, NotFound
 from swarmpy.model.grammar import is_image, shown
 from swarmpy.model.images import registry_image_to_json
+from swarmpy.model.objects import NodeDescription
 from swarmpy.model.states import Role, TaskState
 
 _NO_CACHE = {"Cache-Control": "no-cache, no-store, must-revalidate", "Pragma": "no-cache"}
@@ -108,7 +110,13 @@ class SystemApi:
                 "NCPU": description.resources.nano_cpus // _NANO,
                 "MemTotal": description.resources.memory_bytes,
                 "Driver": description.runtime,
-                "Plugins": {"Volume": [], "Network": [], "Authorization": None, "Log": []},
+                "Plugins": {
+                    "Volume": _plugins(description, "volume"),
+                    "Network": _plugins(description, "network"),
+                    "Authorization": None,
+                    "Log": _plugins(description, "log"),
+                },
+                "GenericResources": generic_to_json(description.resources.generic),
                 "Labels": [f"{key}={value}" for key, value in sorted(description.engine_labels.items())],
                 "Warnings": list(node.problems()) or None,
                 "Swarm": _swarm_info(node),
@@ -125,6 +133,10 @@ class SystemApi:
             raise InvalidArgument(f"{shown(image)} is no image: write [registry/]name[:tag]")
         found = await self._node.find_image(image, registry_auth(request) or b"")
         return json_response(registry_image_to_json(found))
+
+
+def _plugins(description: NodeDescription, kind: str) -> list[str]:
+    return [plugin.name for plugin in description.plugins if plugin.type == kind]
 
 
 def _swarm_info(node: NodeBackend) -> dict[str, Any]:

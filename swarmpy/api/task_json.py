@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from swarmpy.api.json_fields import given
+from swarmpy.api.resources_json import generic_to_json
 from swarmpy.api.task_spec_json import task_spec_to_json
 from swarmpy.api.timestamps import meta_to_json, rfc3339_nano
 from swarmpy.model.objects import PortStatus, Task, TaskStatus
@@ -22,6 +23,7 @@ def task_to_json(task: Task) -> dict[str, Any]:
         **given(NodeID=task.node_id),
         "Status": _status_to_json(task.status),
         "DesiredState": task.desired_state.name.lower(),
+        **given(GenericResources=generic_to_json(task.generic)),
         **({} if task.iteration is None else {"JobIteration": {"Index": task.iteration}}),
     }
 

@@ -8,6 +8,7 @@ import attrs
 
 from swarmpy.api.container_json import container_spec_from_json, container_spec_to_json
 from swarmpy.api.json_fields import Fields, given
+from swarmpy.api.resources_json import requirements_from_json, requirements_to_json
 from swarmpy.errors import InvalidArgument
 from swarmpy.model import defaults
 from swarmpy.model.specs import (
@@ -15,8 +16,6 @@ from swarmpy.model.specs import (
     NetworkAttachment,
     Placement,
     Platform,
-    ResourceRequirements,
-    Resources,
     RestartPolicy,
     TaskSpec,
 )
@@ -34,7 +33,7 @@ def task_spec_from_json(fields: Fields) -> TaskSpec:
     log_driver = fields.maybe_nested("LogDriver")
     return TaskSpec(
         container=container_spec_from_json(fields.nested("ContainerSpec")),
-        resources=_requirements_from_json(resources) if resources else None,
+        resources=requirements_from_json(resources) if resources else None,
         restart=_restart_from_json(restart) if restart else None,
         placement=_placement_from_json(placement) if placement else None,
         log_driver=_log_driver_from_json(log_driver) if log_driver else None,
@@ -70,7 +69,7 @@ def task_spec_to_json(spec: TaskSpec, *, insert_defaults: bool = False) -> dict[
     container = container_spec_to_json(spec.container)
     out: dict[str, Any] = {"ContainerSpec": container}
     if spec.resources is not None:
-        out["Resources"] = _requirements_to_json(spec.resources)
+        out["Resources"] = requirements_to_json(spec.resources)
     restart = defaults.restart_policy(spec) if insert_defaults else spec.restart
     if restart is not None:
         out["RestartPolicy"] = _restart_to_json(restart)
@@ -97,38 +96,6 @@ def networks_from_json(fields: Fields) -> tuple[NetworkAttachment, ...]:
         network.refuse("DriverOpts")
         attachments.append(NetworkAttachment(target=network.string("Target"), aliases=network.strings("Aliases")))
     return tuple(attachments)
-
-
-def _requirements_from_json(fields: Fields) -> ResourceRequirements:
-    fields.refuse("SwapBytes", "MemorySwappiness")
-    limits, reservations = fields.maybe_nested("Limits"), fields.maybe_nested("Reservations")
-    return ResourceRequirements(
-        limits=_resources_from_json(limits) if limits else None,
-        reservations=_resources_from_json(reservations) if reservations else None,
-    )
-
-
-def _resources_from_json(fields: Fields) -> Resources:
-    fields.refuse("GenericResources")
-    return Resources(
-        nano_cpus=fields.integer("NanoCPUs"),
-        memory_bytes=fields.integer("MemoryBytes"),
-        pids=fields.integer("Pids"),
-    )
-
-
-def resources_to_json(resources: Resources) -> dict[str, Any]:
-    """An amount of resources; what is 0 stays out."""
-    return given(NanoCPUs=resources.nano_cpus, MemoryBytes=resources.memory_bytes, Pids=resources.pids)
-
-
-def _requirements_to_json(requirements: ResourceRequirements) -> dict[str, Any]:
-    out = {}
-    if requirements.limits is not None:
-        out["Limits"] = resources_to_json(requirements.limits)
-    if requirements.reservations is not None:
-        out["Reservations"] = resources_to_json(requirements.reservations)
-    return out
 
 
 def _restart_from_json(fields: Fields) -> RestartPolicy:
@@ -158,11 +125,12 @@ def _placement_from_json(fields: Fields) -> Placement:
         constraints=fields.strings("Constraints"),
         spread=tuple(spread),
         max_replicas=fields.integer("MaxReplicas"),
-        platforms=tuple(
-            Platform(architecture=platform.string("Architecture"), os=platform.string("OS"))
-            for platform in fields.nested_list("Platforms")
-        ),
+        platforms=tuple(_platform_from_json(platform) for platform in fields.nested_list("Platforms")),
     )
+
+
+def _platform_from_json(fields: Fields) -> Platform:
+    return Platform(architecture=fields.string("Architecture"), os=fields.string("OS"))
 
 
 def _placement_to_json(placement: Placement) -> dict[str, Any]:
@@ -170,7 +138,7 @@ def _placement_to_json(placement: Placement) -> dict[str, Any]:
         Constraints=placement.constraints,
         Preferences=[{"Spread": {"SpreadDescriptor": key}} for key in placement.spread],
         MaxReplicas=placement.max_replicas,
-        Platforms=[given(Architecture=p.architecture, OS=p.os) for p in placement.platforms],
+        Platforms=[given(Architecture=each.architecture, OS=each.os) for each in placement.platforms],
     )
 
 

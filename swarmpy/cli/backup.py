@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import click
 
-from swarmpy.cli.client import ApiClient
+from swarmpy.cli.client import DEFAULT_TIMEOUT, ApiClient
 from swarmpy.cli.daemon import JOIN_TIMEOUT_S, with_daemon
 from swarmpy.cli.daemon_options import advertise_option, daemon_options, listen_option
 from swarmpy.cli.settings import Settings, data_dir_option, pass_settings
@@ -120,13 +120,13 @@ async def _back_up(settings: Settings, file: Path, *, force: bool) -> None:
         if str(file) == "-":
             if sys.stdout.isatty():
                 raise InvalidArgument("a backup is binary and full of secrets: do not send it to a terminal")
-            await _copy(client.download("/swarm/backup"), sys.stdout.buffer, "standard output")
+            await _copy(client.stream("/swarm/backup", silence=DEFAULT_TIMEOUT), sys.stdout.buffer, "standard output")
             return
         _check_target(file, force=force)
         temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
         try:
             with _new_file(temporary) as out:
-                header, size = await _copy(client.download("/swarm/backup"), out, str(file))
+                header, size = await _copy(client.stream("/swarm/backup", silence=DEFAULT_TIMEOUT), out, str(file))
                 _sync(out, file)
             _check_target(file, force=force)
             _put_in_place(temporary, file)

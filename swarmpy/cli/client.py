@@ -13,7 +13,7 @@ import json
 import re
 import ssl
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -195,15 +195,17 @@ class ApiClient:
         """The answer of a DELETE."""
         return await self.request("DELETE", path, query, timeout=timeout)
 
-    async def download(self, path: str, *, silence: float | None = None) -> AsyncIterator[bytes]:
-        """The bytes of a GET as they come; no more than ``silence`` seconds pass between two pieces of them.
+    async def stream(
+        self, path: str, query: Mapping[str, str] | None = None, *, silence: float | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        """The bytes of a GET as they come; no more than ``silence`` seconds pass between two pieces of them, if given.
 
         Raises as :meth:`request`, and ConnectionFailed when they break off before the end.
         """
         session = self._session or self._new_session()
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._timeout, sock_read=silence or self._timeout)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._timeout, sock_read=silence)
         try:
-            async with session.get(URL(f"{self._base}{path}"), timeout=timeout) as response:
+            async with session.get(self._url(path, query), timeout=timeout) as response:
                 if response.status >= 400:
                     kind = response.headers.get(ERROR_HEADER, "")
                     _answer(f"GET {path}", response.status, response.content_type, await response.read(), kind)
@@ -221,27 +223,8 @@ class ApiClient:
             if session is not self._session:
                 await session.close()
 
-    async def stream(self, path: str, query: Mapping[str, str]) -> AsyncGenerator[bytes, None]:
-        """An answer that has no end of its own, in pieces as they come. Raises as :meth:`request`."""
-        session = self._session or self._new_session()
-        url = URL(f"{self._base}{path}?{urlencode(query)}", encoded=True)
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._timeout)
-        try:
-            async with session.get(url, timeout=timeout) as response:
-                if response.status >= 400:
-                    kind = response.headers.get(ERROR_HEADER, "")
-                    _answer(f"GET {path}", response.status, response.content_type, await response.read(), kind)
-                async for chunk in response.content.iter_any():
-                    yield chunk
-        except aiohttp.ClientConnectorError as error:
-            raise _unreachable(self._endpoint, error) from error
-        except aiohttp.ClientError as error:
-            _check_taken(self._endpoint, error)
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise ConnectionFailed(f"the daemon at {self._endpoint} broke off ({reason}): try again") from error
-        finally:
-            if session is not self._session:
-                await session.close()
+    def _url(self, path: str, query: Mapping[str, str] | None) -> URL:
+        return URL(f"{self._base}{path}" + (f"?{urlencode(query)}" if query else ""), encoded=True)
 
     async def _list(self, path: str, query: Mapping[str, str]) -> list[Json]:
         answer = await self.get(path, query=query)
@@ -319,7 +302,7 @@ class ApiClient:
         timeout: float,
         headers: Mapping[str, str] | None = None,
     ) -> Any:
-        url = URL(f"{self._base}{path}" + (f"?{urlencode(query)}" if query else ""), encoded=True)
+        url = self._url(path, query)
         try:
             async with session.request(
                 method, url, json=body, headers=headers, timeout=aiohttp.ClientTimeout(total=timeout)

@@ -41,7 +41,7 @@ START_TIMEOUT_S = 30.0
 JOIN_TIMEOUT_S = 60.0
 LEAVE_TIMEOUT_S = 60.0
 POLL_S = 0.05
-STARTING_ONLY = ("runtime", "hostname", "group_socket", "api_addr", "api_san")
+STARTING_ONLY = ("runtime", "hostname", "group_socket", "api_addr", "api_san", "generic_resource")
 PR_SET_PDEATHSIG = 1
 END_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

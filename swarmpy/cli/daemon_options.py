@@ -48,6 +48,12 @@ _OPTIONS = (
         help="Another name or address that clients call this machine by; may be repeated.",
     ),
     click.option("--hostname", metavar="NAME", help="What the node is called  [default: the machine's]."),
+    click.option(
+        "--generic-resource",
+        multiple=True,
+        metavar="KIND=COUNT|NAME",
+        help='Something that this machine has for tasks to reserve, such as "gpu=2" or "gpu=UUID1"; may be repeated.',
+    ),
     click.option("-d", "--detach", is_flag=True, help="Run the daemon in the background."),
 )
 listen_option = click.option(
@@ -74,11 +80,13 @@ def node_config(
     api_addr: str,
     api_san: tuple[str, ...],
     hostname: str | None,
+    generic_resource: tuple[str, ...] = (),
     listen_addr: str = "",
     advertise_addr: str = "",
     manager_addr: tuple[str, ...] = (),
 ) -> NodeConfig:
-    """How the daemon is to be started."""
+    """How the daemon is to be started. Raises InvalidArgument."""
+    from swarmpy.model import generic
     from swarmpy.node.config import NodeConfig
 
     return NodeConfig(
@@ -88,6 +96,7 @@ def node_config(
         status_address=status_addr,
         api_address=api_addr,
         api_names=api_san,
+        generic_resources=generic.parse(generic_resource),
         group_socket=Path(group_socket).absolute() if group_socket else None,
         listen_address=listen_addr,
         advertise_address=advertise_addr,

@@ -47,6 +47,8 @@ class LocalNode:
     runtime: str
     environment: Mapping[str, str] = attrs.Factory(dict)
     """What its daemon's environment has on top of this process's own."""
+    arguments: tuple[str, ...] = ()
+    """Options of its daemon beside the usual."""
     process: asyncio.subprocess.Process | None = None
 
     @property
@@ -78,7 +80,7 @@ class LocalNode:
         """What starts the daemon."""
         arguments = ["--data-dir", str(self.data_dir), "node", "run"]
         arguments += ["--runtime", self.runtime, "--status-addr", f"{self.address}:{STATUS_PORT}"]
-        arguments += ["--hostname", self.name, "--exit-with-parent"]
+        arguments += ["--hostname", self.name, "--exit-with-parent", *self.arguments]
         return [sys.executable, "-m", "swarmpy", *arguments]
 
     async def start(self) -> None:

@@ -38,8 +38,7 @@ IMAGE_LABEL = "com.docker.stack.image"
 
 _UNSUPPORTED = (
     "build", "cgroup_parent", "cgroupns_mode", "credential_spec", "devices", "domainname", "external_links", "ipc",
-    "isolation", "links", "mac_address", "network_mode", "oom_score_adj", "pid", "privileged", "security_opt",
-    "shm_size", "userns_mode",
+    "isolation", "links", "mac_address", "network_mode", "pid", "privileged", "security_opt", "shm_size", "userns_mode",
 )  # fmt: skip
 _DEPRECATED = ("container_name", "expose")
 
@@ -100,7 +99,7 @@ def _service(scope: Scope, name: str, service: Mapping[str, Any]) -> ServiceSpec
                 secrets=secret_references(scope, path, service.get("secrets")),
                 configs=config_references(scope, path, service.get("configs")),
             ),
-            resources=resources(scope, path, deploy.get("resources")),
+            resources=resources(deploy.get("resources")),
             restart=restart_policy(scope, path, service.get("restart"), deploy.get("restart_policy")),
             placement=placement(deploy.get("placement")),
             log_driver=None
@@ -246,8 +245,6 @@ def _warnings(services: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
     for service in services.values():
         if "restart" in service and (service.get("deploy") or {}).get("restart_policy"):
             unsupported.add("restart")
-        if "start_interval" in service.get("healthcheck", {}):
-            unsupported.add("healthcheck.start_interval")
     if unsupported:
         out.append(f"Ignoring unsupported options: {', '.join(sorted(unsupported))}")
     deprecated = sorted({key for service in services.values() for key in _DEPRECATED if key in service})

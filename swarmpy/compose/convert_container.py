@@ -73,6 +73,7 @@ def container_spec(scope: Scope, name: str, service: Mapping[str, Any], image: s
         capability_drop=drop,
         sysctls=shortforms.labels(service.get("sysctls")),
         ulimits=_ulimits(service.get("ulimits") or {}),
+        oom_score_adj=int(service.get("oom_score_adj", 0)),
     )
 
 
@@ -92,7 +93,9 @@ def _healthcheck(scope: Scope, path: Path, given: Mapping[str, Any] | None) -> H
             raise scope.error(at, "test and disable: true exclude each other: remove one of them")
         return Healthcheck(test=("NONE",))
     nanoseconds = {
-        f"{key}_ns": units.parse_duration(given[key]) for key in ("interval", "timeout", "start_period") if key in given
+        f"{key}_ns": units.parse_duration(given[key])
+        for key in ("interval", "timeout", "start_period", "start_interval")
+        if key in given
     }
     return Healthcheck(test=words, retries=int(given.get("retries", 0)), **nanoseconds)
 
@@ -165,6 +168,7 @@ def _long_mount(scope: Scope, at: Path, entry: Mapping[str, Any]) -> Mount:
         read_only=entry.get("read_only", False),
         bind_propagation=propagation,
         volume_no_copy=entry.get("volume", {}).get("nocopy", False),
+        volume_subpath=entry.get("volume", {}).get("subpath", ""),
         tmpfs_size_bytes=int(entry.get("tmpfs", {}).get("size", 0)),
     )
 

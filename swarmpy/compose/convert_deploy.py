@@ -10,22 +10,24 @@ from swarmpy.compose import units
 from swarmpy.compose.convert_container import Scope
 from swarmpy.compose.shortforms import scalar_text
 from swarmpy.compose.yaml_reader import Path
-from swarmpy.model.specs import MaxUnavailable, Placement, ResourceRequirements, Resources, RestartPolicy, UpdateConfig
+from swarmpy.model.specs import (
+    GenericResource,
+    MaxUnavailable,
+    Placement,
+    ResourceRequirements,
+    Resources,
+    RestartPolicy,
+    UpdateConfig,
+)
 
 _ON_FAILURE = re.compile(r"on-failure(?::([0-9]{1,9}))?", re.ASCII)
 
 
-def resources(scope: Scope, path: Path, given: Mapping[str, Any] | None) -> ResourceRequirements | None:
-    """Limits and reservations. Raises ComposeError for generic resources."""
+def resources(given: Mapping[str, Any] | None) -> ResourceRequirements | None:
+    """Limits and reservations, generic resources among these."""
     if not given:
         return None
-    reservations = given.get("reservations")
-    if reservations and reservations.get("generic_resources"):
-        raise scope.error(
-            (*path, "deploy", "resources", "reservations", "generic_resources"),
-            "generic resources are not available yet: label the nodes and use placement constraints",
-        )
-    return ResourceRequirements(limits=_amount(given.get("limits")), reservations=_amount(reservations))
+    return ResourceRequirements(limits=_amount(given.get("limits")), reservations=_amount(given.get("reservations")))
 
 
 def _amount(given: Mapping[str, Any] | None) -> Resources | None:
@@ -35,6 +37,10 @@ def _amount(given: Mapping[str, Any] | None) -> Resources | None:
         nano_cpus=units.parse_cpus(given["cpus"]) if "cpus" in given else 0,
         memory_bytes=units.parse_size(given["memory"]) if "memory" in given else 0,
         pids=int(given.get("pids", 0)),
+        generic=tuple(
+            GenericResource(kind=spec["kind"], count=int(spec["value"]))
+            for spec in (entry["discrete_resource_spec"] for entry in given.get("generic_resources", ()))
+        ),
     )
 
 

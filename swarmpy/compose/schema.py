@@ -146,6 +146,11 @@ _ROLLBACK_CONFIG = record(
         "order": one_of("start-first", "stop-first"),
     }
 )
+_GENERIC_RESOURCE = record(
+    {"discrete_resource_spec": record({"kind": text, "value": whole_number(1, 1 << 20)}, required=("kind", "value"))},
+    {"named_resource_spec": "which of them a task gets is up to its node: reserve a number of them"},
+    required=("discrete_resource_spec",),
+)
 _DEPLOY = record(
     {
         "mode": text,
@@ -158,8 +163,11 @@ _DEPLOY = record(
             {
                 "limits": record({"cpus": _cpus, "memory": _size, "pids": _count}),
                 "reservations": record(
-                    {"cpus": _cpus, "memory": _size, "generic_resources": list_of(anything)},
-                    {"devices": "reserved devices are not part of stack files of version 3"},
+                    {"cpus": _cpus, "memory": _size, "generic_resources": list_of(_GENERIC_RESOURCE)},
+                    {
+                        "devices": "reserved devices are not part of stack files of version 3: start the nodes with "
+                        "--generic-resource and reserve generic_resources"
+                    },
                 ),
             }
         ),
@@ -201,7 +209,7 @@ _VOLUME = record(
         "bind": record(
             {"propagation": text}, {"create_host_path": "the engine decides", "selinux": "the engine decides"}
         ),
-        "volume": record({"nocopy": boolean}, {"subpath": "it is not part of stack files"}),
+        "volume": record({"nocopy": boolean, "subpath": text}),
         "tmpfs": record({"size": _count}, {"mode": "it is not part of stack files"}),
         "cluster": anything,
     },

@@ -28,6 +28,7 @@ from swarmpy.manager.statuses import StatusBuffer, is_edit
 from swarmpy.manager.trust import Orders, seen
 from swarmpy.model import codec
 from swarmpy.model.assignments import (
+    AGENT_LEVEL,
     Heartbeat,
     HeartbeatReply,
     ManagerAddress,
@@ -36,11 +37,12 @@ from swarmpy.model.assignments import (
     StatusReport,
     TaskStatusUpdate,
 )
-from swarmpy.model.dependencies import DependenciesRequest, has_files, is_needed
+from swarmpy.model.dependencies import DependenciesRequest, is_needed
 from swarmpy.model.ids import NodeId, encode_id
 from swarmpy.model.logs import LogBatch
 from swarmpy.model.objects import Kind, Node, NodeStatus, Service, StoreObject, Task, TaskStatus
 from swarmpy.model.rates import Buckets, Rate
+from swarmpy.model.since import agent_level, what_needs
 from swarmpy.model.states import NodeState, Role, TaskState
 from swarmpy.network.endpoints import EndpointTable, ingress_table
 from swarmpy.ports import Clock, Peer, Random
@@ -135,8 +137,8 @@ class Dispatcher:
         try:
             while not session.closed:
                 session.wake.clear()
-                if session.level == 0:
-                    await self._reject_unfit(session.node_id)
+                if session.level < AGENT_LEVEL:
+                    await self._reject_unfit(session)
                 message = self._next_message(session)
                 if message is not None:
                     yield codec.to_plain(message)
@@ -248,8 +250,8 @@ class Dispatcher:
             return None
         first = session.told.sequence == 0
         wanted = node_tasks(view, session.node_id, self._gate.is_held)
-        if session.level == 0:
-            wanted = {task_id: task for task_id, task in wanted.items() if not has_files(task)}
+        if session.level < AGENT_LEVEL:
+            wanted = {task_id: task for task_id, task in wanted.items() if agent_level(task) <= session.level}
         # One of a version before parts would stop what is not in the first.
         most = PART_BYTES if session.level else math.inf
         assignments = session.told.next_update(wanted, self._sizes.of, most)
@@ -281,14 +283,21 @@ class Dispatcher:
         session.orders = orders
         return None if message == SessionMessage() else message
 
-    async def _reject_unfit(self, node_id: NodeId) -> None:
-        """A node of a version before secrets would run such tasks without them, so it is not told of them."""
-        unfit = [task for task in self._store.view().tasks_on_node(node_id) if has_files(task) and is_needed(task)]
+    async def _reject_unfit(self, session: Session) -> None:
+        """A node of a version before would run such tasks without what they ask for, so it is not told of them."""
+        node_id = session.node_id
+        unfit = [
+            task
+            for task in self._store.view().tasks_on_node(node_id)
+            if agent_level(task) > session.level and is_needed(task)
+        ]
         if not unfit:
             return
-        err = f"node {node_id} runs a version of swarmpy that gives tasks no secrets and configs: upgrade it"
-        status = TaskStatus(state=TaskState.REJECTED, err=err, timestamp_ns=self._clock.time_ns())
-        updates = [TaskStatusUpdate(task_id=task.id, status=status) for task in unfit]
+        updates = []
+        for task in unfit:
+            err = f"node {node_id} runs a version of swarmpy that gives tasks no {what_needs(task)}: upgrade it"
+            status = TaskStatus(state=TaskState.REJECTED, err=err, timestamp_ns=self._clock.time_ns())
+            updates.append(TaskStatusUpdate(task_id=task.id, status=status))
         try:
             await self._statuses.add(node_id, updates)
         except Unavailable as error:

@@ -67,9 +67,11 @@ class AssignmentUpdate:
     """The whole set goes on in the next update: it is too large for one message."""
 
 
-AGENT_LEVEL = 2
-"""What agents do. 1: they ask for the secrets and configs of tasks, and take a whole set in parts; 2: they send
-logs."""
+AGENT_LEVEL = 3
+"""What agents do. 1: they ask for the secrets and configs of tasks, and take a whole set in parts; 2: they send logs;
+3: they know what containers may be asked to be since schema version 8."""
+FILES_LEVEL = 1
+CONTAINERS_LEVEL = 3
 
 
 @attrs.frozen(kw_only=True)

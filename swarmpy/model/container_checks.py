@@ -6,19 +6,23 @@ does not rely on what it is told. Messages are Docker's where it has one.
 
 from __future__ import annotations
 
+import json
 import posixpath
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from swarmpy.errors import InvalidArgument
 from swarmpy.model import grammar
 from swarmpy.model.grammar import Check, bare, shown
+from swarmpy.model.privileges import Privileges, Seccomp
 from swarmpy.model.reference_checks import check_references
 from swarmpy.model.specs import ContainerSpec, Healthcheck, LogDriver, Mount, NetworkAttachment, Ulimit
 from swarmpy.model.template import map_templated, masked
 
 MIN_HEALTH_NS = 1_000_000
 PROPAGATIONS = ("", "rprivate", "private", "rshared", "shared", "rslave", "slave")
+CONSISTENCIES = ("", "default", "consistent", "cached", "delegated")
 MAX_TMPFS_MODE = 2**32 - 1
+MAX_OOM_SCORE = 1000
 
 
 def check_container(container: ContainerSpec) -> None:
@@ -28,6 +32,9 @@ def check_container(container: ContainerSpec) -> None:
     except ValueError as error:
         raise InvalidArgument(f"ContainerSpec: {error}") from None
     _check_texts(form)
+    # Only here: services of versions before may have such options, which nodes leave out.
+    for index, mount in enumerate(container.mounts):
+        _checked(mount, _check_own_options, f"(ContainerSpec.Mounts[{index}])")
     # Two different placeholders look alike in their form.
     _check_places(container.mounts)
 
@@ -64,6 +71,9 @@ def _check_texts(container: ContainerSpec) -> None:
     _check_each("Sysctls", container.sysctls.values(), grammar.check_line)
     for limit in container.ulimits:
         _check_ulimit(limit)
+    if not -MAX_OOM_SCORE <= container.oom_score_adj <= MAX_OOM_SCORE:
+        raise InvalidArgument(f"ContainerSpec: OomScoreAdj must be from -{MAX_OOM_SCORE} to {MAX_OOM_SCORE}")
+    _check_privileges(container.privileges)
     _check_health(container.healthcheck)
     check_references(container)
 
@@ -132,6 +142,43 @@ def _check_ulimit(limit: Ulimit) -> None:
         )
 
 
+# -- privileges ------------------------------------------------------------------------------------------------------
+
+
+def _check_privileges(privileges: Privileges | None) -> None:
+    if privileges is None:
+        return
+    if (label := privileges.selinux) is not None:
+        words = (label.user, label.role, label.type, label.level)
+        for word in words:
+            _check_given("Privileges.SELinuxContext", word, grammar.check_security_word)
+        if label.disable and any(words):
+            raise InvalidArgument(
+                "ContainerSpec: Privileges.SELinuxContext: it is disabled and has a label, choose one"
+            )
+    if privileges.seccomp is not None:
+        _check_seccomp(privileges.seccomp)
+    if privileges.apparmor not in (None, "default", "disabled"):
+        raise InvalidArgument(
+            f"ContainerSpec: Privileges.AppArmor: unknown mode {shown(privileges.apparmor)}, use default or disabled"
+        )
+
+
+def _check_seccomp(seccomp: Seccomp) -> None:
+    where = "ContainerSpec: Privileges.Seccomp"
+    if seccomp.mode not in ("default", "unconfined", "custom"):
+        raise InvalidArgument(f"{where}: unknown mode {shown(seccomp.mode)}, use default, unconfined or custom")
+    if bool(seccomp.profile) != (seccomp.mode == "custom"):
+        raise InvalidArgument(f"{where}: a profile belongs to the mode custom, and no other")
+    if seccomp.profile:
+        try:
+            is_object = isinstance(json.loads(seccomp.profile.decode()), dict)
+        except (ValueError, RecursionError):
+            is_object = False
+        if not is_object:
+            raise InvalidArgument(f"{where}: the profile is no JSON object")
+
+
 # -- mounts -----------------------------------------------------------------------------------------------------------
 
 
@@ -153,15 +200,19 @@ def _check_mount(mount: Mount, index: int) -> None:
     where = f"(ContainerSpec.Mounts[{index}])"
     if mount.type not in ("bind", "volume", "tmpfs"):
         raise InvalidArgument(f"mount type unknown: {shown(mount.type)}, use bind, volume or tmpfs {where}")
+    for check in (_check_target, _check_source, _check_mount_options):
+        _checked(mount, check, where)
+
+
+def _checked(mount: Mount, check: Callable[[Mount], None], where: str) -> None:
     try:
-        _check_target(mount.target)
-        _check_source(mount)
-        _check_mount_options(mount)
+        check(mount)
     except ValueError as error:
         raise InvalidArgument(f'invalid mount config for type "{mount.type}": {error} {where}') from None
 
 
-def _check_target(target: str) -> None:
+def _check_target(mount: Mount) -> None:
+    target = mount.target
     if not target:
         raise ValueError("field Target must not be empty")
     grammar.check_path(target)
@@ -184,6 +235,10 @@ def _check_source(mount: Mount) -> None:
 
 
 def _check_mount_options(mount: Mount) -> None:
+    if mount.consistency not in CONSISTENCIES:
+        raise ValueError(
+            f"unknown consistency {shown(mount.consistency)}, use {', '.join(filter(None, CONSISTENCIES))}"
+        )
     if mount.bind_propagation not in PROPAGATIONS:
         known = ", ".join(filter(None, PROPAGATIONS))
         raise ValueError(f"unknown propagation {shown(mount.bind_propagation)}, use {known}")
@@ -192,10 +247,63 @@ def _check_mount_options(mount: Mount) -> None:
     for name, value in (*mount.volume_labels.items(), *mount.volume_driver_opts.items()):
         grammar.check_label(name)
         grammar.check_text(value)
+    if mount.volume_subpath:
+        _check_subpath(mount)
+    _check_recursion(mount)
     if mount.tmpfs_size_bytes < 0:
         raise ValueError("tmpfs size must not be negative")
     if not 0 <= mount.tmpfs_mode <= MAX_TMPFS_MODE:
         raise ValueError(f"tmpfs mode must be from 0 to {MAX_TMPFS_MODE:o}")
+
+
+def _check_own_options(mount: Mount) -> None:
+    """The options of a type of mount have no meaning for another."""
+    given = {
+        "bind": (
+            "BindOptions",
+            (
+                mount.bind_propagation,
+                mount.bind_non_recursive,
+                mount.bind_create_mountpoint,
+                mount.bind_read_only_non_recursive,
+                mount.bind_read_only_force_recursive,
+            ),
+        ),
+        "volume": (
+            "VolumeOptions",
+            (
+                mount.volume_no_copy,
+                mount.volume_labels,
+                mount.volume_driver,
+                mount.volume_driver_opts,
+                mount.volume_subpath,
+            ),
+        ),
+        "tmpfs": ("TmpfsOptions", (mount.tmpfs_size_bytes, mount.tmpfs_mode)),
+    }
+    for kind, (name, values) in given.items():
+        if kind != mount.type and any(values):
+            raise ValueError(f"field {name} must not be specified")
+
+
+def _check_subpath(mount: Mount) -> None:
+    """A path that cannot lead out of the volume."""
+    path = mount.volume_subpath
+    if not mount.source:
+        raise ValueError("a subpath needs a volume with a name")
+    if path.startswith("/") or ".." in path.split("/"):
+        raise ValueError(f"subpath {shown(path)} must be a relative path within the volume, without '..'")
+    grammar.check_line(path)
+
+
+def _check_recursion(mount: Mount) -> None:
+    partly, wholly = mount.bind_read_only_non_recursive, mount.bind_read_only_force_recursive
+    if (partly or wholly) and not mount.read_only:
+        raise ValueError("ReadOnlyNonRecursive and ReadOnlyForceRecursive need a mount that is read-only")
+    if wholly and (partly or mount.bind_non_recursive):
+        raise ValueError("ReadOnlyForceRecursive does not go with ReadOnlyNonRecursive or NonRecursive")
+    if wholly and mount.bind_propagation not in ("", "rprivate"):
+        raise ValueError("ReadOnlyForceRecursive needs the propagation rprivate")
 
 
 # -- health -----------------------------------------------------------------------------------------------------------
@@ -213,6 +321,7 @@ def _check_health(check: Healthcheck | None) -> None:
         ("Interval", check.interval_ns),
         ("Timeout", check.timeout_ns),
         ("StartPeriod", check.start_period_ns),
+        ("StartInterval", check.start_interval_ns),
     ):
         if value and value < MIN_HEALTH_NS:
             raise InvalidArgument(f"ContainerSpec: {name} in Healthcheck cannot be less than 1ms")

@@ -200,6 +200,9 @@ check_signal = _word(
 check_driver = _word(
     r"[A-Za-z0-9][A-Za-z0-9_./:@-]*", "the name of a driver", "use letters, digits and the signs _ . / : @ -", 255
 )
+check_security_word = _word(
+    r"[A-Za-z0-9_][A-Za-z0-9_.:,-]*", "part of an SELinux label", "use letters, digits and the signs _ . : , -", 255
+)
 check_port_name = _word(r"[A-Za-z0-9][A-Za-z0-9_.-]*", "the name of a port", "use letters, digits, '_', '.' and '-'")
 
 ULIMITS = (

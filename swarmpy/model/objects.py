@@ -56,7 +56,7 @@ class Meta:
 
 @attrs.frozen(kw_only=True)
 class Plugin:
-    """A driver that a node's runtime has: ``type`` is ``volume``, ``network`` or ``log``."""
+    """A driver that a node's runtime has: ``type`` is ``volume``, ``network``, ``log`` or ``authorization``."""
 
     type: str
     name: str

@@ -15,6 +15,7 @@ import attrs
 
 from swarmpy.errors import InvalidArgument
 from swarmpy.model.ids import ConfigId, SecretId
+from swarmpy.model.privileges import Privileges
 from swarmpy.model.states import Availability, Role, ServiceMode
 
 
@@ -76,6 +77,8 @@ class Healthcheck:
     timeout_ns: int = 0
     start_period_ns: int = 0
     retries: int = 0
+    start_interval_ns: int = 0
+    """Between two questions in the start period; 0: the engine's default (5 s)."""
 
 
 @attrs.frozen(kw_only=True)
@@ -93,6 +96,18 @@ class Mount:
     volume_driver_opts: dict[str, str] = attrs.Factory(dict)
     tmpfs_size_bytes: int = 0
     tmpfs_mode: int = 0
+    consistency: str = ""
+    """Docker keeps it, and it means nothing on Linux."""
+    bind_non_recursive: bool = False
+    """Without what is mounted below the source."""
+    bind_create_mountpoint: bool = False
+    """A source that is not there is made, as a directory."""
+    bind_read_only_non_recursive: bool = False
+    """``read_only`` does not count for what is mounted below the source."""
+    bind_read_only_force_recursive: bool = False
+    """Where the kernel cannot make that read-only the container is not started."""
+    volume_subpath: str = ""
+    """A path in the volume, which is mounted instead of the whole."""
 
 
 @attrs.frozen(kw_only=True)
@@ -164,6 +179,9 @@ class ContainerSpec:
     ulimits: tuple[Ulimit, ...] = ()
     secrets: tuple[SecretReference, ...] = ()
     configs: tuple[ConfigReference, ...] = ()
+    privileges: Privileges | None = None
+    oom_score_adj: int = 0
+    """-1000 to 1000: the sooner the kernel takes it when memory runs out, the higher."""
     pull_secret_id: SecretId | None = None
     """The secret with the registry's credentials; None: the image is pulled without."""
 

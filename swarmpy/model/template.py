@@ -3,7 +3,8 @@
 Pure, and no template language: a placeholder is one of a few known words, looked up in a table. Nothing is called, no
 attribute is followed, and what a placeholder stands for is not looked at again.
 
-Docker expands them in the environment, the hostname and the mounts; ``expand`` does so and refuses what it does not
+Docker expands them in the environment, the hostname and the mounts (source, target, and the values of a volume's labels
+and options); ``expand`` does so and refuses what it does not
 know, since a literal ``{{.Task.Slto}}`` in a path or a name is a mistake. Docker hands command and arguments over
 as they are; ``expand_known`` expands there what it knows and leaves the rest alone, because braces in an argument may
 well be meant for the program itself.
@@ -20,7 +21,7 @@ from swarmpy.errors import TaskRejected
 from swarmpy.model.grammar import bare, shown
 from swarmpy.model.ids import NodeId
 from swarmpy.model.objects import Task
-from swarmpy.model.specs import ContainerSpec
+from swarmpy.model.specs import ContainerSpec, Mount
 
 MAX_EXPANDED = 128 * 1024
 """Characters of a text with its placeholders replaced. No program can be given a longer argument or variable."""
@@ -96,9 +97,17 @@ def map_templated(spec: ContainerSpec, change: Callable[[str], str]) -> Containe
         spec,
         env=tuple(map(change, spec.env)),
         hostname=change(spec.hostname),
-        mounts=tuple(
-            attrs.evolve(mount, source=change(mount.source), target=change(mount.target)) for mount in spec.mounts
-        ),
+        mounts=tuple(_map_mount(mount, change) for mount in spec.mounts),
+    )
+
+
+def _map_mount(mount: Mount, change: Callable[[str], str]) -> Mount:
+    return attrs.evolve(
+        mount,
+        source=change(mount.source),
+        target=change(mount.target),
+        volume_labels={name: change(value) for name, value in mount.volume_labels.items()},
+        volume_driver_opts={name: change(value) for name, value in mount.volume_driver_opts.items()},
     )
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import attrs
 
+from swarmpy.model.specs import GenericResource
+
 RUNTIMES = ("auto", "docker", "process")
 
 
@@ -25,6 +27,8 @@ class NodeConfig:
     """What clients call this machine by, beside what it knows of itself."""
     group_socket: Path | None = None
     """A second socket of the API, for the members of a group."""
+    generic_resources: tuple[GenericResource, ...] = ()
+    """What this machine has for tasks beside processors and memory."""
     listen_address: str = ""
     """Where a node that is in a cluster listens from now on, ``host:port``; "": as before."""
     advertise_address: str = ""

@@ -195,6 +195,7 @@ class Node(NodeFacts):
             hostname=self._config.hostname,
             directory=self._data.tasks,
             may_be_away=may_be_away,
+            generic=self._config.generic_resources,
         )
         log.info("runtime_chosen", runtime=runtime.name, reason=reason)
         return runtime

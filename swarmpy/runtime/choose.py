@@ -6,6 +6,7 @@ from pathlib import Path
 
 from swarmpy.errors import InvalidArgument, RuntimeUnavailable
 from swarmpy.model.ids import NodeId
+from swarmpy.model.specs import GenericResource
 from swarmpy.ports import Runtime
 from swarmpy.runtime.process import ProcessRuntime
 
@@ -24,12 +25,13 @@ async def choose_runtime(
     directory: Path,
     url: str | None = None,
     may_be_away: bool = False,
+    generic: tuple[GenericResource, ...] = (),
 ) -> tuple[Runtime, str]:
     """The runtime of a kind, not yet opened, and one line on why it is this one.
 
     ``directory`` is the process runtime's own; ``url`` the engine's address, by default ``DOCKER_HOST`` or the usual
-    socket. Raises RuntimeUnavailable when an engine is asked for and none answers, unless it ``may_be_away`` for now,
-    InvalidArgument for another kind.
+    socket; ``generic`` what the node has of generic resources. Raises RuntimeUnavailable when an engine is asked for
+    and none answers, unless it ``may_be_away`` for now, InvalidArgument for another kind.
     """
     if kind not in KINDS:
         raise InvalidArgument(f"runtime {kind!r} is unknown: choose one of {', '.join(KINDS)}")
@@ -39,7 +41,7 @@ async def choose_runtime(
         from swarmpy.runtime.docker import DockerRuntime
         from swarmpy.runtime.docker_engine import probe_engine
 
-        docker = DockerRuntime(node_id=node_id, node_address=node_address, hostname=hostname, url=url)
+        docker = DockerRuntime(node_id=node_id, node_address=node_address, hostname=hostname, url=url, generic=generic)
         try:
             address, version = await probe_engine(url, PROBE_TIMEOUT)
             return docker, f"Docker Engine {version} answers at {address}"
@@ -49,5 +51,7 @@ async def choose_runtime(
                 return docker, f"asked for, but {reason}"
             if kind == "docker":
                 raise RuntimeUnavailable(f"{reason}: start it, or use --runtime process") from error
-    process = ProcessRuntime(node_id=node_id, node_address=node_address, hostname=hostname, directory=directory)
+    process = ProcessRuntime(
+        node_id=node_id, node_address=node_address, hostname=hostname, directory=directory, generic=generic
+    )
     return process, reason

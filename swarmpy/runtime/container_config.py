@@ -9,11 +9,13 @@ import ipaddress
 from typing import Any
 
 from swarmpy.model.defaults import SECOND_NS, stop_grace_period_ns
+from swarmpy.model.generic import variables
 from swarmpy.model.objects import PortStatus, Task
 from swarmpy.model.specs import ContainerSpec, Healthcheck, Mount, PortConfig, ResourceRequirements
 from swarmpy.model.template import NodeFacts
 from swarmpy.model.wildcards import ANY_IPV4, ANY_IPV6
 from swarmpy.runtime.checked import expanded
+from swarmpy.runtime.engine_features import security_options
 from swarmpy.runtime.task_files import container_places
 
 LABEL_NODE_ID = "com.docker.swarm.node.id"
@@ -42,7 +44,7 @@ def create_config(task: Task, node: NodeFacts, files: str = "") -> dict[str, Any
     spec = expanded(task, node)
     config: dict[str, Any] = {
         "Image": spec.image,
-        "Env": list(spec.env),
+        "Env": [*spec.env, *variables(task.generic)],
         "Labels": _labels(task, node),
         "HostConfig": _host_config(spec, task, node, files),
     }
@@ -104,6 +106,8 @@ def _host_config(spec: ContainerSpec, task: Task, node: NodeFacts, files: str) -
         "DnsSearch": list(spec.dns_search),
         "DnsOptions": list(spec.dns_options),
         "ExtraHosts": _extra_hosts(spec),
+        "SecurityOpt": security_options(spec.privileges),
+        "OomScoreAdj": spec.oom_score_adj,
     }
     config.update({key: value for key, value in optional.items() if value})
     config.update(_resources(task.spec.resources))
@@ -134,6 +138,7 @@ def _healthcheck(check: Healthcheck) -> dict[str, Any]:
         "Timeout": check.timeout_ns,
         "StartPeriod": check.start_period_ns,
         "Retries": check.retries,
+        "StartInterval": check.start_interval_ns,
     }
     return {key: value for key, value in config.items() if value}
 
@@ -144,15 +149,27 @@ def _mount(mount: Mount) -> dict[str, Any]:
         "Source": mount.source,
         "Target": mount.target,
         "ReadOnly": mount.read_only,
+        "Consistency": mount.consistency,
     }
     if mount.type == "bind":
-        config["BindOptions"] = {"Propagation": mount.bind_propagation} if mount.bind_propagation else {}
+        config["BindOptions"] = _bind_options(mount)
     elif mount.type == "volume":
         config["VolumeOptions"] = _volume_options(mount)
     elif mount.type == "tmpfs":
         options = {"SizeBytes": mount.tmpfs_size_bytes, "Mode": mount.tmpfs_mode}
         config["TmpfsOptions"] = {key: value for key, value in options.items() if value}
     return {key: value for key, value in config.items() if value}
+
+
+def _bind_options(mount: Mount) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "Propagation": mount.bind_propagation,
+        "NonRecursive": mount.bind_non_recursive,
+        "CreateMountpoint": mount.bind_create_mountpoint,
+        "ReadOnlyNonRecursive": mount.bind_read_only_non_recursive,
+        "ReadOnlyForceRecursive": mount.bind_read_only_force_recursive,
+    }
+    return {key: value for key, value in options.items() if value}
 
 
 def _file_mounts(spec: ContainerSpec, directory: str) -> list[dict[str, Any]]:
@@ -175,7 +192,12 @@ def _volume_options(mount: Mount) -> dict[str, Any]:
         driver["Name"] = mount.volume_driver
     if mount.volume_driver_opts:
         driver["Options"] = dict(mount.volume_driver_opts)
-    options = {"NoCopy": mount.volume_no_copy, "Labels": dict(mount.volume_labels), "DriverConfig": driver}
+    options = {
+        "NoCopy": mount.volume_no_copy,
+        "Labels": dict(mount.volume_labels),
+        "DriverConfig": driver,
+        "Subpath": mount.volume_subpath,
+    }
     return {key: value for key, value in options.items() if value}
 
 

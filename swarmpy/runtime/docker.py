@@ -24,7 +24,7 @@ from swarmpy.model.ids import NodeId, TaskId
 from swarmpy.model.images import RegistryImage, registry_image_from_json
 from swarmpy.model.logs import LogLine, LogOptions
 from swarmpy.model.objects import NodeDescription, Task
-from swarmpy.model.specs import ContainerSpec
+from swarmpy.model.specs import ContainerSpec, GenericResource
 from swarmpy.model.template import NodeFacts
 from swarmpy.ports import Random, RunningTask, TaskExit, Told, unheard
 from swarmpy.runtime import docker_state as state
@@ -39,6 +39,7 @@ from swarmpy.runtime.container_config import (
 )
 from swarmpy.runtime.docker_engine import Engine, EngineError
 from swarmpy.runtime.docker_events import ContainerEvents
+from swarmpy.runtime.engine_features import check_engine
 from swarmpy.runtime.image_pulls import ImagePulls
 from swarmpy.runtime.memory_files import MemoryFiles
 from swarmpy.runtime.registry_auth import auth_header
@@ -69,10 +70,13 @@ class DockerRuntime:
         url: str | None = None,
         random: Random | None = None,
         files: MemoryFiles | None = None,
+        generic: tuple[GenericResource, ...] = (),
     ) -> None:
-        """``url`` is the engine's address; ``files`` where secrets and configs are put, by default the usual place."""
+        """``url`` is the engine's address; ``files`` where secrets and configs are put, by default the usual place;
+        ``generic`` what the machine has beside what the engine tells."""
         self._node = NodeFacts(id=node_id, hostname=hostname, address=node_address)
         self._files = files or MemoryFiles(node_id)
+        self._generic = generic
         self._engine = Engine(url)
         random = random or SystemRandom()
         self._events = ContainerEvents(self._engine, node_id, random)
@@ -107,7 +111,8 @@ class DockerRuntime:
 
     async def describe(self) -> NodeDescription:
         """The engine's machine."""
-        return state.description(await self._engine.info(), self._node.hostname)
+        info, plugins = await self._engine.info(), await self._engine.plugins()
+        return state.description(info, plugins, self._generic, self._node.hostname)
 
     async def list_tasks(self) -> Mapping[TaskId, RunningTask | None]:
         """The containers of this node."""
@@ -127,6 +132,7 @@ class DockerRuntime:
         places = container_places(spec)
         exists = await self._own(task) is not None
         if not exists:
+            check_engine(spec, self._engine.api_version)
             await self._images.get(spec.image, _credentials(spec, needed), told)
         directory = await self._files.find(task.id) if places else None
         if places and directory is None:

@@ -95,6 +95,11 @@ class Engine:
         if connector is not None:
             await connector.close()
 
+    @property
+    def api_version(self) -> str:
+        """The version of the API that is spoken with it, such as ``1.41``; "" before :meth:`open`."""
+        return "" if self._docker is None else self._docker.api_version.removeprefix("v")
+
     # -- questions --
 
     async def version(self, timeout: float = CALL_TIMEOUT) -> dict[str, Any]:
@@ -106,6 +111,12 @@ class Engine:
         """``GET /info``."""
         async with self._bounded("describe itself", INFO_TIMEOUT) as docker:
             return await docker.system.info()
+
+    async def plugins(self) -> list[Mapping[str, Any]]:
+        """``GET /plugins``: the managed ones, enabled or not."""
+        async with self._bounded("list its plugins", CALL_TIMEOUT) as docker:
+            found: list[Mapping[str, Any]] = await docker._query_json("plugins") or []
+            return found
 
     async def inspect(self, container: str) -> dict[str, Any] | None:
         """All about a container, by name or id; None when there is none."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from swarmpy.errors import TaskError, TaskFailed, TaskRejected
 from swarmpy.model.defaults import SECOND_NS
+from swarmpy.model.generic import merged
 from swarmpy.model.ids import TaskId
-from swarmpy.model.objects import ContainerStatus, NodeDescription, Platform
-from swarmpy.model.specs import Resources
+from swarmpy.model.objects import ContainerStatus, NodeDescription, Platform, Plugin
+from swarmpy.model.specs import GenericResource, Resources
 from swarmpy.ports import RunningTask, TaskExit
 from swarmpy.runtime.container_config import LABEL_PORTS, LABEL_TASK_ID, bound_ports, decode_ports
 
@@ -69,17 +70,57 @@ def task_exit(container: Mapping[str, Any] | None) -> TaskExit | None:
     return TaskExit(exit_code=state.get("ExitCode", 0), error=error)
 
 
-def description(info: Mapping[str, Any], hostname: str) -> NodeDescription:
-    """The node, of ``GET /info``."""
+def description(
+    info: Mapping[str, Any], plugins: Iterable[Mapping[str, Any]], given: Iterable[GenericResource], hostname: str
+) -> NodeDescription:
+    """The node, of ``GET /info`` and ``GET /plugins``, with the generic resources that its daemon was ``given``."""
     pairs = (label.partition("=") for label in info.get("Labels") or ())
     return NodeDescription(
         hostname=hostname or info.get("Name", ""),
         platform=Platform(architecture=info.get("Architecture", ""), os=info.get("OSType", "linux")),
-        resources=Resources(nano_cpus=info.get("NCPU", 0) * SECOND_NS, memory_bytes=info.get("MemTotal", 0)),
+        resources=Resources(
+            nano_cpus=info.get("NCPU", 0) * SECOND_NS,
+            memory_bytes=info.get("MemTotal", 0),
+            generic=merged(_told_generic(info.get("GenericResources") or ()), given),
+        ),
         runtime="docker",
         engine_version=info.get("ServerVersion", ""),
         engine_labels={key: value for key, _, value in pairs},
+        plugins=_plugins(info.get("Plugins") or {}, plugins),
     )
+
+
+def _told_generic(entries: Iterable[Mapping[str, Any]]) -> Iterator[GenericResource]:
+    """What ``node-generic-resources`` of the engine's configuration says."""
+    names: dict[str, list[str]] = {}
+    for entry in entries:
+        discrete, named = entry.get("DiscreteResourceSpec"), entry.get("NamedResourceSpec")
+        if discrete:
+            yield GenericResource(kind=discrete.get("Kind", ""), count=discrete.get("Value", 0))
+        elif named:
+            names.setdefault(named.get("Kind", ""), []).append(named.get("Value", ""))
+    for kind, found in names.items():
+        yield GenericResource(kind=kind, names=tuple(found))
+
+
+_PLUGIN_KINDS = {"volumedriver": "volume", "networkdriver": "network", "logdriver": "log", "authz": "authorization"}
+
+
+def _plugins(built_in: Mapping[str, Any], managed: Iterable[Mapping[str, Any]]) -> tuple[Plugin, ...]:
+    """Those that ``/info`` has, and the managed ones: of drivers for logs ``/info`` has no others than its own."""
+    found = {(kind.lower(), name) for kind, names in built_in.items() for name in names or ()}
+    for plugin in managed:
+        types = ((plugin.get("Config") or {}).get("Interface") or {}).get("Types") or ()
+        kinds = {_capability(each) for each in types} if plugin.get("Enabled") else set()
+        found |= {(_PLUGIN_KINDS[kind], plugin.get("Name", "")) for kind in kinds & _PLUGIN_KINDS.keys()}
+    return tuple(Plugin(type=kind, name=name) for kind, name in sorted(found) if kind in _PLUGIN_KINDS.values())
+
+
+def _capability(interface: object) -> str:
+    """Of ``docker.logdriver/1.0``, or of an object with its parts: engines have shown both."""
+    if isinstance(interface, Mapping):
+        return str(interface.get("Capability", ""))
+    return str(interface).partition("/")[0].rpartition(".")[2]
 
 
 # -- refusals ---------------------------------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
 """Docker's healthcheck, for runtimes that have to ask by themselves. Pure: the caller runs the probes and the clock.
 
 As with Docker, a task is *starting* until a probe succeeds, failures within the start period do not count, and
-``retries`` failures in a row make it *unhealthy*. Unlike Docker, a task that has never been healthy is probed more
-often than its interval, so that it takes requests soon after it is able to; it is given up no earlier for that.
+``retries`` failures in a row make it *unhealthy*. Unlike Docker, a task that has never been healthy and has no interval
+of its own for that is probed more often than its interval, so that it takes requests soon after it is able to; it is
+given up no earlier for that.
 """
 
 from __future__ import annotations
@@ -65,7 +66,10 @@ class HealthTracker:
     @property
     def pause(self) -> float:
         """Seconds until the next probe."""
-        return min(self.interval, STARTING_INTERVAL_SECONDS) if self.health is Health.STARTING else self.interval
+        if self.health is not Health.STARTING:
+            return self.interval
+        asked = self.check.start_interval_ns / SECOND_NS
+        return asked or min(self.interval, STARTING_INTERVAL_SECONDS)
 
     def record(self, succeeded: bool, now: float) -> Health:
         """Count a probe that ended at second ``now``; the health after it."""

@@ -35,7 +35,7 @@ from swarmpy.model.ids import NodeId, TaskId
 from swarmpy.model.images import RegistryImage
 from swarmpy.model.logs import LogLine, LogOptions
 from swarmpy.model.objects import ContainerStatus, NodeDescription, Platform, PortStatus, Task
-from swarmpy.model.specs import Resources
+from swarmpy.model.specs import GenericResource, Resources
 from swarmpy.model.template import NodeFacts
 from swarmpy.ports import Random, RunningTask, TaskExit, Told, unheard
 from swarmpy.runtime.checked import expanded
@@ -77,7 +77,7 @@ class _Process:
     @property
     def running(self) -> RunningTask:
         status = ContainerStatus(container_id=self.task.id, pid=self.pid)
-        return RunningTask(container=status, ports=self.ports)
+        return RunningTask(container=status, ports=self.ports, not_done=ignored_fields(self.task))
 
 
 class ProcessRuntime:
@@ -96,10 +96,13 @@ class ProcessRuntime:
         ready_seconds: float = READY_SECONDS,
         log_limit_bytes: int = LOG_LIMIT_BYTES,
         files: MemoryFiles | None = None,
+        generic: tuple[GenericResource, ...] = (),
     ) -> None:
-        """``files`` is where secrets and configs are put, by default the usual place."""
+        """``files`` is where secrets and configs are put, by default the usual place; ``generic`` what the machine has
+        beside processors and memory."""
         machine = platform.machine()
         self._node = NodeFacts(id=node_id, hostname=hostname, address=node_address, architecture=machine)
+        self._generic = generic
         self._directory = directory.absolute()
         self._free_ports = FreePorts(random or SystemRandom())
         self._ready_seconds = ready_seconds
@@ -152,7 +155,7 @@ class ProcessRuntime:
         return NodeDescription(
             hostname=self._node.hostname,
             platform=Platform(architecture=self._node.architecture, os="linux"),
-            resources=Resources(nano_cpus=cpus * SECOND_NS, memory_bytes=memory),
+            resources=Resources(nano_cpus=cpus * SECOND_NS, memory_bytes=memory, generic=self._generic),
             runtime=self.name,
         )
 

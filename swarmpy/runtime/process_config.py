@@ -10,6 +10,7 @@ import signal
 from collections.abc import Mapping
 
 from swarmpy.errors import TaskRejected
+from swarmpy.model.generic import variables
 from swarmpy.model.objects import PortStatus, Task
 from swarmpy.model.template import NodeFacts
 from swarmpy.runtime.checked import expanded
@@ -43,7 +44,7 @@ def environment(
     Raises TaskRejected for what no process can be given.
     """
     env = {"PATH": path, "HOME": home, "LANG": "C.UTF-8", "TMPDIR": home}
-    for line in expanded(task, node).env:
+    for line in (*expanded(task, node).env, *variables(task.generic)):
         name, given, value = line.partition("=")
         if given:
             env[name] = value
@@ -99,6 +100,9 @@ def ignored_fields(task: Task) -> tuple[str, ...]:
         "Groups": spec.groups,
         "Hostname": spec.hostname,
         "TTY": spec.tty,
+        "OpenStdin": spec.open_stdin,
+        "Privileges": spec.privileges,
+        "OomScoreAdj": spec.oom_score_adj,
         "Init": spec.init,
         "Networks": task.spec.networks,
         "LogDriver": task.spec.log_driver,

@@ -14,6 +14,7 @@ from swarmpy.model import codec
 from swarmpy.model.changes import Change, ChangeList
 from swarmpy.model.objects import Cluster, Kind, Node, Service, Task
 from swarmpy.model.references import kept_by_service, references
+from swarmpy.model.since import needs_services_version
 from swarmpy.model.specs import ServiceSpec, TaskSpec
 from swarmpy.model.states import TaskState
 
@@ -43,6 +44,8 @@ def version_of(entry: ChangeList) -> int:
     for change in entry.changes:
         if change.node is not None:
             version = max(version, _version_of_node(change.node))
+        elif _has_particular_container(change):
+            version = max(version, codec.SERVICES_VERSION)
         elif _has_secrets(change) or _is_of_job_or_deadline(change) or _asks_for_more(change):
             version = max(version, codec.SECRETS_VERSION)
         if _is_bounded(change):
@@ -91,6 +94,18 @@ def _asks_for_more(change: Change) -> bool:
             return _is_particular(spec.task) or (previous is not None and _is_particular(previous.task))
         case Task() as task:
             return bool(task.generic) or _is_particular(task.spec)
+    return False
+
+
+def _has_particular_container(change: Change) -> bool:
+    """True for a container with what could not be asked for before schema version 8."""
+    match change.object:
+        case Service(spec=spec, previous_spec=previous):
+            return needs_services_version(spec.task.container) or (
+                previous is not None and needs_services_version(previous.task.container)
+            )
+        case Task() as task:
+            return needs_services_version(task.spec.container)
     return False
 
 

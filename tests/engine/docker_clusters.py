@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,42 @@ def web_service(name: str, replicas: int, *, port: int = 0, **container: Any) ->
     return body
 
 
+class DockerCommand:
+    """The unchanged ``docker`` command with a node of ours as its engine."""
+
+    def __init__(self, node: LocalNode, directory: Path, config: Json | None = None) -> None:
+        directory.mkdir()
+        (directory / "config.json").write_text(json.dumps(config or {}))
+        self._environment = {
+            **os.environ,
+            "DOCKER_HOST": f"unix://{node.data_dir}/swarmpy.sock",
+            "DOCKER_CONFIG": str(directory),
+        }
+
+    async def __call__(self, *arguments: str, given: str = "") -> str:
+        """What it says; it ends well."""
+        return (await self.raw(*arguments, given=given)).decode().strip()
+
+    async def raw(self, *arguments: str, given: str = "") -> bytes:
+        """The bytes that it writes; it ends well."""
+        return (await self._run(arguments, given))[0]
+
+    async def both(self, *arguments: str, given: str = "") -> tuple[str, str]:
+        """What it says on standard output and on standard error; it ends well."""
+        out, err = await self._run(arguments, given)
+        return out.decode().strip(), err.decode().strip()
+
+    async def _run(self, arguments: Sequence[str], given: str) -> tuple[bytes, bytes]:
+        process = await asyncio.create_subprocess_exec(
+            "docker", *arguments, env=self._environment,
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        async with asyncio.timeout(60):
+            out, err = await process.communicate(given.encode())
+        assert process.returncode == 0, err.decode()
+        return out, err
+
+
 class DockerCluster:
     """A local cluster, and the engine behind its back."""
 
@@ -107,6 +143,13 @@ class DockerCluster:
         swarm = await self.manager.client.get("/swarm")
         spec = {**swarm["Spec"], "Dispatcher": {"HeartbeatPeriod": int(heartbeat_s * SECOND)}}
         await self.manager.client.post("/swarm/update", spec, query={"version": str(swarm["Version"]["Index"])})
+
+    async def only_container(self, service: str) -> tuple[Json, Json]:
+        """Wait for the one task of a service; it, and its container as the engine shows it."""
+        [task] = (await self.running(service, 1)).values()
+        async with self.engine.get(f"containers/{task['Status']['ContainerStatus']['ContainerID']}/json") as response:
+            found: Json = await response.json()
+        return task, found
 
     def name_of(self, node_id: str) -> str:
         """The name of the node with this id."""
@@ -239,12 +282,14 @@ async def making_clusters(directory: Path, engine: aiohttp.ClientSession) -> Asy
         *,
         heartbeat_s: float = 5,
         environments: dict[str, dict[str, str]] | None = None,
+        arguments: tuple[str, ...] = (),
     ) -> DockerCluster:
         local = LocalCluster(
             directory / f"cluster-{len(made)}", managers=managers, workers=workers, runtime="docker", ports=ports
         )
         for node in local.nodes:
             node.environment = (environments or {}).get(node.name, {})
+            node.arguments = arguments
         cluster = DockerCluster(local, engine)
         made.append(cluster)
         await cluster.form(heartbeat_s=heartbeat_s)

@@ -11,11 +11,10 @@ import shutil
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
-
-from swarmpy.cli.local_cluster import LocalNode
 
 USER, PASSWORD = "puller", "hunter2-planted"
 # Of the password, by bcrypt, which is all that the registry takes.
@@ -35,6 +34,11 @@ def auth(password: str = PASSWORD) -> bytes:
 def header(credentials: bytes) -> dict[str, str]:
     """The same for the engine's API."""
     return {"X-Registry-Auth": base64.urlsafe_b64encode(credentials).decode()}
+
+
+def login_at(registry: str) -> dict[str, Any]:
+    """What the docker command has in its configuration after a login."""
+    return {"auths": {registry: {"auth": base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()}}}
 
 
 def _free_port() -> int:
@@ -138,31 +142,3 @@ async def forget_all(engine: aiohttp.ClientSession, registry: str) -> None:
         for name in names:
             if name.startswith(f"{registry}/"):
                 await forget(engine, name)
-
-
-class DockerCommand:
-    """The ``docker`` command with a node of ours as its engine, logged in to a registry."""
-
-    def __init__(self, node: LocalNode, directory: Path, registry: str) -> None:
-        login = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
-        directory.mkdir()
-        (directory / "config.json").write_text(json.dumps({"auths": {registry: {"auth": login}}}))
-        self._environment = {
-            **os.environ,
-            "DOCKER_HOST": f"unix://{node.data_dir}/swarmpy.sock",
-            "DOCKER_CONFIG": str(directory),
-        }
-
-    async def __call__(self, *arguments: str, given: str = "") -> str:
-        """What it says; it ends well."""
-        return (await self.both(*arguments, given=given))[0]
-
-    async def both(self, *arguments: str, given: str = "") -> tuple[str, str]:
-        """What it says on standard output and on standard error."""
-        process = await asyncio.create_subprocess_exec(
-            "docker", *arguments, env=self._environment,
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        out, err = await process.communicate(given.encode())
-        assert process.returncode == 0, err.decode()
-        return out.decode().strip(), err.decode().strip()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,10 @@ import aiohttp
 import attrs
 import pytest
 
+from swarmpy.errors import TaskRejected
 from swarmpy.model.ids import ServiceId, TaskId
 from swarmpy.model.objects import Task
+from swarmpy.model.privileges import Privileges, Seccomp, SELinuxContext
 from swarmpy.model.specs import (
     ContainerSpec,
     Healthcheck,
@@ -196,3 +200,43 @@ async def test_a_maximal_spec_gets_what_it_asks_for(
     assert set(rights["mounts"]) - set(least["mounts"]) <= new
     environment = await run_in(engine_api, task.name, "cat", "/proc/1/environ")
     assert {e.partition("=")[0] for e in environment.split("\0") if e} == {"PATH", "HOSTNAME", "HOME", "A", "SLOT"}
+
+
+async def test_privileges_are_less_or_more_as_asked_for(
+    docker_runtime: DockerRuntime, engine_api: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    """What the kernel says of the first process; a bind without what is mounted below its source."""
+    (tmp_path / "below").mkdir()
+    await asyncio.to_thread(subprocess.run, ["mount", "-t", "tmpfs", "x", tmp_path / "below"], check=True, timeout=10)
+    try:
+        profile = json.dumps({"defaultAction": "SCMP_ACT_ALLOW"}).encode()
+        for seccomp, mode in ((Seccomp(mode="unconfined"), "0"), (Seccomp(mode="custom", profile=profile), "2")):
+            task = make_task(
+                privileges=Privileges(
+                    no_new_privileges=True,
+                    seccomp=seccomp,
+                    apparmor="disabled",
+                    selinux=SELinuxContext(disable=True),
+                ),
+                oom_score_adj=321,
+                mounts=(Mount(type="bind", source=str(tmp_path), target="/host", bind_non_recursive=True),),
+            )
+            await docker_runtime.prepare(task)
+            await docker_runtime.start(task)
+            rights = await rights_of(engine_api, task.name)
+            assert (rights["NoNewPrivs"], rights["Seccomp"]) == ("1", mode)
+            assert {"/host", "/host/below"} & set(rights["mounts"]) == {"/host"}
+            assert (await run_in(engine_api, task.name, "cat", "/proc/1/oom_score_adj")).strip() == "321"
+            await docker_runtime.remove(task.id)
+    finally:
+        await asyncio.to_thread(subprocess.run, ["umount", tmp_path / "below"], check=True, timeout=10)
+
+
+async def test_an_engine_that_would_ignore_what_is_asked_for_is_not_asked(docker_runtime: DockerRuntime) -> None:
+    """The oldest option that this engine does not know is named, with what would know it."""
+    version = tuple(map(int, docker_runtime._engine.api_version.split(".")))
+    if version >= (1, 45):
+        pytest.skip("this engine knows all of them")
+    task = make_task(mounts=(Mount(source="v", target="/v", volume_subpath="a"),))
+    with pytest.raises(TaskRejected, match=r"Subpath of the mount /v needs an engine with API 1\.45 or later, and"):
+        await docker_runtime.prepare(task)

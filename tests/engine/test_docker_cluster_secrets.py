@@ -11,9 +11,9 @@ from typing import Any
 
 import aiohttp
 import pytest
-from docker_clusters import ClusterMaker, DockerCluster, ask, until
+from docker_clusters import ClusterMaker, DockerCluster, DockerCommand, ask, until
 from images import PRIVATE_TAG, SOCKET
-from registries import DockerCommand, auth, forget, header, private_registry, push
+from registries import auth, forget, header, login_at, private_registry, push
 
 from swarmpy.cli.local_cluster import LocalNode
 from swarmpy.runtime.memory_files import usual_bases
@@ -163,7 +163,7 @@ async def test_as_dockers_users_do_it(
         image = f"{address}/team/app:1"
         await push(engine_api, PRIVATE_TAG, image)
         cluster = await make_docker_cluster(1, 1)
-        docker = DockerCommand(cluster.manager, tmp_path / "docker", address)
+        docker = DockerCommand(cluster.manager, tmp_path / "docker", login_at(address))
         try:
             await docker("secret", "create", "password", "-", given=PLANTED)
             await docker("secret", "create", "next", "-", given=f"{PLANTED}-2")

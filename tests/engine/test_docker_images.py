@@ -12,9 +12,9 @@ from typing import Any
 
 import aiohttp
 import pytest
-from docker_clusters import ClusterMaker, DockerCluster, until
+from docker_clusters import ClusterMaker, DockerCluster, DockerCommand, until
 from images import load_image
-from registries import DockerCommand, Registry, auth, forget_all, header, push_own, running_registry
+from registries import Registry, auth, forget_all, header, login_at, push_own, running_registry
 from structlog.testing import capture_logs
 
 from swarmpy.model.dependencies import Content, Dependencies
@@ -82,7 +82,7 @@ async def shop(
         pytest.skip("the docker command is not installed")
     async with running_registry(tmp_path) as registry:
         cluster = await make_docker_cluster(1, 1)
-        docker = DockerCommand(cluster.manager, tmp_path / "docker", registry.address)
+        docker = DockerCommand(cluster.manager, tmp_path / "docker", login_at(registry.address))
         try:
             yield Shop(cluster, registry, docker, engine_api)
         finally:

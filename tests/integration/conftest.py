@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from clusters import ClusterMaker, forget_files
-from hosts import Hosts
+from hosts import Host, Hosts, until
 
 from swarmpy.cli.local_cluster import LocalCluster
 
@@ -20,6 +20,26 @@ def hosts(tmp_path: Path) -> Iterator[Hosts]:
     yield made
     made.close()
     asyncio.run(forget_files(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Host]]:
+    """A manager and a worker for all tests of a file."""
+    made = Hosts(tmp_path_factory.mktemp("network"))
+    yield made.cluster(1, 1)
+    made.close()
+
+
+@pytest.fixture
+def manager(nodes: list[Host]) -> Iterator[Host]:
+    """The manager, with no service; it has said nothing of a defect in the end."""
+    yield nodes[0]
+    for host in nodes:
+        assert "Traceback" not in host.log
+        assert "never retrieved" not in host.log
+    for service in nodes[0].api("/services"):
+        nodes[0].does("service", "rm", service["Spec"]["Name"])
+    until(lambda: not nodes[0].api("/tasks"), "all tasks are gone")
 
 
 @pytest.fixture

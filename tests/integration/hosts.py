@@ -21,6 +21,7 @@ from typing import Any
 from urllib.parse import quote
 
 import attrs
+import pytest
 from clocks import Clock
 
 from swarmpy.cli.local_cluster import reserve_prefix
@@ -30,6 +31,9 @@ from swarmpy.security.vault import Vault
 
 MAX_HOSTS = 9
 DOCKER = shutil.which("docker") or "docker"
+# Where everything has to run, a missing client is a failure.
+_is_missing = not os.access(DOCKER, os.X_OK) and os.environ.get("SWARMPY_REQUIRE_ENGINE") != "1"
+needs_docker_cli = pytest.mark.skipif(_is_missing, reason="needs the docker CLI")
 Finished = subprocess.CompletedProcess[str]
 
 SLEEP = """

@@ -12,9 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hosts import DOCKER, Host, Hosts, last_line, refused, swarmpy, until
+from hosts import DOCKER, Host, Hosts, last_line, needs_docker_cli, refused, swarmpy, until
 
-is_missing = not os.access(DOCKER, os.X_OK) and os.environ.get("SWARMPY_REQUIRE_ENGINE") != "1"
 STACK = "services: {{web: {{image: none, command: [{command}], ports: ['{port}:80'], stop_grace_period: 1s}}}}\n"
 
 
@@ -236,7 +235,7 @@ def test_malformed_stack_files(manager: Host, tmp_path: Path, text: str, words: 
     assert manager.api("/services") == []
 
 
-@pytest.mark.skipif(is_missing, reason="no docker command on this machine")
+@needs_docker_cli
 @pytest.mark.parametrize(
     ("options", "image", "words"),
     [

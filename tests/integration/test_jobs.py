@@ -2,36 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-from hosts import DOCKER, Host, Hosts, until
-
-# Where everything has to run, a missing client is a failure.
-is_missing = not os.access(DOCKER, os.X_OK) and os.environ.get("SWARMPY_REQUIRE_ENGINE") != "1"
-needs_docker_cli = pytest.mark.skipif(is_missing, reason="needs the docker CLI")
-
-
-@pytest.fixture(scope="module")
-def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Host]]:
-    """A manager and a worker for all tests of this file."""
-    made = Hosts(tmp_path_factory.mktemp("network"))
-    yield made.cluster(1, 1)
-    made.close()
-
-
-@pytest.fixture
-def manager(nodes: list[Host]) -> Iterator[Host]:
-    """The manager, with no service; it has said nothing of a defect in the end."""
-    yield nodes[0]
-    for host in nodes:
-        assert "Traceback" not in host.log
-        assert "never retrieved" not in host.log
-    for service in nodes[0].api("/services"):
-        nodes[0].does("service", "rm", service["Spec"]["Name"])
-    until(lambda: not nodes[0].api("/tasks"), "all tasks are gone")
+from hosts import Host, needs_docker_cli, until
 
 
 def shown(manager: Host, name: str) -> str:

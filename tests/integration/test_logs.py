@@ -49,7 +49,7 @@ def pair(network: Hosts) -> list[Host]:
 
 
 class Follower:
-    """``docker service logs -f``, as it goes."""
+    """``docker service logs -f``, as it goes; ``lines`` has its errors, too."""
 
     def __init__(self, host: Host, *arguments: str) -> None:
         command = [DOCKER, "-H", f"unix://{host.data_dir}/swarmpy.sock", "service", "logs", "-f", *arguments]
@@ -62,6 +62,10 @@ class Follower:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             self.lines.append(line.decode(errors="replace").rstrip("\n"))
+
+    def has_ended(self) -> bool:
+        """True when it has ended by itself, and all that it said is there."""
+        return self._process.poll() is not None and not self._reader.is_alive()
 
     def end(self) -> None:
         """As with Ctrl-C."""
@@ -154,6 +158,22 @@ def test_who_follows_sees_tasks_come_and_go(pair: list[Host]) -> None:
             return True
 
         until(all_said, "the others are heard", timeout=60)
+
+
+def test_who_follows_at_a_manager_that_dies_is_told(cluster: list[Host]) -> None:
+    """The command ends with an error, and does not wait for what cannot come."""
+    leader, other, _ = cluster
+    leader.docker(*CREATE, "asked", "none", "sh", "-c", "echo begun; sleep 1000")
+    with following(other, "--raw", "asked") as follower:
+        until(lambda: follower.lines == ["begun"], "it is heard", timeout=90)
+        other.kill(signal.SIGKILL)
+        try:
+            until(follower.has_ended, "the command has ended")
+        finally:
+            other.resume()
+            until(lambda: all(state == "ready" for state, _ in leader.nodes().values()), "the manager is back")
+        assert follower.lines[0] == "begun"
+        assert "EOF" in follower.lines[-1]
 
 
 def test_the_own_command_says_the_same(pair: list[Host]) -> None:

@@ -13,14 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hosts import DOCKER, Host, Hosts, refused, until
+from hosts import Host, Hosts, needs_docker_cli, refused, until
 
 from swarmpy.cli.client import ApiClient
 from swarmpy.cli.data_client import DataClient
 
-# Where everything has to run, a missing client is a failure.
-is_missing = not os.access(DOCKER, os.X_OK) and os.environ.get("SWARMPY_REQUIRE_ENGINE") != "1"
-needs_docker_cli = pytest.mark.skipif(is_missing, reason="needs the docker CLI")
 SECRET = b"hunter2 of the whole cluster"
 STACK = """
 services:

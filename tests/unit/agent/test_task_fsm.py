@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -108,6 +109,13 @@ def test_running_has_container_and_ports() -> None:
     """A task that runs shows its container and where its ports are."""
     status = step(S.RUNNING, S.STARTING, Started(running=RUNNING)).status
     assert (status.container, status.ports, status.message) == (RUNNING.container, RUNNING.ports, "started")
+
+
+def test_what_a_runtime_does_not_do_is_said() -> None:
+    """In the message, where clients see it."""
+    running = attrs.evolve(RUNNING, not_done=("Mounts", "ReadOnly"))
+    status = step(S.RUNNING, S.STARTING, Started(running=running)).status
+    assert status.message == "started; not done by this runtime: Mounts, ReadOnly"
 
 
 def test_exit_code_is_told() -> None:

@@ -3,42 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import attrs
-import pytest
 from api_world import World
 from docker_client import Docker, is_needed
 
-from swarmpy.api.app import ApiServer
 from swarmpy.manager.operations import create_service
-from swarmpy.model import codec
 from swarmpy.model.objects import TaskStatus
 from swarmpy.model.specs import ContainerSpec, MaxUnavailable, ServiceSpec, TaskSpec
 from swarmpy.model.states import TaskState
 
 pytestmark = is_needed
-
-
-@pytest.fixture
-async def world() -> World:
-    """One manager that leads, one worker."""
-    world = World("m1")
-    world.elect("m1")
-    await world.found(schema=codec.SCHEMA_VERSION)
-    return world
-
-
-@pytest.fixture
-async def docker(tmp_path: Path, world: World) -> AsyncIterator[Docker]:
-    """The command line of the leader's machine."""
-    server = ApiServer(world.apis["m1"], tmp_path / "s")
-    await server.start()
-    try:
-        yield Docker(tmp_path, tmp_path / "s")
-    finally:
-        await server.close()
 
 
 async def test_the_docker_command_leaves_what_may_be_missing(docker: Docker, world: World) -> None:

@@ -78,20 +78,48 @@ async def test_one_line_names_the_field_and_the_reason(api: Api, body: dict[str,
     "container",
     [
         {"Privileges": {"CredentialSpec": {"File": "x"}}},
-        {"Privileges": {"SELinuxContext": {"Disable": True}}},
-        {"Privileges": {"Seccomp": {"Mode": "unconfined"}}},
-        {"Privileges": {"AppArmor": {"Mode": "disabled"}}},
-        {"Privileges": {"NoNewPrivileges": True}},
-        {"OomScoreAdj": -1000},
+        {"Privileges": {"SELinuxContext": {"Disable": True, "User": "u"}}},
+        {"Privileges": {"Seccomp": {"Mode": "custom"}}},
+        {"Privileges": {"AppArmor": {"Mode": "sometimes"}}},
+        {"OomScoreAdj": -1001},
+        {"Isolation": "hyperv"},
         {"Mounts": [{"Type": "npipe", "Source": "a", "Target": "/x"}]},
-        {"Mounts": [{"Type": "bind", "Source": "/a", "Target": "/x", "BindOptions": {"CreateMountpoint": True}}]},
+        {"Mounts": [{"Type": "tmpfs", "Target": "/x", "BindOptions": {"CreateMountpoint": True}}]},
         {"Mounts": [{"Type": "tmpfs", "Target": "/x", "TmpfsOptions": {"Options": [["exec"]]}}]},
     ],
 )
 async def test_what_would_be_ignored_is_refused(api: Api, container: dict[str, Any]) -> None:
     """A restriction that is not kept, or a right that is not given, is not silently left out."""
-    status, _ = await ask(api, "POST", "/services/create", spec(container))
+    status, answer = await ask(api, "POST", "/services/create", spec(container))
     assert status == 400
+    assert "schema version" not in answer["message"]
+
+
+@pytest.mark.parametrize(
+    "container",
+    [
+        {"Privileges": {"NoNewPrivileges": True}},
+        {"OomScoreAdj": 5},
+        {"Healthcheck": {"StartInterval": 10**9}},
+        {"Mounts": [{"Type": "bind", "Source": "/a", "Target": "/x", "BindOptions": {"NonRecursive": True}}]},
+    ],
+)
+async def test_what_older_managers_do_not_read_waits_for_them(api: Api, container: dict[str, Any]) -> None:
+    """Nothing of it is stored before all managers are upgraded."""
+    status, answer = await ask(api, "POST", "/services/create", spec(container))
+    assert (status, "this needs schema version 8" in answer["message"]) == (400, True)
+    assert await ask(api, "GET", "/services") == (200, [])
+
+
+@pytest.mark.parametrize("path", ["/services/web/logs", "/tasks/t/logs"])
+async def test_an_end_of_a_log_in_time_is_refused(api: Api, path: str) -> None:
+    """Docker has it for containers only, and leaves it out here without a word; 0 is what its clients send for none."""
+    await ask(api, "POST", "/services/create", spec())
+    status, answer = await ask(api, "GET", path, stdout="1", until="1700000000")
+    assert status == 400
+    assert answer["message"] == "until is not supported for the logs of services and tasks: it is for containers"
+    status, _ = await ask(api, "GET", "/tasks/nosuch/logs", stdout="1", until="0")
+    assert status == 404
 
 
 @pytest.mark.parametrize("ending", ["!", "_", "\n"])

@@ -285,8 +285,8 @@ async def test_an_answer_that_fails_half_way_is_seen_to_be_broken(tmp_path: Path
     world.manager("m1").store.parts = fails  # type: ignore[method-assign]
     async with serving(tmp_path / "s", world.apis["m1"]), ApiClient(tmp_path / "s") as client:
         with pytest.raises(ConnectionFailed, match="broke off"):
-            async for _ in client.download("/swarm/backup"):
+            async for _ in client.stream("/swarm/backup"):
                 pass
         with pytest.raises(NotFound):
-            async for _ in client.download("/swarm/nothing"):
+            async for _ in client.stream("/swarm/nothing"):
                 pass

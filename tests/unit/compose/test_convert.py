@@ -14,6 +14,7 @@ from swarmpy.errors import ComposeError, InvalidArgument
 from swarmpy.model.specs import (
     ContainerSpec,
     EndpointSpec,
+    GenericResource,
     Healthcheck,
     LogDriver,
     MaxUnavailable,
@@ -33,6 +34,8 @@ from swarmpy.model.states import ServiceMode
 
 SECOND = 1_000_000_000
 NAMESPACE = {"com.docker.stack.namespace": "st"}
+RESERVING = """deploy:
+  resources: {reservations: {generic_resources: [{discrete_resource_spec: {kind: gpu, value: 2}}]}}"""
 PLACEMENT = """deploy:
   placement:
     constraints: [a == b]
@@ -105,6 +108,13 @@ def test_images(tmp_path: Path, given: str, image: str) -> None:
                 "healthcheck": Healthcheck(
                     test=("CMD", "a"), interval_ns=SECOND, timeout_ns=2 * SECOND, start_period_ns=3 * SECOND, retries=4
                 )
+            },
+        ),
+        (
+            "healthcheck: {test: a, start_interval: 2s}\noom_score_adj: -5",
+            {
+                "healthcheck": Healthcheck(test=("CMD-SHELL", "a"), start_interval_ns=2 * SECOND),
+                "oom_score_adj": -5,
             },
         ),
         ("healthcheck: {disable: true}", {"healthcheck": Healthcheck(test=("NONE",))}),
@@ -220,6 +230,14 @@ def test_deploy(tmp_path: Path, lines: str, fields: dict[str, Any]) -> None:
             },
         ),
         (
+            RESERVING,
+            {
+                "resources": ResourceRequirements(
+                    reservations=Resources(generic=(GenericResource(kind="gpu", count=2),))
+                )
+            },
+        ),
+        (
             PLACEMENT,
             {"placement": Placement(constraints=("a == b",), spread=("a", "b"), max_replicas=2)},
         ),
@@ -300,8 +318,8 @@ def test_what_is_ignored_is_said(tmp_path: Path) -> None:
         ),
         ("ports: [{target: 80, mode: x}]", "f.yml:4: services.web.ports[0].mode: unknown mode 'x': ingress or host"),
         (
-            "deploy: {resources: {reservations: {generic_resources: [{}]}}}",
-            "f.yml:4: services.web.deploy.resources.reservations.generic_resources: generic resources are not",
+            "volumes: [{type: volume, target: /v, volume: {subpath: a}}]",
+            'f.yml:2: services.web: invalid mount config for type "volume": a subpath needs a volume with a name',
         ),
     ],
 )

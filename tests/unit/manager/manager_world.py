@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from typing import Any, TypeVar
 
 import attrs
 
@@ -35,9 +36,11 @@ from swarmpy.model.states import NodeState, Role, TaskState
 from swarmpy.ports import Peer
 from swarmpy.security import ca, tokens
 from swarmpy.store.memory import Store
+from swarmpy.store.transaction import Tx
 
 ROOT = ca.create_root_ca(1_790_000_000 * 10**9)
 PORT = PortConfig(target_port=80, published_port=8080)
+W = TypeVar("W", bound="TwoAgents")
 
 
 class MovedClock:
@@ -178,3 +181,33 @@ class FakeAgent:
         """Drop the session."""
         if self._stream is not None:
             await self._stream.aclose()  # type: ignore[attr-defined]
+
+
+@attrs.define
+class TwoAgents:
+    """A leader, and an agent on each of the nodes ``good`` and ``bad``."""
+
+    store: Store
+    clock: MovedClock
+    dispatcher: Dispatcher
+    good: FakeAgent
+    bad: FakeAgent
+
+
+@contextlib.asynccontextmanager
+async def two_agents(write: Callable[[Tx], None], world: type[W]) -> AsyncIterator[W]:
+    """Such a world, with what ``write`` puts into the store."""
+    clock = MovedClock()
+    store, _ = await make_store(clock, "good", "bad")
+    await store.update(write)
+    dispatcher = Dispatcher(store=store, clock=clock, random=random.Random(1), managers=tuple)
+    running = asyncio.create_task(dispatcher.run())
+    await asyncio.sleep(0)
+    good, bad = FakeAgent(dispatcher, "good"), FakeAgent(dispatcher, "bad")
+    await good.open()
+    await bad.open()
+    yield world(store, clock, dispatcher, good, bad)
+    await good.close()
+    await bad.close()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)

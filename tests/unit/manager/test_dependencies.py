@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import random
 from collections.abc import AsyncIterator
 from typing import Any
 
 import attrs
 import pytest
-from manager_world import FakeAgent, MovedClock, make_service, make_store, make_task
+from manager_world import FakeAgent, TwoAgents, make_service, make_task, two_agents
 from structlog.testing import capture_logs
 
 from swarmpy.errors import FailedPrecondition, InvalidArgument, PermissionDenied, ProtocolViolation, Unavailable
 from swarmpy.manager.dependencies import DELIVERED, REPLY_BYTES
-from swarmpy.manager.dispatcher import Dispatcher
 from swarmpy.model import codec
 from swarmpy.model.dependencies import MAX_IDS, DependenciesReply, DependenciesRequest
 from swarmpy.model.ids import ConfigId, SecretId, TaskId
@@ -30,7 +27,6 @@ from swarmpy.model.specs import (
     TaskSpec,
 )
 from swarmpy.model.states import TaskState
-from swarmpy.store.memory import Store
 
 PLANTED = b"hunter2-planted"
 
@@ -57,14 +53,8 @@ def task(name: str, node: str, spec: TaskSpec, state: TaskState = TaskState.PREP
 
 
 @attrs.define
-class World:
-    """A leader, and two nodes: each has a task with a secret of its own, and they share one."""
-
-    store: Store
-    clock: MovedClock
-    dispatcher: Dispatcher
-    good: FakeAgent
-    bad: FakeAgent
+class World(TwoAgents):
+    """Each node has a task with a secret of its own, and they share one."""
 
     async def ask(self, agent: FakeAgent, task_id: str, *secrets: str, configs: tuple[str, ...] = ()) -> Any:
         """One question, through bytes as on a connection."""
@@ -93,9 +83,6 @@ class World:
 
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
-    clock = MovedClock()
-    store, _ = await make_store(clock, "good", "bad")
-
     def write(tx: Any) -> None:
         tx.update(attrs.evolve(tx.cluster(), schema=SECRETS_VERSION))
         tx.create(make_service())
@@ -107,18 +94,8 @@ async def world() -> AsyncIterator[World]:
         tx.create(task("t-good", "good", container("mine", "shared", configs=("conf",), pull="login")))
         tx.create(task("t-bad", "bad", container("theirs", "shared")))
 
-    await store.update(write)
-    dispatcher = Dispatcher(store=store, clock=clock, random=random.Random(1), managers=tuple)
-    running = asyncio.create_task(dispatcher.run())
-    await asyncio.sleep(0)
-    good, bad = FakeAgent(dispatcher, "good"), FakeAgent(dispatcher, "bad")
-    await good.open()
-    await bad.open()
-    yield World(store, clock, dispatcher, good, bad)
-    await good.close()
-    await bad.close()
-    running.cancel()
-    await asyncio.wait([running])
+    async with two_agents(write, World) as made:
+        yield made
 
 
 async def test_a_node_gets_what_its_task_refers_to(world: World) -> None:

@@ -18,6 +18,7 @@ from swarmpy.model import codec
 from swarmpy.model.assignments import SessionMessage
 from swarmpy.model.ids import NodeId, SecretId, TaskId
 from swarmpy.model.objects import Task
+from swarmpy.model.privileges import Privileges
 from swarmpy.model.specs import ContainerSpec, FileTarget, SecretReference, TaskSpec
 from swarmpy.model.states import NodeState, Role, TaskState
 from swarmpy.ports import Peer
@@ -428,24 +429,36 @@ async def test_an_agent_of_a_version_before_parts_gets_all_at_once() -> None:
         await agent.close()
 
 
-async def test_an_agent_of_a_version_before_secrets_runs_no_task_without_them() -> None:
+REFERENCE = SecretReference(secret_id=SecretId("s"), secret_name="s", file=FileTarget(name="s"))
+RESTRICTED = Privileges(no_new_privileges=True)
+
+
+@pytest.mark.parametrize(
+    ("level", "container", "what"),
+    [
+        (0, ContainerSpec(image="x", secrets=(REFERENCE,)), "secrets and configs"),
+        (2, ContainerSpec(image="x", privileges=RESTRICTED), "privileges, OOM scores and newer options of mounts and"),
+    ],
+)
+async def test_an_agent_of_a_version_before_runs_no_task_without_what_it_asks_for(
+    level: int, container: ContainerSpec, what: str
+) -> None:
     """It is not told of such a task, which is rejected with the reason; others it gets."""
     async with serving("a") as world:
-        reference = SecretReference(secret_id=SecretId("s"), secret_name="s", file=FileTarget(name="s"))
-        spec = TaskSpec(container=ContainerSpec(image="x", secrets=(reference,)))
 
         def write(tx: Any) -> None:
-            tx.update(attrs.evolve(tx.cluster(), schema=codec.SECRETS_VERSION))
-            tx.create(attrs.evolve(make_task("secret", "a", TaskState.ASSIGNED), spec=spec))
+            tx.update(attrs.evolve(tx.cluster(), schema=codec.SCHEMA_VERSION))
+            tx.create(attrs.evolve(make_task("asking", "a", TaskState.ASSIGNED), spec=TaskSpec(container=container)))
             tx.create(make_task("plain", "a", TaskState.ASSIGNED))
 
         await world.store.update(write)
         agent = FakeAgent(world.dispatcher, "a")
-        agent.level = 0
+        agent.level = level
         await agent.open()
         assert set(agent.tasks) == {"plain"}
-        task = world.store.view().task("secret")
+        task = world.store.view().task("asking")
         assert task is not None
         assert task.status.state is TaskState.REJECTED
-        assert task.status.err.endswith("gives tasks no secrets and configs: upgrade it")
+        assert f"gives tasks no {what}" in task.status.err
+        assert task.status.err.endswith(": upgrade it")
         await agent.close()

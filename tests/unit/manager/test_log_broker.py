@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncIterator
 from typing import Any
 
 import attrs
 import pytest
-from manager_world import FakeAgent, MovedClock, make_service, make_store, make_task
+from manager_world import FakeAgent, TwoAgents, make_service, make_task, two_agents
 
 from swarmpy.errors import FailedPrecondition, InvalidArgument, NotFound, PermissionDenied, SwarmpyError, Unavailable
-from swarmpy.manager.dispatcher import Dispatcher
 from swarmpy.manager.log_broker import ABSENT_S, BUFFER_BYTES, FORGET_S, MAX_SUBSCRIPTIONS, PUBLISHED, SILENT_S
 from swarmpy.model import codec
 from swarmpy.model.ids import TaskId
@@ -29,18 +27,11 @@ from swarmpy.model.logs import (
     unpack_lines,
 )
 from swarmpy.model.states import Role, TaskState
-from swarmpy.store.memory import Store
 
 
 @attrs.define
-class World:
-    """A leader, and two workers with a task each."""
-
-    store: Store
-    clock: MovedClock
-    dispatcher: Dispatcher
-    good: FakeAgent
-    bad: FakeAgent
+class World(TwoAgents):
+    """Both nodes have a task of the service."""
 
     def open(self, **options: Any) -> str:
         """Read the logs of the service."""
@@ -81,26 +72,13 @@ def notices(parts: LogParts) -> list[str]:
 
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
-    clock = MovedClock()
-    store, _ = await make_store(clock, "good", "bad")
-
     def write(tx: Any) -> None:
         tx.create(make_service())
         tx.create(make_task("t-good", "good"))
         tx.create(make_task("t-bad", "bad"))
 
-    await store.update(write)
-    dispatcher = Dispatcher(store=store, clock=clock, random=random.Random(1), managers=tuple)
-    running = asyncio.create_task(dispatcher.run())
-    await asyncio.sleep(0)
-    good, bad = FakeAgent(dispatcher, "good"), FakeAgent(dispatcher, "bad")
-    await good.open()
-    await bad.open()
-    yield World(store, clock, dispatcher, good, bad)
-    await good.close()
-    await bad.close()
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
+    async with two_agents(write, World) as made:
+        yield made
 
 
 async def test_nodes_are_asked_and_what_they_send_is_read(world: World) -> None:

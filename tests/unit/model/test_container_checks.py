@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from swarmpy.errors import InvalidArgument
 from swarmpy.model.container_checks import check_container, check_expanded, check_log_driver, check_networks
+from swarmpy.model.privileges import Privileges, Seccomp, SELinuxContext
 from swarmpy.model.specs import ContainerSpec, Healthcheck, LogDriver, Mount, NetworkAttachment, Ulimit
 
 
@@ -22,6 +23,10 @@ def bind(source: str, target: str = "/x", **fields: Any) -> dict[str, Any]:
 
 def volume(source: str = "", target: str = "/x", **fields: Any) -> dict[str, Any]:
     return {"mounts": (Mount(source=source, target=target, **fields),)}
+
+
+def privileged(**fields: Any) -> dict[str, Any]:
+    return {"privileges": Privileges(**fields)}
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
@@ -63,6 +68,31 @@ BAD: list[tuple[dict[str, Any], str]] = [
     (volume("a", volume_driver="../../x"), 'invalid mount config for type "volume": \'../../x\' is not the name'),
     (volume("a\n", volume_driver="nfs"), 'invalid mount config for type "volume": \'a\\n\' has a line break'),
     (volume("a", volume_driver_opts={"": "x"}), 'invalid mount config for type "volume": a label has an empty name'),
+    (bind("/a", volume_no_copy=True), 'invalid mount config for type "bind": field VolumeOptions must not be'),
+    (volume("a", bind_non_recursive=True), 'invalid mount config for type "volume": field BindOptions must not be'),
+    (volume("a", tmpfs_mode=1), 'invalid mount config for type "volume": field TmpfsOptions must not be specified'),
+    (volume("a", read_only=True, bind_read_only_non_recursive=True),
+     'invalid mount config for type "volume": field BindOptions must not be specified'),
+    (bind("/a", consistency="often"), 'invalid mount config for type "bind": unknown consistency \'often\''),
+    (bind("/a", bind_read_only_non_recursive=True), 'invalid mount config for type "bind": ReadOnlyNonRecursive and'),
+    (bind("/a", read_only=True, bind_read_only_force_recursive=True, bind_non_recursive=True),
+     'invalid mount config for type "bind": ReadOnlyForceRecursive does not go with'),
+    (bind("/a", read_only=True, bind_read_only_force_recursive=True, bind_propagation="shared"),
+     'invalid mount config for type "bind": ReadOnlyForceRecursive needs the propagation rprivate'),
+    (volume(volume_subpath="a"), 'invalid mount config for type "volume": a subpath needs a volume with a name'),
+    (volume("a", volume_subpath="/a"), 'invalid mount config for type "volume": subpath \'/a\' must be a relative'),
+    (volume("a", volume_subpath="a/../.."), 'invalid mount config for type "volume": subpath \'a/../..\' must be a'),
+    (volume("a", volume_labels={"a": "{{.Nope}}"}), "ContainerSpec: unknown placeholder {{.Nope}}"),
+    ({"oom_score_adj": 1001}, "ContainerSpec: OomScoreAdj must be from -1000 to 1000"),
+    ({"healthcheck": Healthcheck(start_interval_ns=1)}, "ContainerSpec: StartInterval in Healthcheck cannot be less"),
+    (privileged(selinux=SELinuxContext(user="a b")), "ContainerSpec: Privileges.SELinuxContext: 'a b' is not part"),
+    (privileged(selinux=SELinuxContext(user="a", disable=True)), "ContainerSpec: Privileges.SELinuxContext: it is"),
+    (privileged(seccomp=Seccomp(mode="some")), "ContainerSpec: Privileges.Seccomp: unknown mode 'some', use default"),
+    (privileged(seccomp=Seccomp(mode="custom")), "ContainerSpec: Privileges.Seccomp: a profile belongs to the mode"),
+    (privileged(seccomp=Seccomp(profile=b"{}")), "ContainerSpec: Privileges.Seccomp: a profile belongs to the mode"),
+    (privileged(seccomp=Seccomp(mode="custom", profile=b"[" * 100_000)), "ContainerSpec: Privileges.Seccomp: the prof"),
+    (privileged(seccomp=Seccomp(mode="custom", profile=b"\xff")), "ContainerSpec: Privileges.Seccomp: the profile"),
+    (privileged(apparmor="off"), "ContainerSpec: Privileges.AppArmor: unknown mode 'off', use default or disabled"),
     ({"mounts": (Mount(target="/x/"), Mount(target="//x"))}, "ContainerSpec: duplicate mount point: //x"),
 ]  # fmt: skip
 
@@ -99,6 +129,14 @@ def test_what_docker_takes_is_taken() -> None:
             ),
         )
     )
+
+
+def test_services_of_versions_before_go_on() -> None:
+    """Options of another type of mount were taken once, and meant nothing: nodes leave them out as ever."""
+    odd = spec(mounts=(Mount(type="bind", source="/a", target="/x", volume_no_copy=True),))
+    check_expanded(odd)
+    with pytest.raises(InvalidArgument, match="field VolumeOptions must not be specified"):
+        check_container(odd)
 
 
 def test_drivers_and_networks() -> None:

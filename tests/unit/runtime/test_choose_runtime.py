@@ -11,6 +11,7 @@ from aiohttp import web
 
 from swarmpy.errors import InvalidArgument, RuntimeUnavailable
 from swarmpy.model.ids import NodeId
+from swarmpy.model.specs import GenericResource
 from swarmpy.ports import Runtime
 from swarmpy.runtime.choose import choose_runtime
 from swarmpy.runtime.docker_engine import Engine, EngineError, probe_engine
@@ -52,6 +53,15 @@ async def test_a_known_engine_may_be_away(tmp_path: Path) -> None:
     )  # fmt: skip
     assert runtime.name == "docker"
     assert reason.startswith("asked for, but no Docker Engine answers at ")
+
+
+async def test_a_node_offers_what_its_daemon_was_given(tmp_path: Path) -> None:
+    """Beside processors and memory."""
+    generic = (GenericResource(kind="gpu", names=("a", "b")),)
+    runtime, _ = await choose_runtime(
+        "process", node_id=NodeId("n"), node_address="127.0.0.1", hostname="h", directory=tmp_path, generic=generic
+    )
+    assert (await runtime.describe()).resources.generic == generic
 
 
 async def test_process_asks_no_engine(tmp_path: Path) -> None:

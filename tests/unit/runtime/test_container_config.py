@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from swarmpy.errors import TaskRejected
 from swarmpy.model.ids import NodeId, ServiceId, TaskId
 from swarmpy.model.objects import Task
+from swarmpy.model.privileges import Privileges, Seccomp, SELinuxContext
 from swarmpy.model.specs import (
     ContainerSpec,
+    GenericResource,
     Healthcheck,
     LogDriver,
     Mount,
@@ -33,6 +35,7 @@ from swarmpy.runtime.container_config import (
     port_bindings,
     stop_timeout_seconds,
 )
+from swarmpy.runtime.engine_features import check_engine, security_options
 
 NODE = NodeFacts(id=NodeId("node1"), hostname="host1", address="10.0.0.7", architecture="x86_64")
 SECOND = 1_000_000_000
@@ -94,12 +97,14 @@ def test_everything_at_once() -> None:
         stop_signal="SIGINT",
         stop_grace_period_ns=1_500_000_000,
         healthcheck=Healthcheck(test=("CMD", "true"), interval_ns=SECOND, timeout_ns=2000000,
-                                start_period_ns=3000000, retries=4),
+                                start_period_ns=3000000, start_interval_ns=5000000, retries=4),
         mounts=(
-            Mount(type="bind", source="/data/{{.Task.Slot}}", target="/data", read_only=True,
-                  bind_propagation="rslave"),
-            Mount(source="vol-{{.Node.ID}}", target="/vol", volume_no_copy=True, volume_labels={"a": "b"},
-                  volume_driver="local", volume_driver_opts={"o": "bind"}),
+            Mount(type="bind", source="/data/{{.Task.Slot}}", target="/data", read_only=True, consistency="cached",
+                  bind_propagation="rslave", bind_non_recursive=True, bind_create_mountpoint=True,
+                  bind_read_only_non_recursive=True),
+            Mount(type="bind", source="/whole", target="/whole", read_only=True, bind_read_only_force_recursive=True),
+            Mount(source="vol-{{.Node.ID}}", target="/vol", volume_no_copy=True, volume_labels={"a": "{{.Task.Slot}}"},
+                  volume_driver="local", volume_driver_opts={"device": "/d/{{.Node.Hostname}}"}, volume_subpath="s"),
             Mount(type="tmpfs", target="/tmp", tmpfs_size_bytes=1024, tmpfs_mode=0o1777),
         ),
         hosts=("10.1.1.1 db db.local", "::1 six"),
@@ -110,6 +115,13 @@ def test_everything_at_once() -> None:
         capability_drop=("ALL",),
         sysctls={"net.core.somaxconn": "1024"},
         ulimits=(Ulimit(name="nofile", soft=1, hard=2),),
+        oom_score_adj=-5,
+        privileges=Privileges(
+            selinux=SELinuxContext(user="u", role="r", type="t", level="l"),
+            seccomp=Seccomp(mode="custom", profile=b"{}"),
+            apparmor="disabled",
+            no_new_privileges=True,
+        ),
     )  # fmt: skip
     task = make_task(
         container,
@@ -132,7 +144,7 @@ def test_everything_at_once() -> None:
         "Tty": True,
         "OpenStdin": True,
         "Healthcheck": {"Test": ["CMD", "true"], "Interval": SECOND, "Timeout": 2000000,
-                        "StartPeriod": 3000000, "Retries": 4},
+                        "StartPeriod": 3000000, "StartInterval": 5000000, "Retries": 4},
         "StopSignal": "SIGINT",
         "StopTimeout": 2,
         "ExposedPorts": {"80/tcp": {}},
@@ -140,11 +152,14 @@ def test_everything_at_once() -> None:
             "Privileged": False,
             "RestartPolicy": {"Name": "no"},
             "Mounts": [
-                {"Type": "bind", "Source": "/data/3", "Target": "/data", "ReadOnly": True,
-                 "BindOptions": {"Propagation": "rslave"}},
+                {"Type": "bind", "Source": "/data/3", "Target": "/data", "ReadOnly": True, "Consistency": "cached",
+                 "BindOptions": {"Propagation": "rslave", "NonRecursive": True, "CreateMountpoint": True,
+                                 "ReadOnlyNonRecursive": True}},
+                {"Type": "bind", "Source": "/whole", "Target": "/whole", "ReadOnly": True,
+                 "BindOptions": {"ReadOnlyForceRecursive": True}},
                 {"Type": "volume", "Source": "vol-node1", "Target": "/vol",
-                 "VolumeOptions": {"NoCopy": True, "Labels": {"a": "b"},
-                                   "DriverConfig": {"Name": "local", "Options": {"o": "bind"}}}},
+                 "VolumeOptions": {"NoCopy": True, "Labels": {"a": "3"}, "Subpath": "s",
+                                   "DriverConfig": {"Name": "local", "Options": {"device": "/d/host1"}}}},
                 {"Type": "tmpfs", "Target": "/tmp", "TmpfsOptions": {"SizeBytes": 1024, "Mode": 0o1777}},
             ],
             "PortBindings": {"80/tcp": [{"HostIp": "10.0.0.7", "HostPort": ""}]},
@@ -164,8 +179,60 @@ def test_everything_at_once() -> None:
             "PidsLimit": 10,
             "MemoryReservation": 1 << 25,
             "LogConfig": {"Type": "json-file", "Config": {"max-size": "1m"}},
+            "OomScoreAdj": -5,
+            "SecurityOpt": ["label=user:u", "label=role:r", "label=type:t", "label=level:l", "seccomp={}",
+                            "apparmor=unconfined", "no-new-privileges=true"],
         },
     }  # fmt: skip
+
+
+def test_security_options() -> None:
+    """The defaults of the engine are no options."""
+    assert security_options(None) == []
+    assert security_options(Privileges(seccomp=Seccomp(), apparmor="default", selinux=SELinuxContext())) == []
+    assert security_options(Privileges(seccomp=Seccomp(mode="unconfined"))) == ["seccomp=unconfined"]
+    assert security_options(Privileges(selinux=SELinuxContext(disable=True))) == ["label=disable"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "what", "needed"),
+    [
+        ({"healthcheck": Healthcheck(start_interval_ns=1)}, "StartInterval of the health check", "1.44"),
+        ({"mounts": (Mount(target="/a", volume_subpath="s"),)}, "VolumeOptions.Subpath of the mount /a", "1.45"),
+        ({"mounts": (Mount(target="/a", bind_create_mountpoint=True),)}, "BindOptions.CreateMountpoint of", "1.42"),
+        (
+            {"mounts": (Mount(target="/a", bind_read_only_force_recursive=True),)},
+            "BindOptions.ReadOnlyForceRecursive of",
+            "1.44",
+        ),
+        (
+            {"mounts": (Mount(target="/a", bind_read_only_non_recursive=True),)},
+            "BindOptions.ReadOnlyNonRecursive of",
+            "1.44",
+        ),
+    ],
+)
+def test_an_engine_that_would_ignore_an_option_is_not_asked(fields: dict[str, Any], what: str, needed: str) -> None:
+    """An engine takes fields that it does not know for none at all."""
+    spec = ContainerSpec(image="a", **fields)
+    for version in ("1.41", "1.9"):
+        with pytest.raises(
+            TaskRejected, match=rf"{what}.* needs an engine with API {needed} or later, and this node's"
+        ):
+            check_engine(spec, version)
+    check_engine(spec, needed)
+    check_engine(spec, "2.0")
+    check_engine(ContainerSpec(image="a", mounts=(Mount(bind_non_recursive=True),)), "1.40")
+
+
+def test_a_task_learns_what_it_got_of_its_node() -> None:
+    """As Docker tells it; nothing of the spec's own can pretend to be that."""
+    task = make_task(ContainerSpec(image="a", env=("DOCKER_RESOURCE_GPU=9",)))
+    task = attrs.evolve(
+        task, generic=(GenericResource(kind="gpu", names=("U1", "U2")), GenericResource(kind="ssd", count=2))
+    )
+    env = create_config(task, NODE)["Env"]
+    assert env == ["DOCKER_RESOURCE_GPU=9", "DOCKER_RESOURCE_GPU=U1,U2", "DOCKER_RESOURCE_SSD=2"]
 
 
 @pytest.mark.parametrize("host", ["", "10.0.0.1"])

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from swarmpy.errors import TaskError, TaskFailed, TaskRejected
+from swarmpy.model.specs import GenericResource
 from swarmpy.ports import TaskExit
 from swarmpy.runtime.docker_state import create_refused, description, health, running_task, start_refused, task_exit
 
@@ -84,7 +85,46 @@ def test_health_and_status_of_a_container() -> None:
 def test_description_of_an_engine() -> None:
     """NCPU are whole cores, labels are pairs."""
     info = {"NCPU": 2, "MemTotal": 1024, "ServerVersion": "20.10", "Labels": ["a=b=c", "d"], "Architecture": "x86_64"}
-    described = description(info, "host1")
+    described = description(info, (), (), "host1")
     assert described.resources.nano_cpus == 2_000_000_000
     assert described.engine_labels == {"a": "b=c", "d": ""}
     assert (described.hostname, described.engine_version) == ("host1", "20.10")
+    assert described.plugins == described.resources.generic == ()
+
+
+def test_plugins_and_generic_resources_of_an_engine() -> None:
+    """Drivers for logs that are plugins are in the list of plugins only; what the daemon was given comes first."""
+    info = {
+        "Plugins": {
+            "Volume": ["local"],
+            "Network": ["bridge"],
+            "Authorization": None,
+            "Log": ["json-file"],
+            "New": ["x"],
+        },
+        "GenericResources": [
+            {"NamedResourceSpec": {"Kind": "gpu", "Value": "U2"}},
+            {"DiscreteResourceSpec": {"Kind": "ssd", "Value": 3}},
+            {"NamedResourceSpec": {"Kind": "gpu", "Value": "U1"}},
+            {"DiscreteResourceSpec": {"Kind": "fpga", "Value": 1}},
+        ],
+    }
+    managed = [
+        {"Name": "loki:latest", "Enabled": True, "Config": {"Interface": {"Types": ["docker.logdriver/1.0"]}}},
+        {"Name": "off:latest", "Enabled": False, "Config": {"Interface": {"Types": ["docker.logdriver/1.0"]}}},
+        {"Name": "ssh:1", "Enabled": True, "Config": {"Interface": {"Types": [{"Capability": "volumedriver"}]}}},
+        {"Name": "odd:1", "Enabled": True, "Config": {"Interface": {"Types": ["docker.metricscollector/1.0"]}}},
+    ]
+    described = description(info, managed, (GenericResource(kind="ssd", count=1),), "host1")
+    assert [(plugin.type, plugin.name) for plugin in described.plugins] == [
+        ("log", "json-file"),
+        ("log", "loki:latest"),
+        ("network", "bridge"),
+        ("volume", "local"),
+        ("volume", "ssh:1"),
+    ]
+    assert described.resources.generic == (
+        GenericResource(kind="fpga", count=1),
+        GenericResource(kind="gpu", names=("U2", "U1")),
+        GenericResource(kind="ssd", count=1),
+    )

@@ -13,7 +13,7 @@ import pytest
 from swarmpy.errors import TaskFailed, TaskRejected
 from swarmpy.model.ids import NodeId, ServiceId, TaskId
 from swarmpy.model.objects import PortStatus, Task
-from swarmpy.model.specs import ContainerSpec, Healthcheck, Mount, PortConfig, TaskSpec
+from swarmpy.model.specs import ContainerSpec, GenericResource, Healthcheck, Mount, PortConfig, TaskSpec
 from swarmpy.model.template import NodeFacts
 from swarmpy.runtime.free_ports import FreePorts
 from swarmpy.runtime.healthcheck import Health, HealthTracker, probe_command
@@ -53,6 +53,13 @@ def test_the_runtimes_ports_win_over_the_specs() -> None:
     assert environment(task, NODE, path="/bin", home="/h", ports=())["PORT"] == "1"
 
 
+def test_a_task_learns_what_it_got_of_its_node() -> None:
+    """As a container does."""
+    task = attrs.evolve(make_task(), generic=(GenericResource(kind="gpu", names=("a", "b")),))
+    env = environment(task, NODE, path="/bin", home="/h", ports=())
+    assert env["DOCKER_RESOURCE_GPU"] == "a,b"
+
+
 @pytest.mark.parametrize("line", ["A=\0", "=x"])
 def test_an_impossible_variable_is_rejected(line: str) -> None:
     """What no process can be given is refused, not passed to the system."""
@@ -89,6 +96,22 @@ def test_ignored_fields_are_named() -> None:
     assert ignored_fields(make_task()) == ()
     task = make_task(mounts=(Mount(target="/a"),), read_only=True)
     assert ignored_fields(task) == ("Mounts", "ReadOnly")
+
+
+DONE = {
+    "image", "labels", "command", "args", "env", "dir", "user", "stop_signal", "stop_grace_period_ns", "healthcheck",
+    "secrets", "configs", "pull_secret_id",
+}  # fmt: skip
+"""What a plain process gets of a container's spec; the image and what it is pulled with are said not to be used."""
+
+
+def test_whatever_is_not_done_is_named() -> None:
+    """Each field of a container's spec is done or in the list: a new one cannot be forgotten."""
+    some: dict[type, Any] = {tuple: ("x",), dict: {"a": "b"}, str: "x", bool: True, int: 1}
+    for field in attrs.fields(ContainerSpec):
+        default = field.default.factory() if isinstance(field.default, attrs.Factory) else field.default
+        task = make_task(**{field.name: some.get(type(default), True)})
+        assert bool(ignored_fields(task)) == (field.name not in DONE), field.name
 
 
 def test_probe_commands() -> None:

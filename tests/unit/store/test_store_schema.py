@@ -27,11 +27,15 @@ from swarmpy.model.objects import (
     Plugin,
     RootRotation,
 )
+from swarmpy.model.privileges import Privileges
 from swarmpy.model.requests import Answered, RequestId
 from swarmpy.model.specs import (
     ClusterSpec,
+    ContainerSpec,
     GenericResource,
+    Healthcheck,
     MaxUnavailable,
+    Mount,
     Placement,
     Platform,
     RaftConfig,
@@ -64,11 +68,32 @@ WITH_DEADLINE = ServiceSpec(name="web", rollback=UpdateConfig(progress_deadline_
 GENERIC = Resources(generic=(GenericResource(kind="gpu", count=1),))
 PLACED = ServiceSpec(name="web", task=TaskSpec(placement=Placement(platforms=(Platform(),))))
 RESERVING = TaskSpec(resources=ResourceRequirements(reservations=GENERIC))
+PRIVILEGED = TaskSpec(container=ContainerSpec(privileges=Privileges(no_new_privileges=True)))
+STARTING = TaskSpec(container=ContainerSpec(healthcheck=Healthcheck(start_interval_ns=1)))
+MOUNTING = TaskSpec(container=ContainerSpec(mounts=(Mount(), Mount(volume_subpath="a"))))
 ANSWERED = Answered(request=RequestId(session="s", sequence=1), answer=b"\xc0", time_ns=1)
+
+
+SINCE_ONE = {
+    "type", "source", "target", "read_only", "bind_propagation", "volume_no_copy", "volume_labels", "volume_driver",
+    "volume_driver_opts", "tmpfs_size_bytes", "tmpfs_mode",
+}  # fmt: skip
 
 
 def _described(**description: Any) -> objects.Node:
     return attrs.evolve(node("n"), description=NodeDescription(**description))
+
+
+def _of(spec: TaskSpec) -> ServiceSpec:
+    return ServiceSpec(name="web", task=spec)
+
+
+@pytest.mark.parametrize("name", [f.name for f in attrs.fields(Mount) if f.name not in SINCE_ONE])
+def test_each_new_option_of_a_mount_needs_version_eight(name: str) -> None:
+    """Also those that say the same as nothing to the engine."""
+    mount = attrs.evolve(Mount(), **{name: "cached" if name in ("consistency", "volume_subpath") else True})
+    spec = TaskSpec(container=ContainerSpec(mounts=(mount,)))
+    assert version_of(ChangeList(changes=(changes.create(attrs.evolve(task("t", "id-web"), spec=spec)),))) == 8
 
 
 @pytest.mark.parametrize(
@@ -101,6 +126,9 @@ def _described(**description: Any) -> objects.Node:
         (ChangeList(changes=(changes.update(attrs.evolve(service("web"), previous_spec=PLACED)),)), 7),
         (ChangeList(changes=(changes.create(attrs.evolve(task("t", "id-web"), spec=RESERVING)),)), 7),
         (ChangeList(changes=(changes.update(attrs.evolve(task("t", "id-web"), generic=GENERIC.generic)),)), 7),
+        (ChangeList(changes=(changes.create(attrs.evolve(service("web"), spec=_of(PRIVILEGED))),)), 8),
+        (ChangeList(changes=(changes.update(attrs.evolve(service("web"), previous_spec=_of(STARTING))),)), 8),
+        (ChangeList(changes=(changes.create(attrs.evolve(task("t", "id-web"), spec=MOUNTING)),)), 8),
         (ChangeList(changes=(changes.update(_described(resources=GENERIC)),)), 7),
         (ChangeList(changes=(changes.update(_described(plugins=(Plugin(type="log", name="gelf"),))),)), 7),
     ],
