@@ -31,6 +31,7 @@ from swarmpy.model.schema import (
     ROOTS_VERSION,
     SCHEMA_VERSION,
     SECRETS_VERSION,
+    SERVICES_VERSION,
 )
 from swarmpy.model.specs import TaskSpec
 
@@ -44,6 +45,7 @@ __all__ = [
     "ROOTS_VERSION",
     "SCHEMA_VERSION",
     "SECRETS_VERSION",
+    "SERVICES_VERSION",
     "to_plain",
     "from_plain",
     "from_stored",

@@ -9,8 +9,9 @@ from __future__ import annotations
 import attrs
 
 from swarmpy.model.changes import Action, ChangeList
-from swarmpy.model.objects import Kind, StoreObject
-from swarmpy.store.stamp import stamp
+from swarmpy.model.objects import Kind, StoreObject, Task
+from swarmpy.model.patches import TaskPatch
+from swarmpy.store.stamp import stamp, stamp_patch
 from swarmpy.store.tables import Layer
 from swarmpy.store.view import View
 
@@ -26,19 +27,28 @@ class Written:
 
 
 @attrs.frozen(kw_only=True)
+class Patched:
+    """Tasks of one patch as they are, or will be, stored."""
+
+    patch: TaskPatch
+    tasks: list[Task]
+
+
+@attrs.frozen(kw_only=True)
 class Pending:
     """One entry in flight, and what it will write."""
 
     data: bytes
     entry: ChangeList
     written: tuple[Written, ...]
+    patched: tuple[Patched, ...]
 
 
 class Overlay:
     """The entries in flight, by index."""
 
     def __init__(self) -> None:
-        self.layer = Layer()
+        self.layer = Layer(is_upper=True)
         self._pending: dict[int, Pending] = {}
         self._writer: dict[tuple[Kind, str], int] = {}
 
@@ -54,7 +64,12 @@ class Overlay:
             self.layer.by_kind[change.kind].put(change.id, obj)
             self._writer[change.kind, change.id] = index
             written.append(Written(action=change.action, kind=change.kind, id=change.id, object=obj))
-        self._pending[index] = Pending(data=data, entry=entry, written=tuple(written))
+        patched = [Patched(patch=patch, tasks=stamp_patch(patch, view, index)) for patch in entry.patches]
+        for each in patched:
+            for task_id, task in zip(each.patch.ids, each.tasks, strict=True):
+                self.layer.tasks.put(task_id, task)
+                self._writer[Kind.TASK, task_id] = index
+        self._pending[index] = Pending(data=data, entry=entry, written=tuple(written), patched=tuple(patched))
 
     def settle(self, index: int, data: bytes) -> Pending | None:
         """The entry at ``index`` is being applied: stop showing it, and give it.
@@ -68,14 +83,19 @@ class Overlay:
             self.clear()
             return None
         for change in pending.written:
-            key = (change.kind, change.id)
-            if self._writer[key] == index:
-                del self._writer[key]
-                self.layer.by_kind[change.kind].forget(change.id)
+            self._settle(change.kind, change.id, index)
+        for each in pending.patched:
+            for task_id in each.patch.ids:
+                self._settle(Kind.TASK, task_id, index)
         return pending
+
+    def _settle(self, kind: Kind, object_id: str, index: int) -> None:
+        if self._writer[kind, object_id] == index:
+            del self._writer[kind, object_id]
+            self.layer.by_kind[kind].forget(object_id)
 
     def clear(self) -> None:
         """Forget everything in flight."""
-        self.layer = Layer()
+        self.layer = Layer(is_upper=True)
         self._pending.clear()
         self._writer.clear()

@@ -18,6 +18,7 @@ from store_world import cluster, config, node, secret, service, task, with_refer
 from swarmpy.errors import DataDirMismatch, FailedPrecondition, ProtocolViolation
 from swarmpy.model import changes, codec, objects
 from swarmpy.model.changes import ChangeList
+from swarmpy.model.ids import TaskId
 from swarmpy.model.objects import (
     Certificate,
     ClientCertificate,
@@ -27,6 +28,7 @@ from swarmpy.model.objects import (
     Plugin,
     RootRotation,
 )
+from swarmpy.model.patches import TaskPatch
 from swarmpy.model.requests import Answered, RequestId
 from swarmpy.model.specs import (
     ClusterSpec,
@@ -98,6 +100,7 @@ def _described(**description: Any) -> objects.Node:
         (ChangeList(changes=(changes.create(attrs.evolve(task("t", "id-web"), spec=RESERVING)),)), 7),
         (ChangeList(changes=(changes.update(attrs.evolve(task("t", "id-web"), generic=GENERIC.generic)),)), 7),
         (ChangeList(changes=(changes.update(_described(resources=GENERIC)),)), 7),
+        (ChangeList(changes=(), patches=(TaskPatch(ids=(TaskId("t"),)),)), 8),
         (ChangeList(changes=(changes.update(_described(plugins=(Plugin(type="log", name="gelf"),))),)), 7),
     ],
 )
