@@ -11,20 +11,20 @@ slice choose anew.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import attrs
 
-from swarmpy.control.decision import Decision, earlier
+from swarmpy.control.decision import Assigned, Decision, earlier
 from swarmpy.control.draft import is_active, retired
 from swarmpy.control.filters import Pipeline, Wants, without_free
 from swarmpy.control.loads import Group, Loads, NodeLoad, reservation
 from swarmpy.control.placement import Candidate, fill
 from swarmpy.model import changes
 from swarmpy.model.changes import Change
-from swarmpy.model.evolving import evolver
 from swarmpy.model.ids import NodeId, ServiceId
 from swarmpy.model.objects import Task, TaskStatus
+from swarmpy.model.patches import TaskPatch
 from swarmpy.model.specs import GenericResource
 from swarmpy.model.states import TaskState
 from swarmpy.store.view import View
@@ -43,21 +43,26 @@ TASK_WORK = 10
 """What a task costs, in nodes that are looked at."""
 
 
-_assigned = evolver(Task, "node_id", "status", "applied_at_ns", "generic")
-
-
 def decide(view: View, now_ns: int) -> Decision:
     """All that is to be done on ``view``, in one step."""
     made = Scheduler(Loads.of(view))
-    found = tuple(change for decision in made.slices(now_ns) for change in decision.changes)
-    return Decision(changes=found, wake_at_ns=made.wake_at_ns)
+    found: list[Change] = []
+    for decision in made.slices(now_ns):
+        for assigned in decision.assigned:
+            found.extend(assigned.changes())
+        found.extend(decision.changes)
+    return Decision(changes=tuple(found), wake_at_ns=made.wake_at_ns)
+
+
+_Key = tuple[Wants, int | None]
+"""What is wanted; and the version of the service's tasks, where that failed too often on some node."""
 
 
 @attrs.define(kw_only=True, eq=False)
 class _Plan:
     """Where the next tasks that want the same go."""
 
-    key: tuple[Wants, int | None]
+    key: _Key
     pipeline: Pipeline
     order: Iterator[Candidate]
     as_of: int
@@ -72,6 +77,7 @@ class Scheduler:
     def __init__(self, loads: Loads) -> None:
         self._loads = loads
         self._plan: _Plan | None = None
+        self._slice = _Slice(0)
         self._work = 0
         self._put_off = False
         self.wake_at_ns: int | None = None
@@ -82,84 +88,104 @@ class Scheduler:
 
         Places all tasks that wait for a node, and ends those that are wanted no more and never had one.
         """
-        loads, found = self._loads, list[Change]()
+        loads = self._loads
         self.wake_at_ns = None
+        self._slice = _Slice(now_ns)
         for service_id in list(loads.waiting):
             if loads.looked_at.get(service_id) == loads.changes:
                 continue
             tasks, began, has_changed = list(loads.waiting.get(service_id, {}).values()), loads.changes, False
             self._put_off = False
             for start in range(0, len(tasks), CHUNK):
-                part = self._decide(service_id, tasks[start : start + CHUNK], now_ns)
-                found.extend(part)
-                has_changed = has_changed or bool(part)
-                if self._work >= SLICE_WORK or len(found) >= CHUNK:
-                    yield Decision(changes=tuple(found))
-                    found, self._work = [], 0
+                before = self._slice.size
+                self._decide(service_id, tasks[start : start + CHUNK])
+                has_changed = has_changed or self._slice.size > before
+                if self._work >= SLICE_WORK or self._slice.size >= CHUNK:
+                    yield self._slice.decision()
+                    self._slice, self._work = _Slice(now_ns), 0
             if not (has_changed or self._put_off) and began == loads.changes and service_id in loads.waiting:
                 loads.looked_at[service_id] = began
         self._plan = None
-        if found:
-            yield Decision(changes=tuple(found))
+        if self._slice.size:
+            yield self._slice.decision()
 
-    def _decide(self, service_id: ServiceId, tasks: Sequence[Task], now_ns: int) -> list[Change]:
-        found: list[Change | None] = []
-        groups: dict[tuple[Wants, int | None], list[Task]] = {}
-        same: dict[tuple[int, int, int | None], list[Task]] = {}
-        failures: dict[int, dict[NodeId, int]] = {}
+    def _decide(self, service_id: ServiceId, tasks: Sequence[Task]) -> None:
+        for (key, _), members in self._alike(service_id, tasks).items():
+            self._work += TASK_WORK * len(members)
+            self._place(key, members)
+
+    def _alike(self, service_id: ServiceId, tasks: Sequence[Task]) -> dict[tuple[_Key, bool], list[Task]]:
+        """The tasks that want a node, by what they want and whether they have to have one; ends those not wanted."""
+        groups: dict[tuple[_Key, bool], list[Task]] = {}
+        same: dict[tuple[int, int, int | None, bool], list[Task]] = {}
+        may_fail = self._loads.has_failures
+        failed: dict[int, bool] = {}
         for task in tasks:
-            if task.desired_state == TaskState.SHUTDOWN:
-                found.append(changes.update(retired(task, TaskState.SHUTDOWN, now_ns)))
-            elif task.status.state == TaskState.PENDING and is_active(task):
-                version = task.spec_version
-                failed = failures.get(version)
-                if failed is None:
-                    failed = failures[version] = self._failures((service_id, version), now_ns)
+            desired = task.desired_state
+            if desired is TaskState.SHUTDOWN:
+                self._slice.changes.append(changes.update(retired(task, TaskState.SHUTDOWN, self._slice.now_ns)))
+            elif task.status.state is TaskState.PENDING and (desired is TaskState.RUNNING or is_active(task)):
+                version = task.spec_version if may_fail else None
+                if version is not None:
+                    if version not in failed:
+                        failed[version] = bool(self._failures((service_id, version)))
+                    version = version if failed[version] else None
                 # Most tasks share their spec, and what they want is then known without looking at it.
-                identity = (id(task.spec), id(task.ports), version if failed else None)
+                identity = (id(task.spec), id(task.ports), version, task.node_id is None)
                 members = same.get(identity)
                 if members is None:
-                    members = same[identity] = groups.setdefault((Wants.of(task), identity[2]), [])
+                    key = (Wants.of(task), version)
+                    members = same[identity] = groups.setdefault((key, task.node_id is None), [])
                 members.append(task)
-        for key, members in groups.items():
-            self._work += TASK_WORK * len(members)
-            found.extend(self._place(key, members, failures.get(members[0].spec_version, {}), now_ns))
-        return [change for change in found if change is not None]
+        return groups
 
-    def _failures(self, group: Group, now_ns: int) -> dict[NodeId, int]:
+    def _failures(self, group: Group) -> dict[NodeId, int]:
         """The nodes on which the group failed too often lately."""
-        found = self._loads.failures(group, now_ns - FAILURE_WINDOW_NS)
+        found = self._loads.failures(group, self._slice.now_ns - FAILURE_WINDOW_NS)
         return {node_id: count for node_id, count in found.items() if count >= MAX_FAILURES}
 
-    def _place(
-        self, key: tuple[Wants, int | None], tasks: Sequence[Task], failures: dict[NodeId, int], now_ns: int
-    ) -> Iterable[Change | None]:
-        """What becomes of tasks that want the same."""
-        assigned = TaskStatus(state=TaskState.ASSIGNED, timestamp_ns=now_ns, message="scheduler assigned task to node")
-        fixed = [task for task in tasks if task.node_id is not None]
-        if fixed:
-            counts = self._loads.of_service(key[0].service_id)
-            pipeline = Pipeline(key[0], lambda node_id: counts.get(node_id, 0))
-            for task in fixed:
-                yield self._place_on(pipeline, task, assigned)
-        free = tasks if not fixed else [task for task in tasks if task.node_id is None]
-        if not free:
+    def _place(self, key: _Key, tasks: Sequence[Task]) -> None:
+        """What becomes of tasks that want the same, all with a node of their own or all without."""
+        if tasks[0].node_id is not None:
+            self._place_fixed(key, tasks)
             return
         plan = self._plan
         if plan is None or plan.key != key or plan.as_of != self._loads.changes:
-            plan = self._plan = self._new_plan(key, failures)
-        placed = 0
+            plan = self._plan = self._new_plan(key)
+        placed: list[NodeLoad] = []
         if not plan.reason:
-            for task, candidate in zip(free, plan.order, strict=False):
-                placed += 1
-                yield self._assign(task, candidate.load, assigned)
-        if placed < len(free):
+            for task, candidate in zip(tasks, plan.order, strict=False):
+                self._assume(task, candidate.load)
+                placed.append(candidate.load)
+        if len(placed) < len(tasks):
             plan.reason = plan.reason or plan.pipeline.explain(self._loads.nodes())
-            for task in free[placed:]:
-                yield self._explain(task, plan.reason, now_ns)
+            for task in tasks[len(placed) :]:
+                self._explain(task, plan.reason)
 
-    def _new_plan(self, key: tuple[Wants, int | None], failures: dict[NodeId, int]) -> _Plan:
-        wants, loads = key[0], self._loads
+    def _place_fixed(self, key: _Key, tasks: Sequence[Task]) -> None:
+        """Tasks of a global service: this node or none."""
+        counts = self._loads.of_service(key[0].service_id)
+        pipeline = Pipeline(key[0], lambda node_id: counts.get(node_id, 0))
+        for task in tasks:
+            load = self._loads.by_node.get(task.node_id) if task.node_id else None
+            if load is None or load.node is None:
+                self._explain(task, pipeline.explain(()))
+            elif pipeline.room(load):
+                self._assume(task, load)
+            else:
+                self._explain(task, pipeline.explain((load,)))
+
+    def _assume(self, task: Task, load: NodeLoad) -> None:
+        part = self._slice
+        generic = () if task.spec.resources is None else _generic(task, load)
+        self._loads.assume(task, load, part.status, generic)
+        part.tasks.append(task)
+        part.node_ids.append(load.id)
+        part.generic.append(generic)
+
+    def _new_plan(self, key: _Key) -> _Plan:
+        (wants, version), loads = key, self._loads
+        failures = {} if version is None else self._failures((wants.service_id, version))
         counts = loads.of_service(wants.service_id)
         pipeline = Pipeline(wants, lambda node_id: loads.of_service(wants.service_id).get(node_id, 0))
         candidates = [
@@ -172,36 +198,54 @@ class Scheduler:
         order = fill(candidates, wants.placement.spread, populated)
         return _Plan(key=key, pipeline=pipeline, order=order, as_of=loads.changes)
 
-    def _place_on(self, pipeline: Pipeline, task: Task, assigned: TaskStatus) -> Change | None:
-        """A task of a global service: this node or none."""
-        load = self._loads.by_node.get(task.node_id) if task.node_id else None
-        if load is None or load.node is None:
-            return self._explain(task, pipeline.explain(()), assigned.timestamp_ns)
-        if pipeline.room(load):
-            return self._assign(task, load, assigned)
-        return self._explain(task, pipeline.explain((load,)), assigned.timestamp_ns)
-
-    def _assign(self, task: Task, load: NodeLoad, status: TaskStatus) -> Change:
-        task = _assigned(task, load.id, status, status.timestamp_ns, _generic(task, load))
-        self._loads.assume(task)
-        return changes.update(task)
-
-    def _explain(self, task: Task, reason: str, now_ns: int) -> Change | None:
+    def _explain(self, task: Task, reason: str) -> None:
         if task.status.err == reason:
-            return None
+            return
+        now_ns = self._slice.now_ns
         rests_ns = task.meta.updated_at_ns + FREE_REST_NS - now_ns
         # One that was written in the future was so by another clock.
         if 0 < rests_ns <= FREE_REST_NS and without_free(task.status.err) == without_free(reason):
             self._put_off = True
             self.wake_at_ns = earlier(self.wake_at_ns, now_ns + rests_ns)
-            return None
-        return changes.update(attrs.evolve(task, status=attrs.evolve(task.status, err=reason)))
+            return
+        explained = attrs.evolve(task, status=attrs.evolve(task.status, err=reason))
+        self._slice.changes.append(changes.update(explained))
+
+
+class _Slice:
+    """What was decided since others had their turn."""
+
+    def __init__(self, now_ns: int) -> None:
+        self.now_ns = now_ns
+        self.changes: list[Change] = []
+        self.tasks: list[Task] = []
+        self.node_ids: list[NodeId] = []
+        self.generic: list[tuple[GenericResource, ...]] = []
+        self.status = TaskStatus(
+            state=TaskState.ASSIGNED, timestamp_ns=now_ns, message="scheduler assigned task to node"
+        )
+
+    @property
+    def size(self) -> int:
+        """How many tasks are changed."""
+        return len(self.changes) + len(self.tasks)
+
+    def decision(self) -> Decision:
+        """The same as a decision."""
+        if not self.tasks:
+            return Decision(changes=tuple(self.changes))
+        patch = TaskPatch(
+            ids=tuple([task.id for task in self.tasks]),
+            node_id=tuple(self.node_ids),
+            status=(self.status,),
+            applied_at_ns=(self.now_ns,),
+            generic=tuple(self.generic) if any(self.generic) else (),
+        )
+        return Decision(changes=tuple(self.changes), assigned=(Assigned(tasks=tuple(self.tasks), patch=patch),))
 
 
 def _generic(task: Task, load: NodeLoad) -> tuple[GenericResource, ...]:
     """Which generic resources of the node the task gets: the first names that are left, or a count."""
-    if task.spec.resources is None:
-        return ()
     return tuple(
         GenericResource(kind=each.kind, names=load.names_left(each.kind)[: each.count])
         if load.has_names(each.kind)

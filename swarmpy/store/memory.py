@@ -13,10 +13,13 @@ from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iter
 from itertools import repeat
 from typing import Any, Protocol, TypeVar, cast
 
+import attrs
+
 from swarmpy.errors import InvalidArgument, InvariantViolation, NotLeader, OutcomeUnknown
 from swarmpy.model import codec
-from swarmpy.model.changes import Action, ChangeList
-from swarmpy.model.objects import Cluster, Kind
+from swarmpy.model.changes import Action, ChangeList, update
+from swarmpy.model.objects import Cluster, Kind, Task
+from swarmpy.model.patches import TaskPatch
 from swarmpy.model.requests import Answered, RequestId
 from swarmpy.ports import Clock
 from swarmpy.store.flights import Flights
@@ -26,7 +29,7 @@ from swarmpy.store.sessions import Sessions
 from swarmpy.store.snapshot import Restored, decode_at_once, decode_snapshot, encode_snapshot, snapshot_parts
 from swarmpy.store.stamp import shared_patch, stamp, stamp_patch
 from swarmpy.store.tables import Layer
-from swarmpy.store.transaction import Tx
+from swarmpy.store.transaction import Tx, check_unchanged
 from swarmpy.store.view import View
 from swarmpy.store.watch import DEFAULT_LIMIT, Event, Hub, Watch
 
@@ -201,6 +204,27 @@ class Store:
             if not entry.is_empty:
                 await _wait(self._propose(entry, data), timeout)
             start += taken
+
+    async def patch(self, tasks: Sequence[Task], patch: TaskPatch, timeout: float = 10.0) -> None:
+        """Update tasks in one transaction by a patch that was decided on them as ``tasks`` shows them.
+
+        The same as an update of each, without a whole one of each being made; which is what is done where not all
+        managers read patches, or where the transaction would be too large, by several transactions then. Raises
+        NotFound or VersionConflict when one of the tasks is no longer so, and as :meth:`update`.
+        """
+        if self._proposer is None:
+            raise NotLeader
+        if may_patch(self.cluster):
+            view = View((self._overlay.layer, self._committed), self._version)
+            check_unchanged(tasks, view.tasks_of(patch.ids))
+            written = attrs.evolve(patch, updated_at_ns=self._clock.time_ns())
+            entry = ChangeList(changes=(), patches=(written,))
+            data = self._encoded(entry)
+            if len(data) <= MAX_ENTRY_BYTES:
+                await _wait(self._propose(entry, data), timeout)
+                return
+        changed = [update(task) for task in patch.done_to(tasks, (task.meta for task in tasks))]
+        await self.batch(changed, lambda tx, change: tx.apply((change,)), timeout)
 
     def _begin(self) -> Tx:
         if self._proposer is None:

@@ -7,6 +7,7 @@ one is the index of the entry, which is known only when the transaction is propo
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from operator import is_
 
 import attrs
 
@@ -146,6 +147,17 @@ class Tx(View):
             case _:
                 self._changes[key] = change
         self._own.by_kind[change.kind].put(change.id, change.object)
+
+
+def check_unchanged(tasks: Sequence[Task], now: Sequence[Task | None]) -> None:
+    """Raise NotFound or VersionConflict unless the tasks that are there ``now`` are those that were looked at."""
+    if all(map(is_, tasks, now)):
+        return
+    for task, current in zip(tasks, now, strict=True):
+        if current is None:
+            raise NotFound(f"task {task.id} not found")
+        if current.meta.version != task.meta.version:
+            raise VersionConflict
 
 
 def _check_number(obj: Secret | Config, versions: Sequence[Secret | Config]) -> None:

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from swarmpy.control import scheduler
+from swarmpy.control.decision import Decision
 from swarmpy.control.loads import Loads
 from swarmpy.control.scheduler import FAILURE_WINDOW_NS, MAX_FAILURES, Scheduler
 from swarmpy.model import changes
@@ -356,7 +357,7 @@ def test_what_is_known_follows_the_store(
         match kind:
             case 0:  # a round is begun, and part of it is written
                 decision = next(Scheduler(loads).slices(NOW), None)
-                for change in decision.changes[: one % 5] if decision else ():
+                for change in whole(decision)[: one % 5] if decision else ():
                     write(change)
                 loads.give_up()
             case 1 if tasks:  # a task goes on
@@ -379,6 +380,11 @@ def test_what_is_known_follows_the_store(
                     status = attrs.evolve(node.status, state=list(NodeState)[two % 4])
                     write(changes.update(attrs.evolve(node, status=status)))
         assert_same(loads, Loads.of(world.view))
+
+
+def whole(decision: Decision) -> list[changes.Change]:
+    """All its changes."""
+    return [change for each in decision.assigned for change in each.changes()] + list(decision.changes)
 
 
 def assert_same(one: Loads, other: Loads) -> None:
@@ -417,8 +423,8 @@ def test_a_round_is_made_in_slices() -> None:
     """None places more than a chunk of tasks, and together they place all, level."""
     world = _many(7, 5_000)
     slices = list(Scheduler(Loads.of(world.view)).slices(NOW))
-    assert [len(each.changes) for each in slices] == [scheduler.CHUNK] * 5
-    counts = Counter(change.task.node_id for each in slices for change in each.changes if change.task)
+    assert [len(whole(each)) for each in slices] == [scheduler.CHUNK] * 5
+    counts = Counter(change.task.node_id for each in slices for change in whole(each) if change.task)
     assert sum(counts.values()) == 5_000
     assert max(counts.values()) - min(counts.values()) == 1
 
@@ -474,7 +480,7 @@ def test_what_happens_between_slices_counts() -> None:
     loads.node_changed(lost.id, attrs.evolve(lost, status=attrs.evolve(lost.status, state=NodeState.DOWN)))
     new = attrs.evolve(kept, id=NodeId("new"))
     loads.node_changed(new.id, new)
-    later = [Counter(change.task.node_id for change in each.changes if change.task) for each in slices]
+    later = [Counter(change.task.node_id for change in whole(each) if change.task) for each in slices]
     assert later == [{"new": 750, kept.id: 250}, {"new": 500, kept.id: 500}]
 
 

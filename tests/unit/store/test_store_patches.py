@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import attrs
 import pytest
-from store_world import FixedClock, InstantProposer, cluster, content, node, service, task
+from store_world import FixedClock, InstantProposer, LateProposer, cluster, content, node, service, task
 
-from swarmpy.errors import InvariantViolation
+from swarmpy.errors import InvariantViolation, NotFound, NotLeader, VersionConflict
 from swarmpy.model import changes, codec
 from swarmpy.model.changes import ChangeList
 from swarmpy.model.ids import NodeId, TaskId
 from swarmpy.model.objects import ContainerStatus, Task, TaskStatus
 from swarmpy.model.patches import PATCHED, TaskPatch
+from swarmpy.model.specs import GenericResource
 from swarmpy.model.states import TaskState
 from swarmpy.store.memory import Store
 from swarmpy.store.transaction import Tx
@@ -165,3 +168,84 @@ def test_what_changes_in_the_life_of_a_task_can_be_told_in_short() -> None:
     made |= {"service_id", "service_name", "service_labels"}
     assert {field.name for field in attrs.fields(Task)} - set(PATCHED) == made
     assert [field.name for field in attrs.fields(changes.TaskPatch)] == ["ids", "updated_at_ns", *PATCHED]
+
+
+def assignment(tasks: tuple[Task, ...]) -> TaskPatch:
+    """All of them to the node."""
+    ids = tuple(each.id for each in tasks)
+    return TaskPatch(ids=ids, node_id=(NodeId("n"),), status=(ASSIGNED,), applied_at_ns=(5,))
+
+
+@pytest.mark.parametrize("schema", [codec.SERVICES_VERSION - 1, codec.SERVICES_VERSION])
+async def test_a_decision_is_written_where_patches_are_read_and_where_not(schema: int) -> None:
+    """The same tasks, in one entry or in as many as whole tasks take."""
+    store, proposer = await leading(schema)
+    transaction, other = await leading(schema)
+    tasks = store.view().tasks()
+    await store.patch(tasks, assignment(tasks))
+    await transaction.update(assign)
+    assert content(store) == content(transaction) == content(follower(proposer.entries))
+    assert max(data[0] for data in proposer.entries[1:]) == max(data[0] for data in other.entries[1:])
+
+
+@pytest.mark.parametrize("schema", [codec.SERVICES_VERSION - 1, codec.SERVICES_VERSION])
+async def test_a_decision_on_what_is_no_longer_so_is_refused_whole(schema: int) -> None:
+    """Also when the other write is in flight still; a task that is gone is said to be."""
+    store, _ = await leading(schema)
+    tasks = store.view().tasks()
+    late = LateProposer(store)
+    store.set_proposer(late)
+    running = asyncio.create_task(store.update(lambda tx: tx.update(attrs.evolve(tasks[7], started_at_ns=1))))
+    await asyncio.sleep(0)
+    with pytest.raises(VersionConflict):
+        await store.patch(tasks, assignment(tasks))
+    late.commit()
+    await running
+    deleting = asyncio.create_task(store.update(lambda tx: tx.delete(tasks[3])))
+    await asyncio.sleep(0)
+    with pytest.raises(NotFound, match=tasks[3].id):
+        await store.patch(tasks[:5], assignment(tasks[:5]))
+    late.commit()
+    await deleting
+    assert not [each for each in store.view().tasks() if each.node_id]
+    store.set_proposer(None)
+    with pytest.raises(NotLeader):
+        await store.patch(tasks[:3], assignment(tasks[:3]))
+
+
+async def test_patches_in_flight_are_seen_and_follow_each_other() -> None:
+    """A second one is on top of the first, and nothing is left of either once they are applied."""
+    store, first = await leading()
+    tasks = store.view().tasks()
+    late = LateProposer(store)
+    store.set_proposer(late)
+    writing = [asyncio.create_task(store.patch(tasks, assignment(tasks)))]
+    await asyncio.sleep(0)
+
+    def start(tx: Tx) -> None:
+        assert len(tx.tasks_on_node("n")) == 100
+        assert not tx.tasks_waiting()
+        tx.update(attrs.evolve(tx.tasks()[0], started_at_ns=9))
+
+    writing.append(asyncio.create_task(store.update(start)))
+    await asyncio.sleep(0)
+    assert not store.view().tasks_on_node("n")
+    late.commit(1)
+    assert [each.started_at_ns for each in store.view().tasks_on_node("n")] == [0] * 100
+    assert await store.update(lambda tx: tx.tasks()[0].started_at_ns) == 9
+    late.commit()
+    await asyncio.gather(*writing)
+    assert [each.started_at_ns for each in store.view().tasks_on_node("n")] == [9] + [0] * 99
+    assert content(follower([*first.entries, *(data for _, data in late.log)])) == content(store)
+
+
+async def test_one_that_is_too_large_for_an_entry_is_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of whole tasks, each small enough."""
+    store, proposer = await leading()
+    monkeypatch.setattr("swarmpy.store.memory.MAX_ENTRY_BYTES", 4_000)
+    tasks = store.view().tasks()
+    names = tuple((GenericResource(kind="gpu", names=(f"{n}" * 50,)),) for n in range(100))
+    await store.patch(tasks, attrs.evolve(assignment(tasks), generic=names))
+    assert [each.generic for each in store.view().tasks()] == list(names)
+    assert len(proposer.entries) > 3
+    assert max(map(len, proposer.entries[1:])) <= 4_000
