@@ -7,7 +7,7 @@ one that is built anew from the state they lead to.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Self, TypeVar
 
 import attrs
@@ -144,8 +144,15 @@ class Loads:
 
     def add(self, tasks: Iterable[Task]) -> None:
         """Tasks that are not known yet."""
+        waiting = self.waiting
         for task in tasks:
-            self.task_changed(None, task)
+            if task.node_id is None and task.status.state < TaskState.ASSIGNED:
+                of_service = waiting.get(task.service_id)
+                if of_service is None:
+                    of_service = waiting[task.service_id] = {}
+                of_service[task.id] = task
+            else:
+                self.task_changed(None, task)
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
@@ -188,12 +195,14 @@ class Loads:
         task = new or old
         if task is None:
             return
-        assumed = self._assumed.pop(task.id, None) if self._assumed else None
+        assumed = self._assumed.pop(task.id, None)
+        if assumed is not None and new is not None and _is_what(assumed, new):
+            if (tasks := self.waiting.get(new.service_id)) and tasks.pop(new.id, None) and not tasks:
+                del self.waiting[new.service_id]
+            return
         self._wait(old, new)
         if assumed is None:
             counted = old
-        elif new is not None and _is_what(assumed, new):
-            return
         else:
             waited, node_id, status, generic = assumed
             counted = attrs.evolve(waited, node_id=node_id, status=status, generic=generic)
@@ -206,17 +215,31 @@ class Loads:
         if new is not None and after:
             self._count(new, new.node_id, new.generic, after, 1)
 
-    def assume(self, task: Task, load: NodeLoad, status: TaskStatus, generic: tuple[GenericResource, ...]) -> None:
-        """The task is being given to that node: it counts there from now on, until its change comes or is given up."""
-        node_id = load.id
-        load.total += 1
-        counts = self._of_service.get(task.service_id)
-        if counts is None:
-            counts = self._of_service[task.service_id] = {}
-        counts[node_id] = counts.get(node_id, 0) + 1
-        if task.ports or task.spec.resources is not None:
-            load.use(task, generic, 1)
-        self._assumed[task.id] = (task, node_id, status, generic)
+    def assume(
+        self,
+        tasks: Iterable[Task],
+        order: Iterable[NodeLoad],
+        status: TaskStatus,
+        generic: Callable[[Task, NodeLoad], tuple[GenericResource, ...]] | None,
+    ) -> list[tuple[NodeId, tuple[GenericResource, ...]]]:
+        """Tasks of one service are being given to nodes in that order, as long as there are: what each gets.
+
+        Each counts there before the next node is asked for, until its change comes or is given up.
+        """
+        given = []
+        assumed, counts = self._assumed, None
+        for task, load in zip(tasks, order, strict=False):
+            node_id = load.id
+            got = () if generic is None else generic(task, load)
+            load.total += 1
+            if counts is None:
+                counts = self._of_service.setdefault(task.service_id, {})
+            counts[node_id] = counts.get(node_id, 0) + 1
+            if task.ports or task.spec.resources is not None:
+                load.use(task, got, 1)
+            assumed[task.id] = (task, node_id, status, got)
+            given.append((node_id, got))
+        return given
 
     def give_up(self) -> None:
         """What was assumed and has not come will not come."""
@@ -281,7 +304,10 @@ def _weight(task: Task | None) -> int:
 
 def _is_what(assumed: Assumption, new: Task) -> bool:
     """True for what was assumed, written as it was: the status is the very same object."""
-    return new.status is assumed[2] and new.node_id == assumed[1] and new.desired_state.is_wanted
+    _, node_id, status, _ = assumed
+    if new.status is not status or new.node_id != node_id:
+        return False
+    return new.desired_state is TaskState.RUNNING or new.desired_state.is_wanted
 
 
 def _is_same(one: Task | None, other: Task | None) -> bool:

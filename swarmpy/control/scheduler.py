@@ -11,7 +11,8 @@ slice choose anew.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from operator import attrgetter
 
 import attrs
 
@@ -22,7 +23,7 @@ from swarmpy.control.loads import Group, Loads, NodeLoad, reservation
 from swarmpy.control.placement import Candidate, fill
 from swarmpy.model import changes
 from swarmpy.model.changes import Change
-from swarmpy.model.ids import NodeId, ServiceId
+from swarmpy.model.ids import NodeId
 from swarmpy.model.objects import Task, TaskStatus
 from swarmpy.model.patches import TaskPatch
 from swarmpy.model.specs import GenericResource
@@ -64,7 +65,7 @@ class _Plan:
 
     key: _Key
     pipeline: Pipeline
-    order: Iterator[Candidate]
+    order: Iterator[NodeLoad]
     as_of: int
     """The number of changes of the loads that it was made at."""
     reason: str = ""
@@ -98,7 +99,7 @@ class Scheduler:
             self._put_off = False
             for start in range(0, len(tasks), CHUNK):
                 before = self._slice.size
-                self._decide(service_id, tasks[start : start + CHUNK])
+                self._decide(tasks[start : start + CHUNK])
                 has_changed = has_changed or self._slice.size > before
                 if self._work >= SLICE_WORK or self._slice.size >= CHUNK:
                     yield self._slice.decision()
@@ -109,35 +110,42 @@ class Scheduler:
         if self._slice.size:
             yield self._slice.decision()
 
-    def _decide(self, service_id: ServiceId, tasks: Sequence[Task]) -> None:
-        for (key, _), members in self._alike(service_id, tasks).items():
+    def _decide(self, tasks: Sequence[Task]) -> None:
+        """What becomes of tasks of one service."""
+        for (key, _), members in self._alike(tasks).items():
             self._work += TASK_WORK * len(members)
             self._place(key, members)
 
-    def _alike(self, service_id: ServiceId, tasks: Sequence[Task]) -> dict[tuple[_Key, bool], list[Task]]:
+    def _alike(self, tasks: Sequence[Task]) -> dict[tuple[_Key, bool], list[Task]]:
         """The tasks that want a node, by what they want and whether they have to have one; ends those not wanted."""
         groups: dict[tuple[_Key, bool], list[Task]] = {}
         same: dict[tuple[int, int, int | None, bool], list[Task]] = {}
-        may_fail = self._loads.has_failures
-        failed: dict[int, bool] = {}
+        failed: dict[int, bool] | None = {} if self._loads.has_failures else None
+        last: Task | None = None
+        members: list[Task] = []
         for task in tasks:
             desired = task.desired_state
             if desired is TaskState.SHUTDOWN:
                 self._slice.changes.append(changes.update(retired(task, TaskState.SHUTDOWN, self._slice.now_ns)))
             elif task.status.state is TaskState.PENDING and (desired is TaskState.RUNNING or is_active(task)):
-                version = task.spec_version if may_fail else None
-                if version is not None:
-                    if version not in failed:
-                        failed[version] = bool(self._failures((service_id, version)))
-                    version = version if failed[version] else None
                 # Most tasks share their spec, and what they want is then known without looking at it.
-                identity = (id(task.spec), id(task.ports), version, task.node_id is None)
-                members = same.get(identity)
-                if members is None:
-                    key = (Wants.of(task), version)
-                    members = same[identity] = groups.setdefault((key, task.node_id is None), [])
+                if last is None or failed is not None or not _is_alike(task, last):
+                    version = None if failed is None else self._failing_version(task, failed)
+                    identity = (id(task.spec), id(task.ports), version, task.node_id is None)
+                    known = same.get(identity)
+                    if known is None:
+                        key = (Wants.of(task), version)
+                        known = same[identity] = groups.setdefault((key, task.node_id is None), [])
+                    last, members = task, known
                 members.append(task)
         return groups
+
+    def _failing_version(self, task: Task, failed: dict[int, bool]) -> int | None:
+        """The task's version if that failed too often on some node; ``failed`` remembers."""
+        version = task.spec_version
+        if version not in failed:
+            failed[version] = bool(self._failures((task.service_id, version)))
+        return version if failed[version] else None
 
     def _failures(self, group: Group) -> dict[NodeId, int]:
         """The nodes on which the group failed too often lately."""
@@ -152,42 +160,38 @@ class Scheduler:
         plan = self._plan
         if plan is None or plan.key != key or plan.as_of != self._loads.changes:
             plan = self._plan = self._new_plan(key)
-        placed: list[NodeLoad] = []
-        if not plan.reason:
-            for task, candidate in zip(tasks, plan.order, strict=False):
-                self._assume(task, candidate.load)
-                placed.append(candidate.load)
-        if len(placed) < len(tasks):
+        placed = 0 if plan.reason else self._assume(tasks, plan.order)
+        if placed < len(tasks):
             plan.reason = plan.reason or plan.pipeline.explain(self._loads.nodes())
-            for task in tasks[len(placed) :]:
+            for task in tasks[placed:]:
                 self._explain(task, plan.reason)
 
     def _place_fixed(self, key: _Key, tasks: Sequence[Task]) -> None:
         """Tasks of a global service: this node or none."""
-        counts = self._loads.of_service(key[0].service_id)
-        pipeline = Pipeline(key[0], lambda node_id: counts.get(node_id, 0))
+        pipeline = self._pipeline(key[0])
         for task in tasks:
             load = self._loads.by_node.get(task.node_id) if task.node_id else None
             if load is None or load.node is None:
                 self._explain(task, pipeline.explain(()))
             elif pipeline.room(load):
-                self._assume(task, load)
+                self._assume((task,), (load,))
             else:
                 self._explain(task, pipeline.explain((load,)))
 
-    def _assume(self, task: Task, load: NodeLoad) -> None:
+    def _assume(self, tasks: Sequence[Task], order: Iterable[NodeLoad]) -> int:
+        """Give nodes to tasks that want the same; how many there were."""
         part = self._slice
-        generic = () if task.spec.resources is None else _generic(task, load)
-        self._loads.assume(task, load, part.status, generic)
-        part.tasks.append(task)
-        part.node_ids.append(load.id)
-        part.generic.append(generic)
+        generic = _generic if tasks[0].spec.resources is not None else None
+        given = self._loads.assume(tasks, order, part.status, generic)
+        part.tasks.extend(tasks[: len(given)])
+        part.given.extend(given)
+        return len(given)
 
     def _new_plan(self, key: _Key) -> _Plan:
         (wants, version), loads = key, self._loads
         failures = {} if version is None else self._failures((wants.service_id, version))
         counts = loads.of_service(wants.service_id)
-        pipeline = Pipeline(wants, lambda node_id: loads.of_service(wants.service_id).get(node_id, 0))
+        pipeline = self._pipeline(wants)
         candidates = [
             Candidate(load=load, room=room, of_service=counts.get(load.id, 0), failures=failures.get(load.id, 0))
             for load in loads.by_node.values()
@@ -195,8 +199,12 @@ class Scheduler:
         ]
         self._work += len(loads.by_node)
         populated = [(loads.by_node[node_id], count) for node_id, count in counts.items()]
-        order = fill(candidates, wants.placement.spread, populated)
+        order = map(attrgetter("load"), fill(candidates, wants.placement.spread, populated))
         return _Plan(key=key, pipeline=pipeline, order=order, as_of=loads.changes)
+
+    def _pipeline(self, wants: Wants) -> Pipeline:
+        # The counts are asked for each time: those of a service without any are not kept.
+        return Pipeline(wants, lambda node_id: self._loads.of_service(wants.service_id).get(node_id, 0))
 
     def _explain(self, task: Task, reason: str) -> None:
         if task.status.err == reason:
@@ -219,8 +227,7 @@ class _Slice:
         self.now_ns = now_ns
         self.changes: list[Change] = []
         self.tasks: list[Task] = []
-        self.node_ids: list[NodeId] = []
-        self.generic: list[tuple[GenericResource, ...]] = []
+        self.given: list[tuple[NodeId, tuple[GenericResource, ...]]] = []
         self.status = TaskStatus(
             state=TaskState.ASSIGNED, timestamp_ns=now_ns, message="scheduler assigned task to node"
         )
@@ -234,14 +241,22 @@ class _Slice:
         """The same as a decision."""
         if not self.tasks:
             return Decision(changes=tuple(self.changes))
+        node_ids, generic = zip(*self.given, strict=True)
         patch = TaskPatch(
             ids=tuple([task.id for task in self.tasks]),
-            node_id=tuple(self.node_ids),
+            node_id=node_ids,
             status=(self.status,),
             applied_at_ns=(self.now_ns,),
-            generic=tuple(self.generic) if any(self.generic) else (),
+            generic=generic if any(generic) else (),
         )
         return Decision(changes=tuple(self.changes), assigned=(Assigned(tasks=tuple(self.tasks), patch=patch),))
+
+
+def _is_alike(one: Task, other: Task) -> bool:
+    """True when two tasks of a service surely want the same: they share what says it."""
+    if one.spec is not other.spec or one.ports is not other.ports:
+        return False
+    return (one.node_id is None) is (other.node_id is None)
 
 
 def _generic(task: Task, load: NodeLoad) -> tuple[GenericResource, ...]:

@@ -6,6 +6,8 @@ stays leader: it is dropped whole when that ends. Adding and settling an entry c
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import attrs
 
 from swarmpy.model.changes import Action, ChangeList
@@ -50,7 +52,7 @@ class Overlay:
     def __init__(self) -> None:
         self.layer = Layer(is_upper=True)
         self._pending: dict[int, Pending] = {}
-        self._writer: dict[tuple[Kind, str], int] = {}
+        self._writer: dict[Kind, dict[str, int]] = {kind: {} for kind in Kind}
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -62,13 +64,12 @@ class Overlay:
         for change in entry.changes:
             obj = stamp(change, view, index)
             self.layer.by_kind[change.kind].put(change.id, obj)
-            self._writer[change.kind, change.id] = index
+            self._writer[change.kind][change.id] = index
             written.append(Written(action=change.action, kind=change.kind, id=change.id, object=obj))
         patched = [Patched(patch=patch, tasks=stamp_patch(patch, view, index)) for patch in entry.patches]
         for each in patched:
-            for task_id, task in zip(each.patch.ids, each.tasks, strict=True):
-                self.layer.tasks.put(task_id, task)
-                self._writer[Kind.TASK, task_id] = index
+            self.layer.tasks.put_all(each.patch.ids, each.tasks)
+            self._writer[Kind.TASK].update(dict.fromkeys(each.patch.ids, index))
         self._pending[index] = Pending(data=data, entry=entry, written=tuple(written), patched=tuple(patched))
 
     def settle(self, index: int, data: bytes) -> Pending | None:
@@ -83,19 +84,25 @@ class Overlay:
             self.clear()
             return None
         for change in pending.written:
-            self._settle(change.kind, change.id, index)
+            self._settle(change.kind, (change.id,), index)
         for each in pending.patched:
-            for task_id in each.patch.ids:
-                self._settle(Kind.TASK, task_id, index)
+            self._settle(Kind.TASK, each.patch.ids, index)
         return pending
 
-    def _settle(self, kind: Kind, object_id: str, index: int) -> None:
-        if self._writer[kind, object_id] == index:
-            del self._writer[kind, object_id]
-            self.layer.by_kind[kind].forget(object_id)
+    def _settle(self, kind: Kind, object_ids: Iterable[str], index: int) -> None:
+        writer, forget = self._writer[kind], self.layer.by_kind[kind].forget
+        if not self._pending:
+            # All that is shown is of this entry.
+            writer.clear()
+            self.layer.by_kind[kind].clear()
+            return
+        for object_id in object_ids:
+            if writer[object_id] == index:
+                del writer[object_id]
+                forget(object_id)
 
     def clear(self) -> None:
         """Forget everything in flight."""
         self.layer = Layer(is_upper=True)
         self._pending.clear()
-        self._writer.clear()
+        self._writer = {kind: {} for kind in Kind}

@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 import attrs
 
 from swarmpy.model.objects import Cluster, Config, Kind, Node, Secret, Service, Task
-from swarmpy.model.references import kept_by_service, kept_by_task
+from swarmpy.model.references import kept_by_service, kept_by_task, references
 from swarmpy.model.states import TaskState
 
 T = TypeVar("T")
@@ -26,14 +26,16 @@ T = TypeVar("T")
 class Index(Generic[T]):
     """A secondary index: ``key`` gives the group an object belongs to, or None when it is in no group.
 
-    With ``many`` it gives a tuple of all the groups that the object belongs to. ``fields`` are those of a task's patch
-    that it looks at.
+    With ``many`` it gives a tuple of all the groups that the object belongs to.
     """
 
     name: str
     key: Callable[[T], Hashable]
     many: bool = False
     fields: frozenset[str] = frozenset()
+    """Of those that a patch of a task may change: which ``key`` looks at."""
+    most: Callable[[Any], Collection[Hashable]] | None = None
+    """Told the spec of a task: all the groups it may ever belong to. Most specs have none."""
 
     def has(self, obj: T, key: Hashable) -> bool:
         """True when ``obj`` belongs to the group ``key``."""
@@ -53,7 +55,7 @@ SERVICE_NAME: Index[Service] = Index("name", lambda s: None if s.pending_delete 
 SERVICE_PORT: Index[Service] = Index("port", _held_ports, many=True)
 # What a service or a task that is not over needs: secrets, configs and credentials, whose ids are of one kind.
 SERVICE_REFERENCE: Index[Service] = Index("reference", kept_by_service, many=True)
-TASK_REFERENCE: Index[Task] = Index("reference", kept_by_task, many=True, fields=frozenset({"status"}))
+TASK_REFERENCE: Index[Task] = Index("reference", kept_by_task, many=True, fields=frozenset({"status"}), most=references)
 # All versions have the name; credentials for a registry have none.
 SECRET_NAME: Index[Secret] = Index("name", lambda secret: secret.spec.name or None)
 CONFIG_NAME: Index[Config] = Index("name", lambda config: config.spec.name)
@@ -102,7 +104,7 @@ class Table(Generic[T]):
         """Write objects that differ from those that are here in ``fields`` only; returns what was here."""
         olds: list[Any] = list(map(self.objects.__getitem__, ids))
         for index, groups in self._groups.items():
-            if index.fields.isdisjoint(fields):
+            if index.fields.isdisjoint(fields) or (index.most is not None and not _are_any_in(objs, index.most)):
                 continue
             for object_id, before, after in zip(ids, map(index.key, olds), map(index.key, objs), strict=True):
                 if before != after:
@@ -110,6 +112,14 @@ class Table(Generic[T]):
                     _enter(groups, after, object_id, index.many)
         self.objects.update(zip(ids, objs, strict=True))
         return olds
+
+    def put_all(self, ids: Sequence[str], objs: Sequence[T]) -> None:
+        """Write many objects."""
+        if self._is_upper and not self._groups:
+            self.objects.update(zip(ids, objs, strict=True))
+            return
+        for object_id, obj in zip(ids, objs, strict=True):
+            self.put(object_id, obj)
 
     def forget(self, object_id: str) -> None:
         """Take an id out of this layer: a lower one shows again."""
@@ -119,6 +129,11 @@ class Table(Generic[T]):
                 _leave(groups, index.key(old), object_id, index.many)
         if self._is_upper and not self.objects:
             self._groups = {}
+
+    def clear(self) -> None:
+        """Take all ids out of this layer."""
+        self.objects.clear()
+        self._groups = {}
 
     def group(self, index: Index[T], key: Hashable) -> Iterable[str]:
         """The ids of this layer in one group."""
@@ -143,17 +158,32 @@ class Table(Generic[T]):
 _Groups = dict[Hashable, dict[str, None]]
 
 
+def _are_any_in(objs: Sequence[Any], most: Callable[[Any], Collection[Hashable]]) -> bool:
+    # Thousands of tasks, and one spec.
+    return any(map(most, {id(spec): spec for spec in map(attrgetter("spec"), objs)}.values()))
+
+
 def _enter(groups: _Groups, key: Hashable, object_id: str, many: bool) -> None:
-    for each in _each(key, many):
-        groups.setdefault(each, {})[object_id] = None
+    if many:
+        for each in _each(key, many):
+            groups.setdefault(each, {})[object_id] = None
+    elif key is not None:
+        group = groups.get(key)
+        if group is None:
+            groups[key] = {object_id: None}
+        else:
+            group[object_id] = None
 
 
 def _leave(groups: _Groups, key: Hashable, object_id: str, many: bool) -> None:
-    for each in _each(key, many):
-        group = groups[each]
+    if many:
+        for each in _each(key, many):
+            _leave(groups, each, object_id, many=False)
+    elif key is not None:
+        group = groups[key]
         del group[object_id]
         if not group:
-            del groups[each]
+            del groups[key]
 
 
 def _each(key: Hashable, many: bool) -> tuple[Hashable, ...]:

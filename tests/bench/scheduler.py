@@ -154,9 +154,7 @@ async def _place(store: Store) -> tuple[float, float]:
     with store.watch((Kind.NODE, Kind.TASK)) as watch:
         while True:
             began = time.process_time()
-            for event in drain(watch):
-                assert isinstance(event, Event)
-                follow(loads, event)
+            follow(loads, [event for event in drain(watch) if isinstance(event, Event)])
             decision = next(slices, None)
             spent = time.process_time() - began
             deciding, longest = deciding + spent, max(longest, spent)

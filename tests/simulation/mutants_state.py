@@ -19,7 +19,7 @@ STORE = (
             Edit(
                 "        self.layer = Layer(is_upper=True)\n"
                 "        self._pending.clear()\n"
-                "        self._writer.clear()\n",
+                "        self._writer = {kind: {} for kind in Kind}\n",
                 "        return\n",
             ),
         ),
