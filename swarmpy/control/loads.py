@@ -127,6 +127,8 @@ class Loads:
         """Tasks that were not given to a node yet."""
         self.changes = 0
         """Grows with every change of what nodes have and tasks use, except by :meth:`assume`."""
+        self.touched: set[NodeId] = set()
+        """The nodes of which that was, since somebody emptied it."""
         self.looked_at: dict[ServiceId, int] = {}
         """Services whose waiting tasks were all refused, and say why, at that number of changes."""
         self._of_service: dict[ServiceId, dict[NodeId, int]] = {}
@@ -188,6 +190,7 @@ class Loads:
             load.node = node
             return
         load.become(node)
+        self.touched.add(node_id)
         self.changes += 1
 
     def task_changed(self, old: Task | None, new: Task | None) -> None:
@@ -261,6 +264,7 @@ class Loads:
     ) -> None:
         if node_id is None:
             return
+        self.touched.add(node_id)
         if weight & _Weight.FAILED:
             self._count_failure(task, node_id, times)
             return

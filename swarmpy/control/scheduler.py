@@ -11,7 +11,7 @@ slice choose anew.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from operator import attrgetter
 
 import attrs
@@ -20,7 +20,7 @@ from swarmpy.control.decision import Assigned, Decision, earlier
 from swarmpy.control.draft import is_active, retired
 from swarmpy.control.filters import Pipeline, Wants, without_free
 from swarmpy.control.loads import Group, Loads, NodeLoad, reservation
-from swarmpy.control.placement import Candidate, fill
+from swarmpy.control.placement import Candidate, Tree
 from swarmpy.model import changes
 from swarmpy.model.changes import Change
 from swarmpy.model.ids import NodeId
@@ -35,12 +35,12 @@ MAX_FAILURES = 5
 FAILURE_WINDOW_NS = 5 * 60 * 1_000_000_000
 CHUNK = 1_000
 """Most tasks that are placed in one slice: some ten milliseconds."""
-SLICE_WORK = 20_000
-"""Nodes that were looked at since the last slice, for services of few tasks: as long again."""
+SLICE_WORK = 8_000
+"""Most nodes that are looked at in one slice: as long again."""
 FREE_REST_NS = 10 * 1_000_000_000
 """A reason in which only the largest free amount has changed is written no sooner after the last write of its task:
 else every task that ends has the reasons of all that wait written anew."""
-TASK_WORK = 10
+TASK_WORK = 5
 """What a task costs, in nodes that are looked at."""
 
 
@@ -80,6 +80,7 @@ class Scheduler:
         self._plan: _Plan | None = None
         self._slice = _Slice(0)
         self._work = 0
+        self._decided = 0
         self._put_off = False
         self.wake_at_ns: int | None = None
         """After a round: when to make another though nothing has happened, as reasons were left as they are."""
@@ -91,30 +92,42 @@ class Scheduler:
         """
         loads = self._loads
         self.wake_at_ns = None
-        self._slice = _Slice(now_ns)
+        self._slice, self._decided = _Slice(now_ns), 0
         for service_id in list(loads.waiting):
             if loads.looked_at.get(service_id) == loads.changes:
                 continue
-            tasks, began, has_changed = list(loads.waiting.get(service_id, {}).values()), loads.changes, False
+            tasks, began = list(loads.waiting.get(service_id, {}).values()), loads.changes
+            decided = self._decided + self._slice.size
             self._put_off = False
             for start in range(0, len(tasks), CHUNK):
-                before = self._slice.size
-                self._decide(tasks[start : start + CHUNK])
-                has_changed = has_changed or self._slice.size > before
+                yield from self._decide(tasks[start : start + CHUNK])
                 if self._work >= SLICE_WORK or self._slice.size >= CHUNK:
-                    yield self._slice.decision()
-                    self._slice, self._work = _Slice(now_ns), 0
+                    yield self._end_slice()
+            has_changed = self._decided + self._slice.size > decided
             if not (has_changed or self._put_off) and began == loads.changes and service_id in loads.waiting:
                 loads.looked_at[service_id] = began
         self._plan = None
         if self._slice.size:
-            yield self._slice.decision()
+            yield self._end_slice()
 
-    def _decide(self, tasks: Sequence[Task]) -> None:
+    def _end_slice(self) -> Decision:
+        """What was decided since the last one. To be yielded: others have their turn then."""
+        decision = self._slice.decision()
+        self._decided += self._slice.size
+        self._slice, self._work = _Slice(self._slice.now_ns), 0
+        return decision
+
+    def _decide(self, tasks: Sequence[Task]) -> Iterator[Decision]:
         """What becomes of tasks of one service."""
-        for (key, _), members in self._alike(tasks).items():
+        for (key, is_free), members in self._alike(tasks).items():
             self._work += TASK_WORK * len(members)
-            self._place(key, members)
+            if not is_free:
+                self._place_fixed(key, members)
+                continue
+            plan = self._plan
+            if plan is None or plan.key != key or plan.as_of != self._loads.changes:
+                plan = self._plan = yield from self._new_plan(key)
+            self._place(plan, members)
 
     def _alike(self, tasks: Sequence[Task]) -> dict[tuple[_Key, bool], list[Task]]:
         """The tasks that want a node, by what they want and whether they have to have one; ends those not wanted."""
@@ -152,14 +165,8 @@ class Scheduler:
         found = self._loads.failures(group, self._slice.now_ns - FAILURE_WINDOW_NS)
         return {node_id: count for node_id, count in found.items() if count >= MAX_FAILURES}
 
-    def _place(self, key: _Key, tasks: Sequence[Task]) -> None:
-        """What becomes of tasks that want the same, all with a node of their own or all without."""
-        if tasks[0].node_id is not None:
-            self._place_fixed(key, tasks)
-            return
-        plan = self._plan
-        if plan is None or plan.key != key or plan.as_of != self._loads.changes:
-            plan = self._plan = self._new_plan(key)
+    def _place(self, plan: _Plan, tasks: Sequence[Task]) -> None:
+        """Tasks that may go anywhere."""
         placed = 0 if plan.reason else self._assume(tasks, plan.order)
         if placed < len(tasks):
             plan.reason = plan.reason or plan.pipeline.explain(self._loads.nodes())
@@ -187,19 +194,36 @@ class Scheduler:
         part.given.extend(given)
         return len(given)
 
-    def _new_plan(self, key: _Key) -> _Plan:
+    def _new_plan(self, key: _Key) -> Generator[Decision, None, _Plan]:
+        """Look at all nodes. Those that change while others have their turn are looked at once more at the end."""
         (wants, version), loads = key, self._loads
+        pipeline, tree = self._pipeline(wants), Tree(wants.placement.spread)
         failures = {} if version is None else self._failures((wants.service_id, version))
-        counts = loads.of_service(wants.service_id)
-        pipeline = self._pipeline(wants)
-        candidates = [
-            Candidate(load=load, room=room, of_service=counts.get(load.id, 0), failures=failures.get(load.id, 0))
-            for load in loads.by_node.values()
-            if load.is_open and (room := pipeline.room(load))
-        ]
-        self._work += len(loads.by_node)
-        populated = [(loads.by_node[node_id], count) for node_id, count in counts.items()]
-        order = map(attrgetter("load"), fill(candidates, wants.placement.spread, populated))
+        found: dict[NodeId, Candidate] = {}
+
+        def look(nodes: Iterable[NodeLoad]) -> None:
+            counts = loads.of_service(wants.service_id)
+            for load in nodes:
+                if load.is_open and (room := pipeline.room(load)):
+                    of_service, failed = counts.get(load.id, 0), failures.get(load.id, 0)
+                    candidate = Candidate(load=load, room=room, of_service=of_service, failures=failed)
+                    found[load.id] = candidate
+                    tree.add(candidate)
+
+        nodes = list(loads.by_node.values())
+        loads.touched.clear()
+        for start in range(0, len(nodes), SLICE_WORK):
+            if self._work and self._work + len(nodes) - start > SLICE_WORK:
+                yield self._end_slice()
+            part = nodes[start : start + SLICE_WORK]
+            look(part)
+            self._work += len(part)
+        for node_id in loads.touched:
+            if node_id in found:
+                found[node_id].room = 0
+        look([loads.by_node[node_id] for node_id in loads.touched])
+        populated = [(loads.by_node[node_id], count) for node_id, count in loads.of_service(wants.service_id).items()]
+        order = map(attrgetter("load"), tree.fill(populated))
         return _Plan(key=key, pipeline=pipeline, order=order, as_of=loads.changes)
 
     def _pipeline(self, wants: Wants) -> Pipeline:

@@ -6,6 +6,7 @@ Between the slices of a round everybody else has a turn. Whatever else is writte
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable, Iterable
 
 from swarmpy.control.decision import Decision
@@ -21,7 +22,7 @@ from swarmpy.store.watch import Event, Resync, Watch
 KINDS = (Kind.NODE, Kind.TASK)
 """What has to be watched."""
 BUILD_SLICE = 5_000
-"""Tasks that are added in one step where everything is read anew: some ten milliseconds."""
+"""Nodes or tasks that are added in one step where everything is read anew: some ten milliseconds."""
 
 
 class Placing:
@@ -68,9 +69,12 @@ class Placing:
         view = self._store.view()
         drain(self._watch)
         loads = Loads()
-        for node in view.nodes():
-            loads.node_changed(node.id, node)
-        tasks = view.tasks()
+        nodes, tasks = view.nodes(), view.tasks()
+        for start in range(0, len(nodes), BUILD_SLICE):
+            for node in nodes[start : start + BUILD_SLICE]:
+                loads.node_changed(node.id, node)
+            await asyncio.sleep(0)
+            meanwhile.extend(drain(self._watch))
         for start in range(0, len(tasks), BUILD_SLICE):
             loads.add(tasks[start : start + BUILD_SLICE])
             await asyncio.sleep(0)
@@ -78,6 +82,9 @@ class Placing:
         if any(isinstance(event, Resync) for event in meanwhile):
             return
         follow(loads, [event for event in meanwhile if isinstance(event, Event)])
+        if len(nodes) + len(tasks) >= BUILD_SLICE:
+            # It lives as long as the term: a full collection over it takes 40 ms with 100,000 nodes, and frees nothing.
+            gc.freeze()
         self._loads, self._scheduler = loads, Scheduler(loads)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import resource
 import sys
@@ -149,6 +150,7 @@ async def _place(store: Store) -> tuple[float, float]:
     longest = 0.0
     began = time.process_time()
     loads = Loads.of(store.view())
+    gc.freeze()  # as a manager does
     deciding = time.process_time() - began
     slices = scheduler.Scheduler(loads).slices(time.time_ns())
     with store.watch((Kind.NODE, Kind.TASK)) as watch:
