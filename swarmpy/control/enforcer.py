@@ -80,7 +80,7 @@ def misplaced(view: View, node: Node) -> list[tuple[Task, str]]:
         if reason:
             found.append((task, reason))
         else:
-            load.use(task, 1)
+            load.use(task, task.generic, 1)
     return found
 
 

@@ -7,15 +7,15 @@ one that is built anew from the state they lead to.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Self, TypeVar
 
 import attrs
 
 from swarmpy.control.draft import is_active, is_held_by_node
 from swarmpy.model.ids import NodeId, ServiceId, TaskId
-from swarmpy.model.objects import Node, Task
-from swarmpy.model.specs import Resources
+from swarmpy.model.objects import Node, Task, TaskStatus
+from swarmpy.model.specs import GenericResource, Resources
 from swarmpy.model.states import Availability, NodeState, TaskState
 from swarmpy.store.view import View
 
@@ -90,8 +90,8 @@ class NodeLoad:
         names = (name for each in self.has.generic if each.kind == kind for name in each.names)
         return tuple(name for name in names if (kind, name) not in self.names)
 
-    def use(self, task: Task, times: int) -> None:
-        """The task uses resources and ports of the node (1), or does so no more (-1)."""
+    def use(self, task: Task, generic: Sequence[GenericResource], times: int) -> None:
+        """The task, which has these of its generic resources, uses what it needs of it (1), or does so no more (-1)."""
         wanted = reservation(task)
         self.cpu_used += times * wanted.nano_cpus
         self.memory_used += times * wanted.memory_bytes
@@ -100,7 +100,7 @@ class NodeLoad:
                 _add(self.host_ports, port, times)
         for each in wanted.generic:
             _add(self.generic, each.kind, times * each.count)
-        for each in task.generic:
+        for each in generic:
             for name in each.names:
                 _add(self.names, (each.kind, name), times)
 
@@ -110,6 +110,9 @@ class _Weight:
 
     HELD, COUNTS, FAILED = 1, 2, 4
 
+
+Assumption = tuple[Task, NodeId, TaskStatus, tuple[GenericResource, ...]]
+"""A task as it waited; and the node, the status and the generic resources that it gets. There are many: a tuple."""
 
 _TAKES_PART = _Weight.HELD | _Weight.COUNTS
 _FAILED = (TaskState.FAILED, TaskState.REJECTED)
@@ -124,11 +127,13 @@ class Loads:
         """Tasks that were not given to a node yet."""
         self.changes = 0
         """Grows with every change of what nodes have and tasks use, except by :meth:`assume`."""
+        self.touched: set[NodeId] = set()
+        """The nodes of which that was, since somebody emptied it."""
         self.looked_at: dict[ServiceId, int] = {}
         """Services whose waiting tasks were all refused, and say why, at that number of changes."""
         self._of_service: dict[ServiceId, dict[NodeId, int]] = {}
         self._failures: dict[Group, dict[TaskId, tuple[NodeId, int]]] = {}
-        self._assumed: dict[TaskId, Task] = {}
+        self._assumed: dict[TaskId, Assumption] = {}
 
     @classmethod
     def of(cls, view: View) -> Self:
@@ -141,8 +146,15 @@ class Loads:
 
     def add(self, tasks: Iterable[Task]) -> None:
         """Tasks that are not known yet."""
+        waiting = self.waiting
         for task in tasks:
-            self.task_changed(None, task)
+            if task.node_id is None and task.status.state < TaskState.ASSIGNED:
+                of_service = waiting.get(task.service_id)
+                if of_service is None:
+                    of_service = waiting[task.service_id] = {}
+                of_service[task.id] = task
+            else:
+                self.task_changed(None, task)
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
@@ -153,6 +165,11 @@ class Loads:
     def of_service(self, service_id: ServiceId) -> dict[NodeId, int]:
         """How many tasks of the service are meant to run on each node that has some."""
         return self._of_service.get(service_id, {})
+
+    @property
+    def has_failures(self) -> bool:
+        """False when no task of any group is known to have failed."""
+        return bool(self._failures)
 
     def failures(self, group: Group, since_ns: int) -> dict[NodeId, int]:
         """How often tasks of the group failed on each node after ``since_ns``."""
@@ -173,6 +190,7 @@ class Loads:
             load.node = node
             return
         load.become(node)
+        self.touched.add(node_id)
         self.changes += 1
 
     def task_changed(self, old: Task | None, new: Task | None) -> None:
@@ -180,30 +198,57 @@ class Loads:
         task = new or old
         if task is None:
             return
-        assumed = self._assumed.pop(task.id, None) if self._assumed else None
-        self._wait(old, new)
+        assumed = self._assumed.pop(task.id, None)
         if assumed is not None and new is not None and _is_what(assumed, new):
+            if (tasks := self.waiting.get(new.service_id)) and tasks.pop(new.id, None) and not tasks:
+                del self.waiting[new.service_id]
             return
-        counted = assumed or old
+        self._wait(old, new)
+        if assumed is None:
+            counted = old
+        else:
+            waited, node_id, status, generic = assumed
+            counted = attrs.evolve(waited, node_id=node_id, status=status, generic=generic)
         before, after = _weight(counted), _weight(new)
         if before == after and (not before or _is_same(counted, new)):
             return
         self.changes += 1
         if counted is not None and before:
-            self._count(counted, before, -1)
+            self._count(counted, counted.node_id, counted.generic, before, -1)
         if new is not None and after:
-            self._count(new, after, 1)
+            self._count(new, new.node_id, new.generic, after, 1)
 
-    def assume(self, task: Task) -> None:
-        """The task is being given to its node: it counts there from now on, until its change comes or is given up."""
-        self._count(task, _TAKES_PART, 1)
-        self._assumed[task.id] = task
+    def assume(
+        self,
+        tasks: Iterable[Task],
+        order: Iterable[NodeLoad],
+        status: TaskStatus,
+        generic: Callable[[Task, NodeLoad], tuple[GenericResource, ...]] | None,
+    ) -> list[tuple[NodeId, tuple[GenericResource, ...]]]:
+        """Tasks of one service are being given to nodes in that order, as long as there are: what each gets.
+
+        Each counts there before the next node is asked for, until its change comes or is given up.
+        """
+        given = []
+        assumed, counts = self._assumed, None
+        for task, load in zip(tasks, order, strict=False):
+            node_id = load.id
+            got = () if generic is None else generic(task, load)
+            load.total += 1
+            if counts is None:
+                counts = self._of_service.setdefault(task.service_id, {})
+            counts[node_id] = counts.get(node_id, 0) + 1
+            if task.ports or task.spec.resources is not None:
+                load.use(task, got, 1)
+            assumed[task.id] = (task, node_id, status, got)
+            given.append((node_id, got))
+        return given
 
     def give_up(self) -> None:
         """What was assumed and has not come will not come."""
         if self._assumed:
-            for task in self._assumed.values():
-                self._count(task, _TAKES_PART, -1)
+            for task, node_id, _, generic in self._assumed.values():
+                self._count(task, node_id, generic, _TAKES_PART, -1)
             self._assumed.clear()
             self.changes += 1
 
@@ -214,10 +259,12 @@ class Loads:
         elif old is not None and (tasks := self.waiting.get(old.service_id)) and tasks.pop(old.id, None) and not tasks:
             del self.waiting[old.service_id]
 
-    def _count(self, task: Task, weight: int, times: int) -> None:
-        node_id = task.node_id
+    def _count(
+        self, task: Task, node_id: NodeId | None, generic: Sequence[GenericResource], weight: int, times: int
+    ) -> None:
         if node_id is None:
             return
+        self.touched.add(node_id)
         if weight & _Weight.FAILED:
             self._count_failure(task, node_id, times)
             return
@@ -225,7 +272,7 @@ class Loads:
         if load is None:
             load = self.by_node[node_id] = NodeLoad(id=node_id)
         if task.ports or task.spec.resources is not None:
-            load.use(task, times)
+            load.use(task, generic, times)
         if weight & _Weight.COUNTS:
             load.total += times
             counts = self._of_service.setdefault(task.service_id, {})
@@ -259,9 +306,12 @@ def _weight(task: Task | None) -> int:
     return _Weight.FAILED if task.status.state in _FAILED else 0
 
 
-def _is_what(assumed: Task, new: Task) -> bool:
-    """True for what was assumed, written as it was: the parts are the very same objects."""
-    return new.status is assumed.status and new.node_id == assumed.node_id and new.desired_state.is_wanted
+def _is_what(assumed: Assumption, new: Task) -> bool:
+    """True for what was assumed, written as it was: the status is the very same object."""
+    _, node_id, status, _ = assumed
+    if new.status is not status or new.node_id != node_id:
+        return False
+    return new.desired_state is TaskState.RUNNING or new.desired_state.is_wanted
 
 
 def _is_same(one: Task | None, other: Task | None) -> bool:

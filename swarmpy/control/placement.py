@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from operator import attrgetter
 
 import attrs
@@ -39,46 +40,59 @@ Populated = Sequence[tuple[NodeLoad, int]]
 _TOTAL = attrgetter("load.total")
 
 
-def fill(candidates: Sequence[Candidate], spread: Sequence[str], populated: Populated) -> Iterator[Candidate]:
-    """The node for each next task, until there is no room. Whoever takes one counts the task there before the next.
+class Tree:
+    """The candidates for tasks that want the same. They are added one by one, as there may be a hundred thousand."""
 
-    ``populated`` may be nodes that are no candidates: tasks on full nodes weigh on their branch as well.
-    """
-    if not spread:
-        return _fill_leaf(candidates)
-    key, rest = spread[0], spread[1:]
-    inside: dict[str, list[Candidate]] = {}
-    for candidate in candidates:
-        inside.setdefault(_value(candidate.load, key), []).append(candidate)
-    weights: dict[str, list[tuple[NodeLoad, int]]] = {}
-    for load, count in populated:
-        weights.setdefault(_value(load, key), []).append((load, count))
-    branches = []
-    for value in sorted(inside):
-        within = weights.get(value, [])
-        branches.append((sum(count for _, count in within), fill(inside[value], rest, within)))
-    return _fill_fork(branches)
+    def __init__(self, spread: Sequence[str]) -> None:
+        self._spread = spread
+        self._branches: dict[str, Tree] = {}
+        self._tiers: dict[int, dict[int, list[Candidate]]] = {}
+        """Those that no preference tells apart: by failures, and then by tasks of the service."""
+
+    def add(self, candidate: Candidate) -> None:
+        """Another candidate. One whose room becomes 0 before its turn is passed over."""
+        if not self._spread:
+            buckets = self._tiers.get(candidate.failures)
+            if buckets is None:
+                buckets = self._tiers[candidate.failures] = {}
+            bucket = buckets.get(candidate.of_service)
+            if bucket is None:
+                buckets[candidate.of_service] = [candidate]
+            else:
+                bucket.append(candidate)
+            return
+        value = _value(candidate.load, self._spread[0])
+        branch = self._branches.get(value)
+        if branch is None:
+            branch = self._branches[value] = Tree(self._spread[1:])
+        branch.add(candidate)
+
+    def fill(self, populated: Populated) -> Iterator[Candidate]:
+        """The node for each next task, until there is no room. Whoever takes one counts the task there before the next.
+
+        ``populated`` may be nodes that are no candidates: tasks on full nodes weigh on their branch as well.
+        """
+        if not self._spread:
+            return chain.from_iterable(_fill_levels(self._tiers[failures]) for failures in sorted(self._tiers))
+        weights: dict[str, list[tuple[NodeLoad, int]]] = {}
+        for load, count in populated:
+            weights.setdefault(_value(load, self._spread[0]), []).append((load, count))
+        branches = []
+        for value in sorted(self._branches):
+            within = weights.get(value, [])
+            branches.append((sum(count for _, count in within), self._branches[value].fill(within)))
+        return _fill_fork(branches)
 
 
-def _fill_leaf(candidates: Sequence[Candidate]) -> Iterator[Candidate]:
-    """Nodes that no preference tells apart."""
-    tiers: dict[int, list[Candidate]] = {}
-    for candidate in candidates:
-        tiers.setdefault(candidate.failures, []).append(candidate)
-    for failures in sorted(tiers):
-        yield from _fill_levels(tiers[failures])
-
-
-def _fill_levels(candidates: Sequence[Candidate]) -> Iterator[Candidate]:
-    buckets: dict[int, list[Candidate]] = {}
-    for candidate in candidates:
-        buckets.setdefault(candidate.of_service, []).append(candidate)
+def _fill_levels(buckets: dict[int, list[Candidate]]) -> Iterator[Candidate]:
     while buckets:
         level = min(buckets)
         # Two sorted runs at most, once it has been round: that costs little more than a look at each.
         bucket = sorted(buckets.pop(level), key=_TOTAL)
         left = []
         for candidate in bucket:
+            if candidate.room <= 0:
+                continue
             candidate.room -= 1
             if candidate.room > 0:
                 left.append(candidate)

@@ -11,20 +11,21 @@ slice choose anew.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from operator import attrgetter
 
 import attrs
 
-from swarmpy.control.decision import Decision, earlier
+from swarmpy.control.decision import Assigned, Decision, earlier
 from swarmpy.control.draft import is_active, retired
 from swarmpy.control.filters import Pipeline, Wants, without_free
 from swarmpy.control.loads import Group, Loads, NodeLoad, reservation
-from swarmpy.control.placement import Candidate, fill
+from swarmpy.control.placement import Candidate, Tree
 from swarmpy.model import changes
 from swarmpy.model.changes import Change
-from swarmpy.model.evolving import evolver
-from swarmpy.model.ids import NodeId, ServiceId
+from swarmpy.model.ids import NodeId
 from swarmpy.model.objects import Task, TaskStatus
+from swarmpy.model.patches import TaskPatch
 from swarmpy.model.specs import GenericResource
 from swarmpy.model.states import TaskState
 from swarmpy.store.view import View
@@ -34,32 +35,37 @@ MAX_FAILURES = 5
 FAILURE_WINDOW_NS = 5 * 60 * 1_000_000_000
 CHUNK = 1_000
 """Most tasks that are placed in one slice: some ten milliseconds."""
-SLICE_WORK = 20_000
-"""Nodes that were looked at since the last slice, for services of few tasks: as long again."""
+SLICE_WORK = 8_000
+"""Most nodes that are looked at in one slice: as long again."""
 FREE_REST_NS = 10 * 1_000_000_000
 """A reason in which only the largest free amount has changed is written no sooner after the last write of its task:
 else every task that ends has the reasons of all that wait written anew."""
-TASK_WORK = 10
+TASK_WORK = 5
 """What a task costs, in nodes that are looked at."""
-
-
-_assigned = evolver(Task, "node_id", "status", "applied_at_ns", "generic")
 
 
 def decide(view: View, now_ns: int) -> Decision:
     """All that is to be done on ``view``, in one step."""
     made = Scheduler(Loads.of(view))
-    found = tuple(change for decision in made.slices(now_ns) for change in decision.changes)
-    return Decision(changes=found, wake_at_ns=made.wake_at_ns)
+    found: list[Change] = []
+    for decision in made.slices(now_ns):
+        for assigned in decision.assigned:
+            found.extend(assigned.changes())
+        found.extend(decision.changes)
+    return Decision(changes=tuple(found), wake_at_ns=made.wake_at_ns)
+
+
+_Key = tuple[Wants, int | None]
+"""What is wanted; and the version of the service's tasks, where that failed too often on some node."""
 
 
 @attrs.define(kw_only=True, eq=False)
 class _Plan:
     """Where the next tasks that want the same go."""
 
-    key: tuple[Wants, int | None]
+    key: _Key
     pipeline: Pipeline
-    order: Iterator[Candidate]
+    order: Iterator[NodeLoad]
     as_of: int
     """The number of changes of the loads that it was made at."""
     reason: str = ""
@@ -72,7 +78,9 @@ class Scheduler:
     def __init__(self, loads: Loads) -> None:
         self._loads = loads
         self._plan: _Plan | None = None
+        self._slice = _Slice(0)
         self._work = 0
+        self._decided = 0
         self._put_off = False
         self.wake_at_ns: int | None = None
         """After a round: when to make another though nothing has happened, as reasons were left as they are."""
@@ -82,126 +90,201 @@ class Scheduler:
 
         Places all tasks that wait for a node, and ends those that are wanted no more and never had one.
         """
-        loads, found = self._loads, list[Change]()
+        loads = self._loads
         self.wake_at_ns = None
+        self._slice, self._decided = _Slice(now_ns), 0
         for service_id in list(loads.waiting):
             if loads.looked_at.get(service_id) == loads.changes:
                 continue
-            tasks, began, has_changed = list(loads.waiting.get(service_id, {}).values()), loads.changes, False
+            tasks, began = list(loads.waiting.get(service_id, {}).values()), loads.changes
+            decided = self._decided + self._slice.size
             self._put_off = False
             for start in range(0, len(tasks), CHUNK):
-                part = self._decide(service_id, tasks[start : start + CHUNK], now_ns)
-                found.extend(part)
-                has_changed = has_changed or bool(part)
-                if self._work >= SLICE_WORK or len(found) >= CHUNK:
-                    yield Decision(changes=tuple(found))
-                    found, self._work = [], 0
+                yield from self._decide(tasks[start : start + CHUNK])
+                if self._work >= SLICE_WORK or self._slice.size >= CHUNK:
+                    yield self._end_slice()
+            has_changed = self._decided + self._slice.size > decided
             if not (has_changed or self._put_off) and began == loads.changes and service_id in loads.waiting:
                 loads.looked_at[service_id] = began
         self._plan = None
-        if found:
-            yield Decision(changes=tuple(found))
+        if self._slice.size:
+            yield self._end_slice()
 
-    def _decide(self, service_id: ServiceId, tasks: Sequence[Task], now_ns: int) -> list[Change]:
-        found: list[Change | None] = []
-        groups: dict[tuple[Wants, int | None], list[Task]] = {}
-        same: dict[tuple[int, int, int | None], list[Task]] = {}
-        failures: dict[int, dict[NodeId, int]] = {}
-        for task in tasks:
-            if task.desired_state == TaskState.SHUTDOWN:
-                found.append(changes.update(retired(task, TaskState.SHUTDOWN, now_ns)))
-            elif task.status.state == TaskState.PENDING and is_active(task):
-                version = task.spec_version
-                failed = failures.get(version)
-                if failed is None:
-                    failed = failures[version] = self._failures((service_id, version), now_ns)
-                # Most tasks share their spec, and what they want is then known without looking at it.
-                identity = (id(task.spec), id(task.ports), version if failed else None)
-                members = same.get(identity)
-                if members is None:
-                    members = same[identity] = groups.setdefault((Wants.of(task), identity[2]), [])
-                members.append(task)
-        for key, members in groups.items():
+    def _end_slice(self) -> Decision:
+        """What was decided since the last one. To be yielded: others have their turn then."""
+        decision = self._slice.decision()
+        self._decided += self._slice.size
+        self._slice, self._work = _Slice(self._slice.now_ns), 0
+        return decision
+
+    def _decide(self, tasks: Sequence[Task]) -> Iterator[Decision]:
+        """What becomes of tasks of one service."""
+        for (key, is_free), members in self._alike(tasks).items():
             self._work += TASK_WORK * len(members)
-            found.extend(self._place(key, members, failures.get(members[0].spec_version, {}), now_ns))
-        return [change for change in found if change is not None]
+            if not is_free:
+                self._place_fixed(key, members)
+                continue
+            plan = self._plan
+            if plan is None or plan.key != key or plan.as_of != self._loads.changes:
+                plan = self._plan = yield from self._new_plan(key)
+            self._place(plan, members)
 
-    def _failures(self, group: Group, now_ns: int) -> dict[NodeId, int]:
+    def _alike(self, tasks: Sequence[Task]) -> dict[tuple[_Key, bool], list[Task]]:
+        """The tasks that want a node, by what they want and whether they have to have one; ends those not wanted."""
+        groups: dict[tuple[_Key, bool], list[Task]] = {}
+        same: dict[tuple[int, int, int | None, bool], list[Task]] = {}
+        failed: dict[int, bool] | None = {} if self._loads.has_failures else None
+        last: Task | None = None
+        members: list[Task] = []
+        for task in tasks:
+            desired = task.desired_state
+            if desired is TaskState.SHUTDOWN:
+                self._slice.changes.append(changes.update(retired(task, TaskState.SHUTDOWN, self._slice.now_ns)))
+            elif task.status.state is TaskState.PENDING and (desired is TaskState.RUNNING or is_active(task)):
+                # Most tasks share their spec, and what they want is then known without looking at it.
+                if last is None or failed is not None or not _is_alike(task, last):
+                    version = None if failed is None else self._failing_version(task, failed)
+                    identity = (id(task.spec), id(task.ports), version, task.node_id is None)
+                    known = same.get(identity)
+                    if known is None:
+                        key = (Wants.of(task), version)
+                        known = same[identity] = groups.setdefault((key, task.node_id is None), [])
+                    last, members = task, known
+                members.append(task)
+        return groups
+
+    def _failing_version(self, task: Task, failed: dict[int, bool]) -> int | None:
+        """The task's version if that failed too often on some node; ``failed`` remembers."""
+        version = task.spec_version
+        if version not in failed:
+            failed[version] = bool(self._failures((task.service_id, version)))
+        return version if failed[version] else None
+
+    def _failures(self, group: Group) -> dict[NodeId, int]:
         """The nodes on which the group failed too often lately."""
-        found = self._loads.failures(group, now_ns - FAILURE_WINDOW_NS)
+        found = self._loads.failures(group, self._slice.now_ns - FAILURE_WINDOW_NS)
         return {node_id: count for node_id, count in found.items() if count >= MAX_FAILURES}
 
-    def _place(
-        self, key: tuple[Wants, int | None], tasks: Sequence[Task], failures: dict[NodeId, int], now_ns: int
-    ) -> Iterable[Change | None]:
-        """What becomes of tasks that want the same."""
-        assigned = TaskStatus(state=TaskState.ASSIGNED, timestamp_ns=now_ns, message="scheduler assigned task to node")
-        fixed = [task for task in tasks if task.node_id is not None]
-        if fixed:
-            counts = self._loads.of_service(key[0].service_id)
-            pipeline = Pipeline(key[0], lambda node_id: counts.get(node_id, 0))
-            for task in fixed:
-                yield self._place_on(pipeline, task, assigned)
-        free = tasks if not fixed else [task for task in tasks if task.node_id is None]
-        if not free:
-            return
-        plan = self._plan
-        if plan is None or plan.key != key or plan.as_of != self._loads.changes:
-            plan = self._plan = self._new_plan(key, failures)
-        placed = 0
-        if not plan.reason:
-            for task, candidate in zip(free, plan.order, strict=False):
-                placed += 1
-                yield self._assign(task, candidate.load, assigned)
-        if placed < len(free):
+    def _place(self, plan: _Plan, tasks: Sequence[Task]) -> None:
+        """Tasks that may go anywhere."""
+        placed = 0 if plan.reason else self._assume(tasks, plan.order)
+        if placed < len(tasks):
             plan.reason = plan.reason or plan.pipeline.explain(self._loads.nodes())
-            for task in free[placed:]:
-                yield self._explain(task, plan.reason, now_ns)
+            for task in tasks[placed:]:
+                self._explain(task, plan.reason)
 
-    def _new_plan(self, key: tuple[Wants, int | None], failures: dict[NodeId, int]) -> _Plan:
-        wants, loads = key[0], self._loads
-        counts = loads.of_service(wants.service_id)
-        pipeline = Pipeline(wants, lambda node_id: loads.of_service(wants.service_id).get(node_id, 0))
-        candidates = [
-            Candidate(load=load, room=room, of_service=counts.get(load.id, 0), failures=failures.get(load.id, 0))
-            for load in loads.by_node.values()
-            if load.is_open and (room := pipeline.room(load))
-        ]
-        self._work += len(loads.by_node)
-        populated = [(loads.by_node[node_id], count) for node_id, count in counts.items()]
-        order = fill(candidates, wants.placement.spread, populated)
+    def _place_fixed(self, key: _Key, tasks: Sequence[Task]) -> None:
+        """Tasks of a global service: this node or none."""
+        pipeline = self._pipeline(key[0])
+        for task in tasks:
+            load = self._loads.by_node.get(task.node_id) if task.node_id else None
+            if load is None or load.node is None:
+                self._explain(task, pipeline.explain(()))
+            elif pipeline.room(load):
+                self._assume((task,), (load,))
+            else:
+                self._explain(task, pipeline.explain((load,)))
+
+    def _assume(self, tasks: Sequence[Task], order: Iterable[NodeLoad]) -> int:
+        """Give nodes to tasks that want the same; how many there were."""
+        part = self._slice
+        generic = _generic if tasks[0].spec.resources is not None else None
+        given = self._loads.assume(tasks, order, part.status, generic)
+        part.tasks.extend(tasks[: len(given)])
+        part.given.extend(given)
+        return len(given)
+
+    def _new_plan(self, key: _Key) -> Generator[Decision, None, _Plan]:
+        """Look at all nodes. Those that change while others have their turn are looked at once more at the end."""
+        (wants, version), loads = key, self._loads
+        pipeline, tree = self._pipeline(wants), Tree(wants.placement.spread)
+        failures = {} if version is None else self._failures((wants.service_id, version))
+        found: dict[NodeId, Candidate] = {}
+
+        def look(nodes: Iterable[NodeLoad]) -> None:
+            counts = loads.of_service(wants.service_id)
+            for load in nodes:
+                if load.is_open and (room := pipeline.room(load)):
+                    of_service, failed = counts.get(load.id, 0), failures.get(load.id, 0)
+                    candidate = Candidate(load=load, room=room, of_service=of_service, failures=failed)
+                    found[load.id] = candidate
+                    tree.add(candidate)
+
+        nodes = list(loads.by_node.values())
+        loads.touched.clear()
+        for start in range(0, len(nodes), SLICE_WORK):
+            if self._work and self._work + len(nodes) - start > SLICE_WORK:
+                yield self._end_slice()
+            part = nodes[start : start + SLICE_WORK]
+            look(part)
+            self._work += len(part)
+        for node_id in loads.touched:
+            if node_id in found:
+                found[node_id].room = 0
+        look([loads.by_node[node_id] for node_id in loads.touched])
+        populated = [(loads.by_node[node_id], count) for node_id, count in loads.of_service(wants.service_id).items()]
+        order = map(attrgetter("load"), tree.fill(populated))
         return _Plan(key=key, pipeline=pipeline, order=order, as_of=loads.changes)
 
-    def _place_on(self, pipeline: Pipeline, task: Task, assigned: TaskStatus) -> Change | None:
-        """A task of a global service: this node or none."""
-        load = self._loads.by_node.get(task.node_id) if task.node_id else None
-        if load is None or load.node is None:
-            return self._explain(task, pipeline.explain(()), assigned.timestamp_ns)
-        if pipeline.room(load):
-            return self._assign(task, load, assigned)
-        return self._explain(task, pipeline.explain((load,)), assigned.timestamp_ns)
+    def _pipeline(self, wants: Wants) -> Pipeline:
+        # The counts are asked for each time: those of a service without any are not kept.
+        return Pipeline(wants, lambda node_id: self._loads.of_service(wants.service_id).get(node_id, 0))
 
-    def _assign(self, task: Task, load: NodeLoad, status: TaskStatus) -> Change:
-        task = _assigned(task, load.id, status, status.timestamp_ns, _generic(task, load))
-        self._loads.assume(task)
-        return changes.update(task)
-
-    def _explain(self, task: Task, reason: str, now_ns: int) -> Change | None:
+    def _explain(self, task: Task, reason: str) -> None:
         if task.status.err == reason:
-            return None
+            return
+        now_ns = self._slice.now_ns
         rests_ns = task.meta.updated_at_ns + FREE_REST_NS - now_ns
         # One that was written in the future was so by another clock.
         if 0 < rests_ns <= FREE_REST_NS and without_free(task.status.err) == without_free(reason):
             self._put_off = True
             self.wake_at_ns = earlier(self.wake_at_ns, now_ns + rests_ns)
-            return None
-        return changes.update(attrs.evolve(task, status=attrs.evolve(task.status, err=reason)))
+            return
+        explained = attrs.evolve(task, status=attrs.evolve(task.status, err=reason))
+        self._slice.changes.append(changes.update(explained))
+
+
+class _Slice:
+    """What was decided since others had their turn."""
+
+    def __init__(self, now_ns: int) -> None:
+        self.now_ns = now_ns
+        self.changes: list[Change] = []
+        self.tasks: list[Task] = []
+        self.given: list[tuple[NodeId, tuple[GenericResource, ...]]] = []
+        self.status = TaskStatus(
+            state=TaskState.ASSIGNED, timestamp_ns=now_ns, message="scheduler assigned task to node"
+        )
+
+    @property
+    def size(self) -> int:
+        """How many tasks are changed."""
+        return len(self.changes) + len(self.tasks)
+
+    def decision(self) -> Decision:
+        """The same as a decision."""
+        if not self.tasks:
+            return Decision(changes=tuple(self.changes))
+        node_ids, generic = zip(*self.given, strict=True)
+        patch = TaskPatch(
+            ids=tuple([task.id for task in self.tasks]),
+            node_id=node_ids,
+            status=(self.status,),
+            applied_at_ns=(self.now_ns,),
+            generic=generic if any(generic) else (),
+        )
+        return Decision(changes=tuple(self.changes), assigned=(Assigned(tasks=tuple(self.tasks), patch=patch),))
+
+
+def _is_alike(one: Task, other: Task) -> bool:
+    """True when two tasks of a service surely want the same: they share what says it."""
+    if one.spec is not other.spec or one.ports is not other.ports:
+        return False
+    return (one.node_id is None) is (other.node_id is None)
 
 
 def _generic(task: Task, load: NodeLoad) -> tuple[GenericResource, ...]:
     """Which generic resources of the node the task gets: the first names that are left, or a count."""
-    if task.spec.resources is None:
-        return ()
     return tuple(
         GenericResource(kind=each.kind, names=load.names_left(each.kind)[: each.count])
         if load.has_names(each.kind)

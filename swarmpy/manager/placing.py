@@ -6,7 +6,8 @@ Between the slices of a round everybody else has a turn. Whatever else is writte
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import gc
+from collections.abc import Awaitable, Callable, Iterable
 
 from swarmpy.control.decision import Decision
 from swarmpy.control.loads import Loads
@@ -21,7 +22,7 @@ from swarmpy.store.watch import Event, Resync, Watch
 KINDS = (Kind.NODE, Kind.TASK)
 """What has to be watched."""
 BUILD_SLICE = 5_000
-"""Tasks that are added in one step where everything is read anew: some ten milliseconds."""
+"""Nodes or tasks that are added in one step where everything is read anew: some ten milliseconds."""
 
 
 class Placing:
@@ -38,11 +39,11 @@ class Placing:
 
     def follow(self) -> bool:
         """Take in what was written; False when events were lost, and everything has to be read anew."""
-        for event in drain(self._watch):
-            if isinstance(event, Resync):
-                self._loads = None
-            elif self._loads is not None:
-                follow(self._loads, event)
+        events = drain(self._watch)
+        if any(isinstance(event, Resync) for event in events):
+            self._loads = None
+        elif self._loads is not None:
+            follow(self._loads, [event for event in events if isinstance(event, Event)])
         return self._loads is not None
 
     async def settle(self, apply: Callable[[Decision], Awaitable[int]]) -> int:
@@ -68,24 +69,30 @@ class Placing:
         view = self._store.view()
         drain(self._watch)
         loads = Loads()
-        for node in view.nodes():
-            loads.node_changed(node.id, node)
-        tasks = view.tasks()
+        nodes, tasks = view.nodes(), view.tasks()
+        for start in range(0, len(nodes), BUILD_SLICE):
+            for node in nodes[start : start + BUILD_SLICE]:
+                loads.node_changed(node.id, node)
+            await asyncio.sleep(0)
+            meanwhile.extend(drain(self._watch))
         for start in range(0, len(tasks), BUILD_SLICE):
             loads.add(tasks[start : start + BUILD_SLICE])
             await asyncio.sleep(0)
             meanwhile.extend(drain(self._watch))
-        for event in meanwhile:
-            if isinstance(event, Resync):
-                return
-            follow(loads, event)
+        if any(isinstance(event, Resync) for event in meanwhile):
+            return
+        follow(loads, [event for event in meanwhile if isinstance(event, Event)])
+        if len(nodes) + len(tasks) >= BUILD_SLICE:
+            # It lives as long as the term: a full collection over it takes 40 ms with 100,000 nodes, and frees nothing.
+            gc.freeze()
         self._loads, self._scheduler = loads, Scheduler(loads)
 
 
-def follow(loads: Loads, event: Event) -> None:
-    """Take in one event of a node or a task."""
-    new, old = event.object, event.old
-    if event.kind is Kind.TASK:
-        loads.task_changed(old if isinstance(old, Task) else None, new if isinstance(new, Task) else None)
-    elif event.kind is Kind.NODE:
-        loads.node_changed(NodeId(event.id), new if isinstance(new, Node) else None)
+def follow(loads: Loads, events: Iterable[Event]) -> None:
+    """Take in events of nodes and tasks."""
+    for event in events:
+        new, old = event.object, event.old
+        if event.kind is Kind.TASK:
+            loads.task_changed(old if isinstance(old, Task) else None, new if isinstance(new, Task) else None)
+        elif event.kind is Kind.NODE:
+            loads.node_changed(NodeId(event.id), new if isinstance(new, Node) else None)

@@ -163,6 +163,14 @@ class Reconciler:
         in flight, brings it up again.
         """
         written = 0
+        for assigned in decision.assigned:
+            try:
+                await self._store.patch(assigned.tasks, assigned.patch)
+                self._placing.follow()
+            except (VersionConflict, NotFound) as error:
+                log.debug("decision_outdated", reason=str(error))
+                return written
+            written += len(assigned.tasks)
         for start in range(0, len(decision.changes), MAX_WRITE):
             part = decision.changes[start : start + MAX_WRITE]
             try:

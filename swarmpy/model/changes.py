@@ -7,6 +7,7 @@ import enum
 import attrs
 
 from swarmpy.model.objects import Cluster, Config, Kind, Node, Secret, Service, StoreObject, Task, kind_of
+from swarmpy.model.patches import TaskPatch
 from swarmpy.model.requests import Answered
 
 
@@ -43,11 +44,18 @@ class Change:
 
 @attrs.frozen(kw_only=True)
 class ChangeList:
-    """All changes of one transaction: one entry of the log."""
+    """All changes of one transaction: one entry of the log. No object is changed twice."""
 
     changes: tuple[Change, ...]
     answered: Answered | None = None
     """The request that asked for them, if it shall be done once only."""
+    patches: tuple[TaskPatch, ...] = ()
+    """Updates of tasks that are told in short. They come after the changes."""
+
+    @property
+    def is_empty(self) -> bool:
+        """True when there is nothing to write."""
+        return not (self.changes or self.patches)
 
 
 def create(obj: StoreObject) -> Change:

@@ -21,6 +21,7 @@ from cattrs.gen import make_dict_unstructure_fn
 from cattrs.preconf.msgpack import make_converter
 
 from swarmpy.errors import DataDirMismatch, ProtocolViolation
+from swarmpy.model.patches import TaskPatch
 from swarmpy.model.schema import (
     BASE_VERSION,
     CERTIFICATES_VERSION,
@@ -93,6 +94,18 @@ _converter = _new_converter()
 _packer = _new_converter()
 """Of what is packed at once, and never changed or kept."""
 _packer.register_unstructure_hook(TaskSpec, _Shared(_packer.get_unstructure_hook(TaskSpec)))
+
+
+def _plain_patch(patch: TaskPatch) -> dict[str, Any]:
+    """Thousands of ids and numbers as they are; statuses, and whatever else is no plain data, unstructured."""
+    columns = {name: getattr(patch, name) for name in patch.fields}
+    for name in _OBJECTS.intersection(columns):
+        columns[name] = [_packer.unstructure(value) for value in columns[name]]
+    return {"ids": patch.ids, "updated_at_ns": patch.updated_at_ns, **columns}
+
+
+_OBJECTS = frozenset({"status", "desired_state", "generic"})
+_packer.register_unstructure_hook(TaskPatch, _plain_patch)
 _strict = make_converter(detailed_validation=False, forbid_extra_keys=True)
 _told = make_converter(detailed_validation=False)
 

@@ -2,6 +2,8 @@
 
 ``meta.version`` is the Raft index of the entry that last wrote the object; it is set by the store when the entry is
 applied, never by the writer. Times are nanoseconds since the Unix epoch, 0 for "never".
+
+What the store writes again and again has no slot for weak references: :mod:`~swarmpy.model.evolving` asks for that.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ class Kind(enum.StrEnum):
     CONFIG = "config"
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, weakref_slot=False)
 class Meta:
     """When an object was written."""
 
@@ -123,7 +125,7 @@ class NodeTLS:
     """The digests of the root CAs that it said it trusts."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, weakref_slot=False)
 class Node:
     """A member of the cluster."""
 
@@ -165,7 +167,7 @@ class JobStatus:
     """When the present execution began."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, weakref_slot=False)
 class Service:
     """A service."""
 
@@ -229,7 +231,7 @@ class TaskStatus:
     ports: tuple[PortStatus, ...] = ()
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, weakref_slot=False)
 class Task:
     """One attempt to run one slot of a service. Replaced, never edited."""
 
@@ -283,7 +285,7 @@ class Task:
 # -- secrets and configs --------------------------------------------------------------------------------------------
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, weakref_slot=False)
 class Secret:
     """One version of a secret. Its data never changes: a new version is a secret of its own, of the same name."""
 
@@ -297,7 +299,7 @@ class Secret:
     """The index of the entry that made it. A service whose tasks were last changed before follows to it."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, weakref_slot=False)
 class Config:
     """One version of a config, as :class:`Secret`."""
 
@@ -363,7 +365,7 @@ class ClientCertificate:
     one that was given before fingerprints were recorded; it counts no more."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, weakref_slot=False)
 class Cluster:
     """The one object that describes the whole."""
 

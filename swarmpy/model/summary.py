@@ -6,7 +6,7 @@ told by its kind, id and name, a change by the paths of the fields.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import attrs
@@ -14,6 +14,7 @@ import attrs
 from swarmpy.model.changes import Action, Change
 from swarmpy.model.grammar import printable
 from swarmpy.model.objects import Cluster, Config, Kind, Node, Secret, Service, StoreObject, Task
+from swarmpy.model.patches import TaskPatch
 
 _NOT_TOLD = frozenset({"id", "meta", "spec_version", "made_at"})
 """Set by the store, whatever a writer puts there."""
@@ -56,6 +57,20 @@ def summary(change: Change, before: StoreObject | None) -> Summary:
         name="" if known is None else printable(name_of(known)),
         fields=fields,
     )
+
+
+def patch_summaries(patch: TaskPatch, before: Sequence[Task | None]) -> list[Summary]:
+    """What is done to each of the tasks, which were ``before``; None where that is not known."""
+    found = []
+    known = [task for task in before if task is not None]
+    after = patch.done_to(known, (task.meta for task in known)) if len(known) == len(patch.ids) else []
+    names = [printable(name_of(task)) for task in after]
+    fields = [tuple(changed_fields(old, new)) for old, new in zip(known, after, strict=False)]
+    if not after:
+        names, fields = [""] * len(patch.ids), [patch.fields] * len(patch.ids)
+    for task_id, name, changed in zip(patch.ids, names, fields, strict=True):
+        found.append(Summary(action=Action.UPDATE, kind=Kind.TASK, id=printable(task_id), name=name, fields=changed))
+    return found
 
 
 def changed_fields(before: Any, after: Any) -> Iterator[str]:

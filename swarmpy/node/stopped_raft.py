@@ -22,9 +22,9 @@ from swarmpy.errors import (
     StorageError,
 )
 from swarmpy.model import codec
-from swarmpy.model.changes import Action, Change, ChangeList
+from swarmpy.model.changes import Action, ChangeList
 from swarmpy.model.grammar import printable
-from swarmpy.model.summary import Summary, summary
+from swarmpy.model.summary import Summary, patch_summaries, summary
 from swarmpy.node.clock import SystemClock
 from swarmpy.raft.encoding import decode_conf_change
 from swarmpy.raft.messages import ConfChange, ConfChangeKind, Entry, EntryKind
@@ -211,18 +211,20 @@ def _told(one: EntrySummary, entry: StoredEntry, kind: EntryKind, store: Store |
 
 
 def _told_changes(one: EntrySummary, entry: StoredEntry, store: Store | None) -> EntrySummary:
-    changes = codec.decode(ChangeList, entry.data).changes
-    view = None if store is None else store.view()
-    rows = tuple(summary(change, None if view is None else view.get(change.kind, change.id)) for change in changes)
+    written = codec.decode(ChangeList, entry.data)
+    view = Store(SystemClock()).view() if store is None else store.view()
+    rows = [summary(change, view.get(change.kind, change.id)) for change in written.changes]
+    for patch in written.patches:
+        rows.extend(patch_summaries(patch, view.tasks_of(patch.ids)))
     text = "; ".join(map(str, rows))
     if store is not None:
         store.apply(entry.index, entry.data)
-        if changes and not any(_is_done(change, store, entry.index) for change in changes):
+        if rows and not any(_is_done(row, store, entry.index) for row in rows):
             text = f"repeated request, not done again: {text}"
-    return attrs.evolve(one, changes=rows, text=text)
+    return attrs.evolve(one, changes=tuple(rows), text=text)
 
 
-def _is_done(change: Change, store: Store, index: int) -> bool:
+def _is_done(change: Summary, store: Store, index: int) -> bool:
     now = store.view().get(change.kind, change.id)
     if change.action is Action.DELETE:
         return now is None

@@ -9,23 +9,27 @@ applied requests are part of that state, so that a write whose answer was lost c
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Sequence
+from itertools import repeat
 from typing import Any, Protocol, TypeVar, cast
+
+import attrs
 
 from swarmpy.errors import InvalidArgument, InvariantViolation, NotLeader, OutcomeUnknown
 from swarmpy.model import codec
-from swarmpy.model.changes import Change, ChangeList
-from swarmpy.model.objects import Cluster, Kind
+from swarmpy.model.changes import Action, ChangeList, update
+from swarmpy.model.objects import Cluster, Kind, Task
+from swarmpy.model.patches import TaskPatch
 from swarmpy.model.requests import Answered, RequestId
 from swarmpy.ports import Clock
 from swarmpy.store.flights import Flights
-from swarmpy.store.overlay import Overlay, Written
-from swarmpy.store.schema import check_writable, version_of
+from swarmpy.store.overlay import Overlay, Patched, Written
+from swarmpy.store.schema import check_writable, may_patch, version_of
 from swarmpy.store.sessions import Sessions
 from swarmpy.store.snapshot import Restored, decode_at_once, decode_snapshot, encode_snapshot, snapshot_parts
-from swarmpy.store.stamp import stamp
+from swarmpy.store.stamp import shared_patch, stamp, stamp_patch
 from swarmpy.store.tables import Layer
-from swarmpy.store.transaction import Tx
+from swarmpy.store.transaction import Tx, check_unchanged
 from swarmpy.store.view import View
 from swarmpy.store.watch import DEFAULT_LIMIT, Event, Hub, Watch
 
@@ -143,9 +147,8 @@ class Store:
             return await self._update_once(fn, timeout, request)
         tx = self._begin()
         result = fn(tx)
-        changes = tx.changes()
-        if changes:
-            entry = ChangeList(changes=changes)
+        entry = tx.entry()
+        if not entry.is_empty:
             await _wait(self._propose(entry, self._encoded(entry)), timeout)
         return result
 
@@ -160,20 +163,16 @@ class Store:
             else:
                 tx = self._begin()
                 own = _packed(fn(tx))
-                changes = tx.changes()
-                if not changes:
+                answered = Answered(request=request, answer=own, time_ns=self._term_time_ns())
+                entry = tx.entry(answered)
+                if entry.is_empty:
                     return cast("T", codec.unpack(own))
-                done = self._launch(changes, Answered(request=request, answer=own, time_ns=self._term_time_ns()))
+                done = self._propose(entry, self._encoded(entry))
+                self._flights.add(answered, done)
             await _wait(done, timeout)
             # The table has the last word: should the entry have come second, nothing of it was done.
             answer = self._sessions.remembered(request) or own
         return cast("T", codec.unpack(answer))
-
-    def _launch(self, changes: tuple[Change, ...], answered: Answered) -> asyncio.Future[None]:
-        entry = ChangeList(changes=changes, answered=answered)
-        done = self._propose(entry, self._encoded(entry))
-        self._flights.add(answered, done)
-        return done
 
     async def batch(
         self,
@@ -195,21 +194,43 @@ class Store:
             for item in items[start : start + most]:
                 fn(tx, item)
                 taken += 1
-                if len(tx.changes()) >= max_changes:
+                if tx.count >= max_changes:
                     break
-            entry = ChangeList(changes=tx.changes())
+            entry = tx.entry()
             data = self._encoded(entry)
             if taken > 1 and len(data) > MAX_ENTRY_BYTES:
                 most = taken // 2
                 continue
-            if entry.changes:
+            if not entry.is_empty:
                 await _wait(self._propose(entry, data), timeout)
             start += taken
+
+    async def patch(self, tasks: Sequence[Task], patch: TaskPatch, timeout: float = 10.0) -> None:
+        """Update tasks in one transaction by a patch that was decided on them as ``tasks`` shows them.
+
+        The same as an update of each, without a whole one of each being made; which is what is done where not all
+        managers read patches, or where the transaction would be too large, by several transactions then. Raises
+        NotFound or VersionConflict when one of the tasks is no longer so, and as :meth:`update`.
+        """
+        if self._proposer is None:
+            raise NotLeader
+        if may_patch(self.cluster):
+            view = View((self._overlay.layer, self._committed), self._version)
+            check_unchanged(tasks, view.tasks_of(patch.ids))
+            written = attrs.evolve(patch, updated_at_ns=self._clock.time_ns())
+            entry = ChangeList(changes=(), patches=(written,))
+            data = self._encoded(entry)
+            if len(data) <= MAX_ENTRY_BYTES:
+                await _wait(self._propose(entry, data), timeout)
+                return
+        changed = [update(task) for task in patch.done_to(tasks, (task.meta for task in tasks))]
+        await self.batch(changed, lambda tx, change: tx.apply((change,)), timeout)
 
     def _begin(self) -> Tx:
         if self._proposer is None:
             raise NotLeader
-        return Tx((self._overlay.layer, self._committed), self._version, self._clock.time_ns())
+        patches = may_patch(self.cluster)
+        return Tx((self._overlay.layer, self._committed), self._version, self._clock.time_ns(), patches=patches)
 
     def _encoded(self, entry: ChangeList) -> bytes:
         version = version_of(entry)
@@ -291,13 +312,19 @@ class Store:
             # What is in flight was computed as if this were done.
             self._overlay.clear()
             return ()
+        events: list[Event] = []
         if ours is not None:
-            return tuple(self._put(written, index) for written in ours.written)
+            events.extend([self._put(written, index) for written in ours.written])
+            for patched in ours.patched:
+                events.extend(self._replace_tasks(patched, index))
+            return tuple(events)
         view = View((self._committed,), self._version)
-        events = []
         for change in entry.changes:
             obj = stamp(change, view, index)
             events.append(self._put(Written(action=change.action, kind=change.kind, id=change.id, object=obj), index))
+        for patch in entry.patches:
+            shared = shared_patch(patch, view)
+            events.extend(self._replace_tasks(Patched(patch=patch, tasks=stamp_patch(shared, view, index)), index))
         return tuple(events)
 
     def _decoded(self, index: int, data: bytes) -> ChangeList:
@@ -311,9 +338,12 @@ class Store:
             table.forget(written.id)
         else:
             table.put(written.id, written.object)
-        return Event(
-            action=written.action, kind=written.kind, id=written.id, object=written.object, old=old, version=index
-        )
+        return Event(written.action, written.kind, written.id, written.object, old, index)
+
+    def _replace_tasks(self, patched: Patched, index: int) -> Iterable[Event]:
+        ids, tasks = patched.patch.ids, patched.tasks
+        olds = self._committed.tasks.replace(ids, tasks, patched.patch.fields)
+        return map(Event, repeat(Action.UPDATE), repeat(Kind.TASK), ids, tasks, olds, repeat(index))
 
 
 async def _wait(done: asyncio.Future[None], timeout: float) -> None:

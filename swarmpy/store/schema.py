@@ -41,6 +41,8 @@ def version_of(entry: ChangeList) -> int:
     """The least schema version that a reader of ``entry`` must know."""
     clusters = [change.cluster for change in entry.changes if change.cluster is not None]
     version = version_needed(clusters, remembers_requests=entry.answered is not None)
+    if entry.patches:
+        version = max(version, codec.SERVICES_VERSION)
     for change in entry.changes:
         if change.node is not None:
             version = max(version, _version_of_node(change.node))
@@ -121,6 +123,11 @@ def _version_of_node(node: Node) -> int:
     if node.tls is not None or (node.certificate is not None and node.certificate.fingerprint):
         return codec.ROOTS_VERSION
     return codec.FIRST_VERSION if node.certificate is None else codec.CERTIFICATES_VERSION
+
+
+def may_patch(cluster: Cluster | None) -> bool:
+    """True when all managers of the cluster read updates of tasks that are told in short."""
+    return cluster is not None and cluster.schema >= codec.SERVICES_VERSION
 
 
 def check_writable(version: int, entry: ChangeList, clusters: Iterable[Cluster]) -> None:

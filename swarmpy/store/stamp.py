@@ -22,7 +22,9 @@ from swarmpy.errors import InvariantViolation
 from swarmpy.model import codec
 from swarmpy.model.changes import Action, Change
 from swarmpy.model.evolving import evolver
+from swarmpy.model.ids import NodeId
 from swarmpy.model.objects import KIND_CLASSES, Cluster, Config, Meta, Node, Secret, Service, StoreObject, Task
+from swarmpy.model.patches import TaskPatch, metas
 from swarmpy.model.specs import PortConfig, ServiceSpec, TaskSpec
 from swarmpy.model.states import UpdateState
 from swarmpy.store.view import View
@@ -57,6 +59,29 @@ def stamp(change: Change, view: View, index: int) -> StoreObject | None:
     if isinstance(obj, Secret | Config):
         return attrs.evolve(obj, meta=meta, made_at=index if previous is None else obj.made_at)
     return with_meta(obj, meta)
+
+
+def stamp_patch(patch: TaskPatch, view: View, index: int) -> list[Task]:
+    """The tasks of ``patch`` as it leaves them at ``index``, over ``view``.
+
+    Raises InvariantViolation, as :func:`stamp`, for a task that does not exist and a patch that contradicts itself.
+    """
+    tasks = [task for task in view.tasks_of(patch.ids) if task is not None]
+    if len(set(patch.ids)) != len(tasks):
+        raise InvariantViolation(f"entry {index}: update of {len(patch.ids)} tasks, of which {len(tasks)} are present")
+    return patch.done_to(tasks, metas(tasks, index, patch.updated_at_ns))
+
+
+def shared_patch(patch: TaskPatch, view: View) -> TaskPatch:
+    """``patch`` as it was read from the log, with the nodes' own ids in it."""
+    if not patch.node_id:
+        return patch
+    own: dict[NodeId | None, NodeId | None] = {}
+    for node_id in patch.node_id:
+        if node_id not in own:
+            node = None if node_id is None else view.node(node_id)
+            own[node_id] = node_id if node is None else node.id
+    return attrs.evolve(patch, node_id=tuple([own[node_id] for node_id in patch.node_id]))
 
 
 def with_meta(obj: StoreObject, meta: Meta) -> StoreObject:

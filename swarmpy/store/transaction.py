@@ -7,16 +7,19 @@ one is the index of the entry, which is known only when the transaction is propo
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from operator import is_
 
 import attrs
 
 from swarmpy.errors import AlreadyExists, NotFound, VersionConflict
-from swarmpy.model.changes import Action, Change
+from swarmpy.model.changes import Action, Change, ChangeList
 from swarmpy.model.changes import create as create_change
 from swarmpy.model.changes import delete as delete_change
 from swarmpy.model.changes import update as update_change
 from swarmpy.model.evolving import evolver
-from swarmpy.model.objects import Cluster, Config, Kind, Meta, Secret, Service, StoreObject, kind_of
+from swarmpy.model.objects import Cluster, Config, Kind, Meta, Secret, Service, StoreObject, Task, kind_of
+from swarmpy.model.patches import patch_of, patched_fields
+from swarmpy.model.requests import Answered
 from swarmpy.store.stamp import with_meta
 from swarmpy.store.tables import Layer
 from swarmpy.store.view import View
@@ -25,13 +28,18 @@ _touched = evolver(Meta, "updated_at_ns", "spec_index")
 
 
 class Tx(View):
-    """A view that can be written to. Several writes of one object become one change."""
+    """A view that can be written to. Several writes of one object become one change.
 
-    def __init__(self, below: tuple[Layer, ...], version: int, now_ns: int) -> None:
-        self._own = Layer()
+    ``patches``: updates of tasks may be told in short.
+    """
+
+    def __init__(self, below: tuple[Layer, ...], version: int, now_ns: int, *, patches: bool = False) -> None:
+        self._own = Layer(is_upper=True)
         super().__init__((self._own, *below), version)
         self._now_ns = now_ns
+        self._patches = patches
         self._changes: dict[tuple[Kind, str], Change] = {}
+        self._before: dict[str, Task] = {}
 
     @property
     def now_ns(self) -> int:
@@ -58,6 +66,8 @@ class Tx(View):
         if expected_version is not None and current.meta.version != expected_version:
             raise VersionConflict
         self._check_unique(obj)
+        if self._patches and isinstance(current, Task) and (kind, obj.id) not in self._changes:
+            self._before[obj.id] = current
         # What the store sets is not for the log: readers of an older schema would stop at it.
         meta = _touched(current.meta, self._now_ns, 0)
         self._record(update_change(with_meta(obj, meta)))
@@ -81,9 +91,29 @@ class Tx(View):
             else:
                 self.update(obj, expected_version=obj.meta.version)
 
+    @property
+    def count(self) -> int:
+        """How many objects have been written so far."""
+        return len(self._changes)
+
     def changes(self) -> tuple[Change, ...]:
         """What has been written so far, one change an object."""
         return tuple(self._changes.values())
+
+    def entry(self, answered: Answered | None = None) -> ChangeList:
+        """What has been written so far, as it goes into the log."""
+        whole: list[Change] = []
+        alike: dict[tuple[str, ...], list[Task]] = {}
+        for change in self._changes.values():
+            task = change.task
+            before = self._before.get(change.id) if task is not None and change.action is Action.UPDATE else None
+            fields = None if before is None or task is None else patched_fields(before, task)
+            if fields is None or task is None:
+                whole.append(change)
+            else:
+                alike.setdefault(fields, []).append(task)
+        patches = tuple([patch_of(tasks, fields, self._now_ns) for fields, tasks in alike.items()])
+        return ChangeList(changes=tuple(whole), answered=answered, patches=patches)
 
     def _current(self, kind: Kind, object_id: str) -> StoreObject:
         current = self.get(kind, object_id)
@@ -117,6 +147,17 @@ class Tx(View):
             case _:
                 self._changes[key] = change
         self._own.by_kind[change.kind].put(change.id, change.object)
+
+
+def check_unchanged(tasks: Sequence[Task], now: Sequence[Task | None]) -> None:
+    """Raise NotFound or VersionConflict unless the tasks that are there ``now`` are those that were looked at."""
+    if all(map(is_, tasks, now)):
+        return
+    for task, current in zip(tasks, now, strict=True):
+        if current is None:
+            raise NotFound(f"task {task.id} not found")
+        if current.meta.version != task.meta.version:
+            raise VersionConflict
 
 
 def _check_number(obj: Secret | Config, versions: Sequence[Secret | Config]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
 from operator import attrgetter
 
@@ -109,6 +110,10 @@ class View:
     def task(self, task_id: str) -> Task | None:
         """The task of that id."""
         return self._tasks.get(task_id)
+
+    def tasks_of(self, task_ids: Iterable[str]) -> list[Task | None]:
+        """The tasks of these ids, in their order."""
+        return self._tasks.get_all(task_ids)
 
     def tasks(self) -> tuple[Task, ...]:
         """All tasks."""

@@ -16,6 +16,7 @@ cost         what one committed write costs, layer by layer
 secrets      a thousand secrets on their way to a node, and what one question costs the leader
 sealing      what encryption at rest costs, beside a committed write
 hostile      the cluster port under attack: what a steady client notices of it
+scale        many agents and tasks: deploying them, at rest, a rolling update, a lost node (--agents, --tasks)
 scheduler    seconds to place tasks, in the shapes of SwarmKit's benchmarks: bound them by --most-nodes and --most-tasks
 """
 
@@ -38,6 +39,7 @@ from tests.bench import (
     idle,
     listing,
     machine,
+    scale,
     scheduler,
     sealing,
     secrets,
@@ -61,6 +63,7 @@ BENCHES: dict[str, Callable[[argparse.Namespace], Coroutine[Any, Any, None]]] = 
     "hostile": hostile.hostile,
     "secrets": secrets.secrets,
     "sealing": sealing.sealing,
+    "scale": scale.scale,
     "scheduler": scheduler.scheduler_bench,
 }
 
@@ -78,12 +81,12 @@ def main() -> int:
     parser.add_argument("--fault", choices=failover.FAULTS, default="kill", help="of failover")
     parser.add_argument("--heartbeat-ms", type=int, default=100, help="Raft's, of failover")
     parser.add_argument("--election-ms", type=int, default=500, help="Raft's, of failover")
-    parser.add_argument("--tasks", type=int, default=100_000, help="of big")
+    parser.add_argument("--tasks", type=int, default=100_000, help="of big and scale")
     parser.add_argument("--attacks", default="", help=f"of hostile: {','.join(attackers.KINDS)} (all of them)")
     parser.add_argument("--connections", type=int, default=10_000, help="held open, of hostile")
     parser.add_argument("--origins", type=int, default=1, help="addresses the attacker comes from, of hostile")
     parser.add_argument("--services", type=int, default=10_000, help="of list")
-    parser.add_argument("--agents", type=int, default=500, help="of agents")
+    parser.add_argument("--agents", type=int, default=500, help="of agents and scale")
     parser.add_argument("--most-nodes", type=int, default=100_000, help="of scheduler")
     parser.add_argument("--most-tasks", type=int, default=1_000_000, help="of scheduler")
     options = parser.parse_args()

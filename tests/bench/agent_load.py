@@ -148,6 +148,13 @@ class Load:
                 await asyncio.sleep(LOOK_S)
         return {"there": sorted(there.values())}
 
+    async def lose(self) -> dict[str, Any]:
+        """One node falls silent: nobody says goodbye for it."""
+        task, identity = self._running.pop(), self._identities[len(self._running)]
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return {"lost": [identity.node_id]}
+
     async def close(self) -> dict[str, Any]:
         """End them."""
         for task in self._running:
@@ -162,6 +169,7 @@ async def run(options: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
     commands: dict[str, Callable[..., Awaitable[dict[str, Any]]]] = {
         "join": load.join, "open": load.open, "reconnect": load.reconnect, "close": load.close,
+        "lose": load.lose,
     }  # fmt: skip
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         asked = json.loads(line)

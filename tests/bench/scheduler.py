@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import resource
 import sys
@@ -21,8 +22,19 @@ from swarmpy.control import scheduler
 from swarmpy.control.loads import Loads
 from swarmpy.manager.events import drain
 from swarmpy.manager.placing import follow
-from swarmpy.model.ids import NodeId, ServiceId, TaskId
-from swarmpy.model.objects import Kind, Node, NodeDescription, NodeStatus, Task, TaskStatus
+from swarmpy.model.ids import ClusterId, NodeId, ServiceId, TaskId
+from swarmpy.model.objects import (
+    Cluster,
+    JoinTokens,
+    Kind,
+    Node,
+    NodeDescription,
+    NodeStatus,
+    RootCA,
+    Task,
+    TaskStatus,
+)
+from swarmpy.model.schema import SCHEMA_VERSION
 from swarmpy.model.specs import ContainerSpec, NodeSpec, Placement, Resources, TaskSpec
 from swarmpy.model.states import NodeState, TaskState
 from swarmpy.node.garbage import freeze
@@ -30,8 +42,6 @@ from swarmpy.store.memory import Store
 from swarmpy.store.watch import Event
 from tests.bench.figures import emit
 
-ENTRY_CHANGES = 200
-"""As many as the reconciler puts into one entry."""
 GIB = 1 << 30
 
 
@@ -85,9 +95,11 @@ class _NoRaft:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._index = store.version
+        self.written_bytes = 0
 
     def propose(self, data: bytes) -> _Applied:
         self._index += 1
+        self.written_bytes += len(data)
         proposal = _Applied(self._index)
         asyncio.get_running_loop().call_soon(self._apply, proposal, data)
         return proposal
@@ -100,13 +112,16 @@ class _NoRaft:
 async def measure(shape: Shape) -> None:
     """Fill a store, and place."""
     store = Store(_Clock())
-    store.set_proposer(_NoRaft(store))
+    log = _NoRaft(store)
+    store.set_proposer(log)
+    await store.update(lambda tx: tx.create(_cluster()))
     await store.batch(range(shape.nodes), lambda tx, number: tx.create(_node(number)))
     empty_mb = _resident_mb()
     constraints = ("node.labels.third==0",) if shape.constraints else ()
     spec = TaskSpec(container=ContainerSpec(image="nginx:1"), placement=Placement(constraints=constraints))
     await store.batch(range(shape.tasks), lambda tx, number: tx.create(_task(number, spec, shape.grouped)))
     freeze()
+    log.written_bytes = 0
     began = time.perf_counter()
     cpu_began = time.process_time()
     decide_s, slice_s = await _place(store)
@@ -125,6 +140,7 @@ async def measure(shape: Shape) -> None:
         decide_cpu_s=round(decide_s, 3),
         longest_slice_cpu_ms=round(slice_s * 1e3, 1),
         peak_rss_mb=_peak_mb(),
+        log_bytes_per_task=round(log.written_bytes / shape.tasks),
         bytes_per_task=round((_resident_mb() - empty_mb) * (1 << 20) / shape.tasks),
     )
 
@@ -134,22 +150,31 @@ async def _place(store: Store) -> tuple[float, float]:
     longest = 0.0
     began = time.process_time()
     loads = Loads.of(store.view())
+    gc.freeze()  # as a manager does
     deciding = time.process_time() - began
     slices = scheduler.Scheduler(loads).slices(time.time_ns())
     with store.watch((Kind.NODE, Kind.TASK)) as watch:
         while True:
             began = time.process_time()
-            for event in drain(watch):
-                assert isinstance(event, Event)
-                follow(loads, event)
+            follow(loads, [event for event in drain(watch) if isinstance(event, Event)])
             decision = next(slices, None)
             spent = time.process_time() - began
             deciding, longest = deciding + spent, max(longest, spent)
             if decision is None:
                 return deciding, longest
-            for start in range(0, len(decision.changes), ENTRY_CHANGES):
-                part = decision.changes[start : start + ENTRY_CHANGES]
-                await store.update(lambda tx, part=part: tx.apply(part))  # type: ignore[misc]
+            assert not decision.changes
+            for assigned in decision.assigned:
+                await store.patch(assigned.tasks, assigned.patch)
+
+
+def _cluster() -> Cluster:
+    """One whose managers read all that this version writes, as a new one is."""
+    return Cluster(
+        id=ClusterId("c" * 25),
+        root_ca=RootCA(cert_pem=b"", key_pem=b"", cert_digest=""),
+        join_tokens=JoinTokens(worker="", manager=""),
+        schema=SCHEMA_VERSION,
+    )
 
 
 def _node(number: int) -> Node:

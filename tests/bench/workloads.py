@@ -13,14 +13,16 @@ from typing import Any
 
 import attrs
 
+from swarmpy.manager.events import drain
 from swarmpy.manager.manager import Manager
 from swarmpy.model.ids import NodeId, ServiceId, TaskId
-from swarmpy.model.objects import ContainerStatus, NodeDescription, NodeStatus, Service, Task, TaskStatus
+from swarmpy.model.objects import ContainerStatus, Kind, NodeDescription, NodeStatus, Service, Task, TaskStatus
 from swarmpy.model.objects import Node as NodeObject
 from swarmpy.model.specs import ContainerSpec, ResourceRequirements, Resources, ServiceSpec, TaskSpec
 from swarmpy.model.states import TaskState
 from swarmpy.node.daemon import Node
 from swarmpy.store.transaction import Tx
+from swarmpy.store.watch import Event
 from tests.bench.attribution import Attribution, attributed
 from tests.bench.figures import distribution
 
@@ -203,8 +205,40 @@ async def attribute_until_enough(_node: Node) -> dict[str, float]:
     return attribution.stop()
 
 
+async def until_running(
+    node: Node, *, service: str, count: int, image: str = "", without: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return when so many tasks of the service run, of that image and on other nodes than those ``without``."""
+    lost = frozenset(without)
+
+    def counts(task: object) -> bool:
+        if not isinstance(task, Task) or task.service_id != service or task.node_id in lost:
+            return False
+        is_of = not image or task.spec.container.image == image
+        return is_of and task.status.state is TaskState.RUNNING and task.desired_state.is_wanted
+
+    store = manager_of(node).store
+    with store.watch({Kind.TASK}, limit=1_000_000) as watch:
+        there = {task.id for task in store.view().tasks_of_service(service) if counts(task)}
+        while len(there) < count:
+            await watch.wait()
+            for event in drain(watch):
+                assert isinstance(event, Event), "too many events at once"
+                (there.add if counts(event.object) else there.discard)(TaskId(event.id))
+    return {"running": len(there)}
+
+
+async def tasks_on(node: Node, *, nodes: Sequence[str]) -> dict[str, Any]:
+    """How many tasks are on these nodes and meant to run."""
+    view = manager_of(node).store.view()
+    found = [task for node_id in nodes for task in view.tasks_on_node(node_id) if task.desired_state.is_wanted]
+    return {"tasks": len(found)}
+
+
 WORKLOADS: dict[str, Callable[..., Awaitable[Any]]] = {
     "updates": updates,
+    "until_running": until_running,
+    "tasks_on": tasks_on,
     "reads": reads,
     "fill": fill,
     "listen": listen,

@@ -17,7 +17,9 @@ STORE = (
         module="swarmpy.store.overlay",
         edits=(
             Edit(
-                "        self.layer = Layer()\n        self._pending.clear()\n        self._writer.clear()\n",
+                "        self.layer = Layer(is_upper=True)\n"
+                "        self._pending.clear()\n"
+                "        self._writer = {kind: {} for kind in Kind}\n",
                 "        return\n",
             ),
         ),
@@ -27,6 +29,12 @@ STORE = (
         bug="Of a transaction that another manager proposed only the first change is applied.",
         module="swarmpy.store.memory",
         edits=(Edit("for change in entry.changes:", "for change in entry.changes[:1]:"),),
+    ),
+    _cluster(
+        name="short-updates-missed",
+        bug="What another manager told in short of tasks is not applied.",
+        module="swarmpy.store.memory",
+        edits=(Edit("for patch in entry.patches:", "for patch in entry.patches[:0]:"),),
     ),
     _store(
         name="repetition-is-done-again",

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from typing import Any
+from unittest import mock
 
 import attrs
+import pytest
 from control_world import GIB, SECOND, World
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from swarmpy.control import scheduler
+from swarmpy.control.decision import Decision
 from swarmpy.control.loads import Loads
 from swarmpy.control.scheduler import FAILURE_WINDOW_NS, MAX_FAILURES, Scheduler
 from swarmpy.model import changes
@@ -293,12 +297,18 @@ def check_reason(reference: Reference, task: Task) -> None:
 @given(
     nodes=st.lists(node_of(), min_size=1, max_size=5),
     services=st.lists(SERVICE, min_size=1, max_size=3),
+    slice_work=st.sampled_from([1, scheduler.SLICE_WORK]),
 )
 def test_every_task_goes_where_the_reference_puts_it(
-    nodes: list[dict[str, Any]], services: list[dict[str, Any]]
+    nodes: list[dict[str, Any]], services: list[dict[str, Any]], slice_work: int
 ) -> None:
     """In the order of the decision, each task is on one of the best nodes; what is left has a true reason."""
-    world = build(nodes, services)
+    with mock.patch.object(scheduler, "SLICE_WORK", slice_work):
+        check_against_reference(build(nodes, services))
+
+
+def check_against_reference(world: World) -> None:
+    """Of all that is decided on a world."""
     reference = Reference(list(world.view.nodes()), list(world.view.tasks()))
     decision = scheduler.decide(world.view, NOW)
     left = []
@@ -356,7 +366,7 @@ def test_what_is_known_follows_the_store(
         match kind:
             case 0:  # a round is begun, and part of it is written
                 decision = next(Scheduler(loads).slices(NOW), None)
-                for change in decision.changes[: one % 5] if decision else ():
+                for change in whole(decision)[: one % 5] if decision else ():
                     write(change)
                 loads.give_up()
             case 1 if tasks:  # a task goes on
@@ -379,6 +389,11 @@ def test_what_is_known_follows_the_store(
                     status = attrs.evolve(node.status, state=list(NodeState)[two % 4])
                     write(changes.update(attrs.evolve(node, status=status)))
         assert_same(loads, Loads.of(world.view))
+
+
+def whole(decision: Decision) -> list[changes.Change]:
+    """All its changes."""
+    return [change for each in decision.assigned for change in each.changes()] + list(decision.changes)
 
 
 def assert_same(one: Loads, other: Loads) -> None:
@@ -417,8 +432,8 @@ def test_a_round_is_made_in_slices() -> None:
     """None places more than a chunk of tasks, and together they place all, level."""
     world = _many(7, 5_000)
     slices = list(Scheduler(Loads.of(world.view)).slices(NOW))
-    assert [len(each.changes) for each in slices] == [scheduler.CHUNK] * 5
-    counts = Counter(change.task.node_id for each in slices for change in each.changes if change.task)
+    assert [len(whole(each)) for each in slices] == [scheduler.CHUNK] * 5
+    counts = Counter(change.task.node_id for each in slices for change in whole(each) if change.task)
     assert sum(counts.values()) == 5_000
     assert max(counts.values()) - min(counts.values()) == 1
 
@@ -474,8 +489,36 @@ def test_what_happens_between_slices_counts() -> None:
     loads.node_changed(lost.id, attrs.evolve(lost, status=attrs.evolve(lost.status, state=NodeState.DOWN)))
     new = attrs.evolve(kept, id=NodeId("new"))
     loads.node_changed(new.id, new)
-    later = [Counter(change.task.node_id for change in each.changes if change.task) for each in slices]
+    later = [Counter(change.task.node_id for change in whole(each) if change.task) for each in slices]
     assert later == [{"new": 750, kept.id: 250}, {"new": 500, kept.id: 500}]
+
+
+def test_nodes_are_looked_at_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What becomes of one that was looked at already counts, and so does one that came meanwhile."""
+    monkeypatch.setattr(scheduler, "SLICE_WORK", 40)
+    world = _many(100, 8)
+    loads = Loads.of(world.view)
+    slices = Scheduler(loads).slices(NOW)
+    assert all(decision.is_empty for decision in itertools.islice(slices, 2))
+    nodes = world.view.nodes()
+    for node in nodes[5:]:  # looked at, and not
+        loads.node_changed(node.id, attrs.evolve(node, status=attrs.evolve(node.status, state=NodeState.DOWN)))
+    new = attrs.evolve(nodes[0], id=NodeId("new"))
+    loads.node_changed(new.id, new)
+    running = Task(
+        id=TaskId("other"),
+        spec=TaskSpec(),
+        service_id=ServiceId("s"),
+        node_id=nodes[1].id,
+        status=TaskStatus(state=TaskState.RUNNING),
+    )
+    loads.task_changed(None, running)
+    rest = list(slices)
+    assert [each.is_empty for each in rest] == [True, False]
+    placed = Counter(change.task.node_id for change in whole(rest[-1]) if change.task)
+    placed[running.node_id] += 1
+    assert set(placed) == {"new", "n0", "n1", "n2", "n3", "n4"}
+    assert (min(placed.values()), max(placed.values())) == (1, 2)
 
 
 def _plain() -> dict[str, Any]:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from swarmpy.control import scheduler
 from swarmpy.control.loads import NodeLoad
-from swarmpy.control.placement import Candidate, fill
+from swarmpy.control.placement import Candidate, Tree
 from swarmpy.model.ids import NodeId, ServiceId
 from swarmpy.model.specs import Placement, PortConfig, Resources, RestartPolicy
 from swarmpy.model.states import Availability, NodeState, ServiceMode, TaskState
@@ -217,7 +217,10 @@ def test_level_placement_is_as_level_as_possible(rooms: list[tuple[int, int, int
         Candidate(load=load, room=room, of_service=tasks) for load, (room, tasks, _) in zip(loads, rooms, strict=True)
     ]
     placed = dict.fromkeys((load.id for load in loads), 0)
-    for candidate, _ in zip(fill(candidates, (), ()), range(count), strict=False):
+    tree = Tree(())
+    for candidate in candidates:
+        tree.add(candidate)
+    for candidate, _ in zip(tree.fill(()), range(count), strict=False):
         candidate.load.total += 1
         placed[candidate.load.id] += 1
     assert sum(placed.values()) == min(count, sum(room for room, _, _ in rooms))

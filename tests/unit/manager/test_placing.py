@@ -37,10 +37,12 @@ class World:
 
     async def apply(self, decision: Decision) -> int:
         """Write a decision; then what others write next."""
+        for assigned in decision.assigned:
+            await self.store.patch(assigned.tasks, assigned.patch)
         await self.store.update(lambda tx: tx.apply(decision.changes))
         if self.meanwhile:
             await self.meanwhile.pop(0)()
-        return len(decision.changes)
+        return len(decision.changes) + sum(len(assigned.tasks) for assigned in decision.assigned)
 
     async def create(self, numbers: range) -> None:
         await self.store.batch(numbers, lambda tx, number: tx.create(waiting(number)))

@@ -25,7 +25,7 @@ def test_named_fields_change_and_the_rest_is_kept() -> None:
 def test_the_number_of_values_must_fit() -> None:
     """One too few or too many is refused."""
     for values in ((), ("n", "m")):
-        with pytest.raises(ValueError, match="zip"):
+        with pytest.raises(TypeError, match="positional argument"):
             evolver(Task, "node_id")(TASK, *values)
 
 
@@ -38,3 +38,15 @@ def test_a_class_that_checks_its_fields_is_refused() -> None:
 
     with pytest.raises(TypeError, match="Checked does more"):
         evolver(Checked, "number")
+
+
+def test_a_class_of_other_slots_is_refused() -> None:
+    """Where it is made, not where it is used."""
+
+    @attrs.frozen
+    class Referred:
+        number: int = 0
+        name: str = ""
+
+    with pytest.raises(TypeError, match="layout differs"):
+        evolver(Referred, "number")

@@ -9,10 +9,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import attrs
 import pytest
-from stopped_manager import SECRETS, StoppedManager, entries, json_lines
+from stopped_manager import SECRETS, TASK, StoppedManager, entries, json_lines
 
 from swarmpy.cli.main import main
+from swarmpy.model import codec
+from swarmpy.model.changes import ChangeList
+from swarmpy.model.ids import NodeId, TaskId
+from swarmpy.model.objects import TaskStatus
+from swarmpy.model.patches import TaskPatch
+from swarmpy.model.states import TaskState
+from swarmpy.model.summary import patch_summaries
 from swarmpy.node.datadir import DataDir
 from swarmpy.wire.log import SqliteLog
 
@@ -120,6 +128,17 @@ def test_filters(
                 "fields": ["spec.task.container.env"],
             }
         ]
+
+
+def test_what_a_patch_changes_is_told_task_by_task(manager: StoppedManager, capsys: pytest.CaptureFixture[str]) -> None:
+    """With names and fields as far as the state before is known, else with the fields that it has."""
+    status = TaskStatus(state=TaskState.ASSIGNED)
+    patch = TaskPatch(ids=(TASK.id,), node_id=(NodeId("node1"),), status=(status,))
+    manager.rewrite(8, term=2, data=codec.encode(ChangeList(changes=(), patches=(patch,)), codec.SERVICES_VERSION))
+    (entry,) = dumped(manager, capsys, "--from", "8", "--limit", "1")
+    assert entry["summary"] == "update task web.1 (task1): node_id, status.state"
+    unknown = patch_summaries(attrs.evolve(patch, ids=(TASK.id, TaskId("task2"))), [None, TASK])
+    assert [str(each) for each in unknown] == [f"update task {name}: node_id, status" for name in ("task1", "task2")]
 
 
 async def test_kept_tail_before_the_snapshot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

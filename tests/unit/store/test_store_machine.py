@@ -93,9 +93,9 @@ class StoreMachine(RuleBasedStateMachine):
         self.waiting: list[tuple[asyncio.Task[Any], str]] = []
         self.attempts = 0
 
-    @initialize()
-    def begin(self) -> None:
-        """Both stores are empty."""
+    @initialize(schema=st.sampled_from([codec.SERVICES_VERSION - 1, codec.SERVICES_VERSION]))
+    def begin(self, schema: int) -> None:
+        """Both stores are empty. With the later schema updates of tasks are told in short."""
         self.clock = FixedClock()
         self.leader, self.follower = Store(self.clock), Store(FixedClock())
         self.answers, self.answers_pending = Answers(), list[Answers]()
@@ -104,7 +104,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.elect()
 
         async def found() -> None:
-            founding = asyncio.create_task(self.leader.update(lambda tx: tx.create(cluster())))
+            founding = asyncio.create_task(self.leader.update(lambda tx: tx.create(cluster(schema))))
             await asyncio.sleep(0)
             self.proposer.commit()
             await founding

@@ -18,6 +18,7 @@ from store_world import cluster, config, node, secret, service, task, with_refer
 from swarmpy.errors import DataDirMismatch, FailedPrecondition, ProtocolViolation
 from swarmpy.model import changes, codec, objects
 from swarmpy.model.changes import ChangeList
+from swarmpy.model.ids import TaskId
 from swarmpy.model.objects import (
     Certificate,
     ClientCertificate,
@@ -27,6 +28,7 @@ from swarmpy.model.objects import (
     Plugin,
     RootRotation,
 )
+from swarmpy.model.patches import TaskPatch
 from swarmpy.model.privileges import Privileges
 from swarmpy.model.requests import Answered, RequestId
 from swarmpy.model.specs import (
@@ -130,6 +132,7 @@ def test_each_new_option_of_a_mount_needs_version_eight(name: str) -> None:
         (ChangeList(changes=(changes.update(attrs.evolve(service("web"), previous_spec=_of(STARTING))),)), 8),
         (ChangeList(changes=(changes.create(attrs.evolve(task("t", "id-web"), spec=MOUNTING)),)), 8),
         (ChangeList(changes=(changes.update(_described(resources=GENERIC)),)), 7),
+        (ChangeList(changes=(), patches=(TaskPatch(ids=(TaskId("t"),)),)), 8),
         (ChangeList(changes=(changes.update(_described(plugins=(Plugin(type="log", name="gelf"),))),)), 7),
     ],
 )
