@@ -149,7 +149,7 @@ def observe(
         is_job=is_job,
         desired=desired,
         counts=tuple((state, states[state]) for state in (*_UNDER_WAY, *_FAILED) if states[state]),
-        reasons=reasons_of(wanted, current),
+        reasons=(*_held_up(update), *reasons_of(wanted, current)),
         outdated=outdated,
         update_state=str(update.get("State", "")),
         update_message=printable(str(update.get("Message", ""))),
@@ -159,6 +159,13 @@ def observe(
 def state_of(task: Json) -> str:
     """How far a task has come."""
     return str(task.get("Status", {}).get("State", ""))
+
+
+def _held_up(update: Json) -> tuple[str, ...]:
+    """Why an update may not go on, which is no matter of its own tasks."""
+    message = str(update.get("Message", ""))
+    _, waits, why = message.partition(", waits: ")
+    return (printable(f"waits: {why}"),) if waits and update.get("State") in ("updating", "rollback_started") else ()
 
 
 def reasons_of(wanted: Sequence[Json], current: Sequence[Json]) -> tuple[str, ...]:

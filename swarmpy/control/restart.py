@@ -21,10 +21,14 @@ ENDED_BY_ITSELF = frozenset({TaskState.COMPLETE, TaskState.FAILED, TaskState.REJ
 
 def supervise(draft: Draft, key: SlotKey) -> None:
     """Bring one slot back to one task that runs or is on its way, as far as its restart policy allows."""
-    _stop_waiting(draft, key)
     tasks = draft.slot(key)
     if len(tasks) == 1 and _is_well(draft, tasks[0]):
+        # Nearly all slots of nearly all decisions: nothing else is asked of them.
+        if tasks[0].status.err:
+            _stop_waiting(draft, key)
         return
+    _stop_waiting(draft, key)
+    tasks = draft.slot(key)
     for task in tasks:
         if draft.standing(task) is Standing.GONE and can_be_orphaned(task):
             draft.orphan(task)

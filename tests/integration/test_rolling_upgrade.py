@@ -168,8 +168,47 @@ def restart(hosts: Hosts, host: Host, code: Path, others: list[Host]) -> Host:
     return back
 
 
+class Job:
+    """A job whose tasks, one after the other, leave a line each."""
+
+    completions = 25
+
+    def __init__(self, host: Host, file: Path, schema: int) -> None:
+        self._file = file
+        self.is_known = schema >= codec.SECRETS_VERSION
+        """Older versions have no jobs."""
+        if self.is_known:
+            asyncio.run(self._create(host))
+
+    async def _create(self, host: Host) -> None:
+        args = ["sh", "-c", f"sleep 0.4; echo done >> {self._file}"]
+        body = {
+            "Name": "job",
+            "TaskTemplate": {"ContainerSpec": {"Image": "none", "Args": args}},
+            "Mode": {"ReplicatedJob": {"MaxConcurrent": 1, "TotalCompletions": self.completions}},
+        }
+        async with ApiClient(host.data_dir / "swarmpy.sock") as client:
+            await client.post("/services/create", body)
+
+    def check(self, host: Host) -> None:
+        """It completes, and has run exactly as often as it was asked to."""
+        if not self.is_known:
+            return
+
+        def completed() -> bool:
+            found = host.api("/tasks", service="job")
+            return sum(task["Status"]["State"] == "complete" for task in found) == self.completions
+
+        until(completed, "the job has completed")
+        assert self._file.read_text() == "done\n" * self.completions
+        assert len(host.api("/tasks", service="job")) == self.completions
+
+
 def test_upgrade(hosts: Hosts, tmp_path: Path, previous: Previous) -> None:
-    """Followers first, the leader last. Nothing that was written is lost, no task notices, and every log is sound."""
+    """Followers first, the leader last. Nothing that was written is lost, no task notices, and every log is sound.
+
+    A job that goes on meanwhile runs no task twice.
+    """
     *managers, worker = hosts.cluster(3, 1, previous.code)
     assert {version(host)[-len(MARK) :] for host in (*managers, worker)} == {MARK}
     for host in managers:
@@ -179,6 +218,7 @@ def test_upgrade(hosts: Hosts, tmp_path: Path, previous: Previous) -> None:
     file.write_text(SLEEP.format(replicas=2, version="1"))
     managers[0].does("stack", "deploy", "-c", file, "pets")
     before = until(lambda: found if len(found := tasks(managers[0])) == 2 else None, "two tasks")
+    job = Job(managers[0], tmp_path / "job.txt", previous.schema)
 
     with Client([host.data_dir / "swarmpy.sock" for host in managers]) as client:
         leader = leader_of(managers)
@@ -213,6 +253,7 @@ def test_upgrade(hosts: Hosts, tmp_path: Path, previous: Previous) -> None:
         assert set(client.written) <= {service["Spec"]["Name"] for service in host.api("/services")}
         assert tasks(host) == before
 
+    job.check(managers[0])
     worker.kill(signal.SIGTERM)
     worker = hosts.running(worker, TESTED)
     worker.resume()

@@ -18,6 +18,7 @@ import attrs
 from availability_laws import AvailabilityLaws
 from loop import SimulationError
 from managers import Ledger
+from update_laws import UpdateLaws
 
 from swarmpy.control.loads import host_ports
 from swarmpy.manager.assignments import STOP_WAIT_S
@@ -70,6 +71,7 @@ class ClusterLaws(Ledger):
         self._availability = AvailabilityLaws(
             self.fail, cluster.film.checked, lambda: cluster.net.loop.now, HINDSIGHT_S
         )
+        self._updates = UpdateLaws(self.fail, cluster.film.checked, lambda: cluster.net.loop.now, self._term)
         self._data: dict[str, SecretSpec | ConfigSpec] = {}
         """Of all versions of secrets and configs that there ever were."""
         self._cluster = cluster
@@ -88,6 +90,10 @@ class ClusterLaws(Ledger):
         line = f"{self._loop.now:.3f} s: {what}"
         self._loop.problems.append(line)
         raise SimulationError(line)
+
+    def _term(self) -> int | None:
+        leader = self._cluster.leader()
+        return None if leader is None else leader.raft_status().term
 
     def story(self) -> list[str]:
         """The last events of the log, a line each."""
@@ -121,6 +127,7 @@ class ClusterLaws(Ledger):
             for event in events:
                 self._film.tell("log", f"{event.version}: {_told(event)}")
         self._availability.check(view, events)
+        self._updates.check(view)
         if self.also is not None:
             self.also(view, list(events))
         for event in events:

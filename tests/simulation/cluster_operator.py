@@ -52,6 +52,7 @@ BAD = (
 )
 ODD = ("slow-start:1s", "ignores-stop")
 BOUNDS = (None, MaxUnavailable(amount=1), MaxUnavailable(amount=50, is_percentage=True), None, MaxUnavailable(amount=2))
+DEADLINES_NS = (None, 5 * SECOND_NS, 10 * SECOND_NS)
 MAX_SERVICES = 5
 PAUSE_MEAN_S = 0.6
 CLEAN_LOOKS = 3
@@ -154,6 +155,7 @@ class Operator:
             monitor_ns=SECOND_NS // 2,
             failure_action=self._one(("pause", "continue", "rollback")),
             order=self._one(("stop-first", "start-first")),
+            progress_deadline_ns=DEADLINES_NS[self._last % len(DEADLINES_NS)],
         )
         spec = ServiceSpec(
             name=f"s{self._last}",

@@ -113,6 +113,7 @@ CLUSTER = (
     _cluster(
         name="state-goes-back",
         bug="The allocator takes a task that has its node already back to where it waits for one.",
+        killer=1,
         module="swarmpy.control.allocator",
         edits=(
             Edit(
@@ -136,14 +137,14 @@ CLUSTER = (
     _cluster(
         name="slot-twice",
         bug="A slot that is held is given again.",
-        killer=1,
+        killer=8,
         module="swarmpy.control.replicated",
         edits=(Edit("        taken = set(held)\n", "        taken = set(held[1:])\n"),),
     ),
     _cluster(
         name="port-twice",
         bug="A published port that another service holds is given again.",
-        killer=9,
+        killer=32,
         module="swarmpy.control.ports",
         edits=(
             Edit(

@@ -19,20 +19,21 @@ VERSIONS = (
     _secrets(
         name="never-follows",
         bug="Services that did not go into the entry with the new version stay with the one before.",
+        killer=8,
         module="swarmpy.manager.following",
         edits=(Edit("while moved := await follow(self._store, FAMILIES[kind], name):", "while moved := 0:"),),
     ),
     _secrets(
         name="a-version-that-a-rollback-needs-is-removed",
         bug="A version goes although the spec before refers to it.",
-        killer=65,
+        killer=33,
         module="swarmpy.model.references",
         edits=(Edit("    if service.previous_spec is None:\n", "    if service:\n"),),
     ),
     _secrets(
         name="a-version-that-a-task-has-is-removed",
         bug="A version goes although a task that is not over refers to it.",
-        killer=3,
+        killer=4,
         module="swarmpy.store.view",
         edits=(Edit(" or self._tasks.has_any(TASK_REFERENCE, object_id)", ""),),
     ),
@@ -46,7 +47,6 @@ VERSIONS = (
     _secrets(
         name="a-secret-in-use-is-removed",
         bug="A secret can be removed although services refer to it.",
-        killer=2,
         module="swarmpy.manager.secrets",
         edits=(Edit("        if names:\n", "        if len(names) > 99:\n"),),
     ),

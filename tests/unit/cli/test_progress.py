@@ -71,6 +71,16 @@ def test_how_far_a_pull_is_stands_with_the_reasons() -> None:
     )
 
 
+def test_an_update_that_is_held_up_says_so() -> None:
+    """While it goes on: one that was given up has its message told anyway."""
+    tasks = [task("a", 1, "running")]
+    message = "update in progress, waits: web may miss at most 1 task"
+    held_up = {**SERVICE, "UpdateStatus": {"State": "updating", "Message": message}}
+    assert observe(held_up, tasks, tasks).reasons == ("waits: web may miss at most 1 task",)
+    paused = {**SERVICE, "UpdateStatus": {"State": "paused", "Message": message}}
+    assert observe(paused, tasks, tasks).reasons == ()
+
+
 def test_a_global_service_wants_what_the_managers_want() -> None:
     """The number of a global service's tasks comes from its status."""
     service = {"Spec": {"Name": "g", "Mode": {"Global": {}}}, "ServiceStatus": {"DesiredTasks": 2}}

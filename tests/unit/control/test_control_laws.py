@@ -8,9 +8,11 @@ from control_world import SECOND, World, spec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from swarmpy.control.nodes import standing
 from swarmpy.model import changes
+from swarmpy.model.changes import Change
 from swarmpy.model.ids import ServiceId
-from swarmpy.model.specs import RestartPolicy, UpdateConfig
+from swarmpy.model.specs import MaxUnavailable, RestartPolicy, UpdateConfig
 from swarmpy.model.states import Availability, NodeState, ServiceMode, TaskState
 
 NODES = 4
@@ -30,8 +32,9 @@ EVENTS = st.one_of(
 class History:
     """Applies events to a world with a replicated and a global service."""
 
-    def __init__(self, action: str) -> None:
+    def __init__(self, action: str, bound: str = "") -> None:
         self.world = World(limit=2)
+        self.bound = MaxUnavailable.parse(bound) if bound else None
         self.nodes = [self.world.add_node(f"n{number}") for number in range(NODES)]
         self.replicas, self.image, self.order, self.action = 3, "nginx:1", "stop-first", action
         self.web = self.world.add_service(self._spec())
@@ -39,7 +42,13 @@ class History:
 
     def _spec(self) -> object:
         update = UpdateConfig(order=self.order, failure_action=self.action, delay_ns=SECOND)
-        return spec(replicas=self.replicas, image=self.image, update=update, restart=RestartPolicy(delay_ns=3 * SECOND))
+        return spec(
+            replicas=self.replicas,
+            image=self.image,
+            update=update,
+            restart=RestartPolicy(delay_ns=3 * SECOND),
+            max_unavailable=self.bound,
+        )
 
     def happen(self, event: tuple[str, int, object]) -> None:
         kind, number, detail = event
@@ -104,11 +113,47 @@ def test_decisions_come_to_rest_and_are_right(events: list[tuple[str, int, objec
     assert len(held) == world.service(history.web).spec.desired_replicas
 
 
+def there(world: World, service: ServiceId) -> set[int]:
+    """The slots of which a task runs, is meant to, and can be asked."""
+    running = world.running(service)
+    return {task.slot for task in running if not standing(world.view, task).is_lost}
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    events=st.lists(EVENTS, max_size=14),
+    action=st.sampled_from(["pause", "continue", "rollback"]),
+    bound=st.sampled_from(["1", "2", "50%"]),
+)
+def test_no_more_is_taken_away_than_may_be_missing(
+    events: list[tuple[str, int, object]], action: str, bound: str
+) -> None:
+    """Whatever fails: a task that runs is told to stop only while enough others do; what is lost asks nobody."""
+    history = History(action, bound)
+    world, web = history.world, history.web
+    write = world.write
+
+    def judged(*changed: Change) -> None:
+        before = there(world, web)
+        taken = {c.task.slot for c in changed if c.task is not None and c.task.desired_state is TaskState.SHUTDOWN}
+        write(*changed)
+        if (before - there(world, web)) & taken:
+            wanted = world.service(web).spec
+            assert wanted.max_unavailable is not None
+            least = wanted.desired_replicas - wanted.max_unavailable.of(wanted.desired_replicas)
+            assert len(there(world, web)) >= least
+
+    world.write = judged  # type: ignore[method-assign]
+    for event in events:
+        history.happen(event)
+    world.settle()
+
+
 @settings(max_examples=40, deadline=None)
-@given(events=st.lists(EVENTS, max_size=14))
-def test_cluster_heals_when_troubles_end(events: list[tuple[str, int, object]]) -> None:
+@given(events=st.lists(EVENTS, max_size=14), bound=st.sampled_from(["", "1"]))
+def test_cluster_heals_when_troubles_end(events: list[tuple[str, int, object]], bound: str) -> None:
     """Once all nodes are back and open, time brings exactly the tasks that are wanted, of the wanted image."""
-    history = History("continue")
+    history = History("continue", bound)
     world = history.world
     for event in events:
         history.happen(event)
