@@ -23,6 +23,7 @@ from swarmpy.wire.router import MEMBERS, Router
 from swarmpy.wire.rpc import RpcDialer, RpcServer
 
 METHOD = "dispatcher.heartbeat"
+CLUSTER = "bench"
 REPEATS = 5
 
 
@@ -33,7 +34,7 @@ async def heartbeat_cost(rounds: int) -> dict[str, Any]:
     around them. Each is the least of several series of so many ``rounds``: what others do here only adds to it.
     """
     root = create_root_ca(time.time_ns())
-    server, client = _credentials(root), _credentials(root)
+    server, client = credentials_of(root), credentials_of(root)
     whole = await _least(lambda: _calls(server, client, rounds))
     tls = await _least(lambda: _echoes(server.server_context(), client.client_context(), rounds))
     tcp = await _least(lambda: _echoes(None, None, rounds))
@@ -50,12 +51,13 @@ async def _least(series: Callable[[], Awaitable[float]]) -> float:
     return min([await series() for _ in range(REPEATS)])
 
 
-def _credentials(root: RootCA) -> Credentials:
+def credentials_of(root: RootCA) -> Credentials:
+    """Those of another manager."""
     key_pem, csr_pem = new_key_and_csr()
     node_id = NodeId(encode_id(random.randbytes(16)))
     now_ns, expiry_ns = time.time_ns(), 24 * 3600 * 10**9
     cert_pem = issue(
-        root, csr_pem, node_id=node_id, role=Role.MANAGER, cluster_id="bench", expiry_ns=expiry_ns, now_ns=now_ns
+        root, csr_pem, node_id=node_id, role=Role.MANAGER, cluster_id=CLUSTER, expiry_ns=expiry_ns, now_ns=now_ns
     )
     return Credentials(NodeIdentity.from_pem(cert_pem=cert_pem, key_pem=key_pem, ca_pem=root.cert_pem))
 
@@ -94,7 +96,7 @@ async def _calls(ours: Credentials, theirs: Credentials, rounds: int) -> float:
     server = RpcServer(router, ours, host="127.0.0.1", port=0)
     await server.start()
     try:
-        channel = await RpcDialer(theirs.client_context, "bench").dial(server.address, timeout=5)
+        channel = await RpcDialer(theirs.client_context, CLUSTER).dial(server.address, timeout=5)
         beat = _beat()
         began = time.process_time()
         for _ in range(rounds):
