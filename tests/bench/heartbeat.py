@@ -21,6 +21,7 @@ from swarmpy.security.tls import Credentials
 from swarmpy.wire.frames import LENGTH_BYTES, Kind, decode_body, encode
 from swarmpy.wire.router import MEMBERS, Router
 from swarmpy.wire.rpc import RpcDialer, RpcServer
+from swarmpy.wire.tls_stream import TlsStream, connected
 
 METHOD = "dispatcher.heartbeat"
 CLUSTER = "bench"
@@ -30,8 +31,8 @@ REPEATS = 5
 async def heartbeat_cost(rounds: int) -> dict[str, Any]:
     """Microseconds of processor time of both ends together, for one heartbeat and its answer.
 
-    ``tls`` is what a message and an answer of their size cost more over TLS than over TCP, with nothing but asyncio
-    around them. Each is the least of several series of so many ``rounds``: what others do here only adds to it.
+    ``tls`` is what a message and an answer of their size cost more over TLS than over TCP, with nothing but asyncio's
+    transports around them. Each is the least of several series of so many ``rounds``: what others do only adds to it.
     """
     root = create_root_ca(time.time_ns())
     server, client = credentials_of(root), credentials_of(root)
@@ -140,6 +141,9 @@ class _Asking(asyncio.Protocol):
         self._transport = transport
         transport.write(self._message)
 
+    def abort(self) -> None:
+        self._transport.abort()
+
     def data_received(self, data: bytes) -> None:
         self._left -= 1
         if self._left > 0:
@@ -152,13 +156,21 @@ async def _echoes(server: ssl.SSLContext | None, client: ssl.SSLContext | None, 
     loop = asyncio.get_running_loop()
     message = encode(Kind.CALL, rounds, METHOD, codec.to_plain(_beat()))
     answer = encode(Kind.RESULT, rounds, codec.to_plain(HeartbeatReply(period_ns=1_000_000_000)))
-    listening = await loop.create_server(lambda: _Answering(answer), "127.0.0.1", 0, ssl=server)
-    port = listening.sockets[0].getsockname()[1]
-    transport, asking = await loop.create_connection(lambda: _Asking(message, rounds), "127.0.0.1", port, ssl=client)
+
+    def answering() -> asyncio.Protocol:
+        above = _Answering(answer)
+        return above if server is None else TlsStream(above, server, server_side=True)
+
+    listening = await loop.create_server(answering, "127.0.0.1", 0)
+    port, asking = listening.sockets[0].getsockname()[1], _Asking(message, rounds)
+    if client is None:
+        await loop.create_connection(lambda: asking, "127.0.0.1", port)
+    else:
+        await connected("127.0.0.1", port, asking, client, source="")
     began = time.process_time()
     await asking.done
     used = time.process_time() - began
-    transport.abort()
+    asking.abort()
     listening.close()
     await listening.wait_closed()
     return used / rounds * 1e6
