@@ -65,6 +65,8 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
         self._below: asyncio.Transport | None = None
         self._stage = _HANDSHAKE
         self._shaken: asyncio.Future[None] = self._loop.create_future()
+        # Nobody may be left to hear why: who connects may have been cancelled before it waits for the handshake.
+        self._shaken.add_done_callback(lambda shaken: shaken.cancelled() or shaken.exception())
         self._is_paused = False
         self._is_at_end = False
         """The peer has closed its half of the TCP connection."""
