@@ -118,7 +118,7 @@ class Agent:
         self._managers = KnownManagers(seeds, random, clock)
         self._told: tuple[ManagerAddress, ...] = ()
         self._search = Backoff(random, first=SEARCH_FIRST_S, most=SEARCH_MOST_S)
-        self._standby = Standby()
+        self._standby = Standby(dialer=dialer, random=random, check=self.check_manager, other=self._other_manager)
         self._patience = Backoff(random, first=DIAL_FIRST_S, most=DIAL_MOST_S)
         self._stale = asyncio.Event()
         self._engine = EngineWatch(runtime, clock, random, reconcile=self._worker.reconcile, changed=self._stale.set)
@@ -150,6 +150,14 @@ class Agent:
         """
         if peer.node_id is not None and peer.serial and is_revoked(self._revoked, peer.node_id, peer.serial):
             raise CertificateRevoked(f"node {peer.node_id} is no manager any more: its certificate was revoked")
+
+    def renewed(self) -> None:
+        """This node shows another certificate, or trusts other root CAs: what it keeps was made before."""
+        if self._group is not None:
+            self._group.create_task(self._standby.clear(), name="agent-renewed")
+
+    def _other_manager(self) -> str | None:
+        return self._managers.other_than(self._manager) if self._manager else None
 
     @property
     def manager(self) -> str:
@@ -260,6 +268,7 @@ class Agent:
                 group.create_task(self._worker.run(remembered.tasks), name="agent-worker")
                 await self._worker.adopted.wait()
                 group.create_task(self._engine.run(), name="agent-engine")
+                group.create_task(self._standby.run(), name="agent-standby")
                 await self._keep_session()
         finally:
             self._group = None
@@ -306,7 +315,7 @@ class Agent:
 
     async def _session(self, address: str) -> SwarmpyError:
         """A session with the manager at ``address``; returns why it is over or was not to be."""
-        kept = self._standby.take(address)
+        kept = await self._standby.take(address)
         if kept is not None:
             error = await self._session_over(address, kept)
             if self._manager or not isinstance(error, ConnectionFailed):
@@ -366,12 +375,12 @@ class Agent:
         self._opened_at = self._clock.monotonic()
         self._patience.reset()
         if self._group is not None:
-            self._group.create_task(self._standby.clear(), name="agent-standby")
+            self._group.create_task(self._standby.keep_one(), name="agent-keep-one")
         self._silence_told = False
 
     def _session_lost(self, error: SwarmpyError) -> None:
         log.warning("session_lost", manager=self._manager, reason=str(error))
-        self._managers.lost(self._manager, reachable=not isinstance(error, _SILENCE))
+        self._managers.lost(self._manager, reachable=not isinstance(error, _SILENCE), first=self._standby.latest)
         self._manager = ""
         # A session that ends as soon as it is open must not be tried at full speed for ever.
         if self._clock.monotonic() - self._opened_at >= SEARCH_MOST_S:

@@ -70,14 +70,23 @@ class KnownManagers:
         self._leader = leader
         return True
 
-    def lost(self, address: str, *, reachable: bool) -> None:
-        """A session with ``address`` is over. It comes first in the new round if it still answers, last if not."""
+    def other_than(self, address: str) -> str | None:
+        """A manager that was told of, but not this one; None where there is no other."""
+        others = [other for other in self._learned if other != address]
+        return others[self._random.randrange(len(others))] if others else None
+
+    def lost(self, address: str, *, reachable: bool, first: str = "") -> None:
+        """A session with ``address`` is over. It comes first in the new round if it still answers, last if not.
+
+        ``first``: that manager comes before all.
+        """
         self._redirects = 0
         self._unreachable = ""
         if not reachable:
             self.unreachable(address)
         others = [other for other in self._shuffled() if other != address]
-        self._round = [*others, address] if reachable else [address, *others]
+        order = [*others, address] if reachable else [address, *others]
+        self._round = [*(other for other in order if other != first), first] if first in order else order
 
     def _is_disbelieved(self, address: str) -> bool:
         return address == self._unreachable and self._clock.monotonic() < self._disbelieved_until

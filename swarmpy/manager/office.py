@@ -43,6 +43,8 @@ OFFICE_RETRY_S = 1.0
 """Seconds between a term of office that failed and the next try."""
 WRITE_RETRY_S = 0.1
 """The same where a leader could not write for the moment: it is handing over, or too much is in flight."""
+ELECTION_S = 0.5
+"""Most seconds that an agent which asks for a session is kept waiting while nobody leads: mostly it takes less."""
 
 
 class Office:
@@ -147,6 +149,7 @@ class Office:
             orders=rotator.orders,
         )
         self.dispatcher = dispatcher
+        self._changed.set()
         reconciler = Reconciler(store=self._store, clock=self._clock, random=self._random)
         async with asyncio.TaskGroup() as group:
             group.create_task(dispatcher.run(), name="dispatcher")
@@ -205,7 +208,19 @@ class Office:
     async def _close_logs(self, _peer: Peer, payload: Any) -> Any:
         self._leading_dispatcher().logs.close(str(payload))
 
+    def _knows_whom_to_ask(self) -> bool:
+        leader = self._raft.status().leader
+        return leader is not None and (
+            leader.node_id != self._node_id or (self.is_leader and self.dispatcher is not None)
+        )
+
     async def _session(self, peer: Peer, payload: Any) -> AsyncIterator[Any]:
+        # Who has lost its leader is told of the next one as soon as there is one: asking again and again costs more.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ELECTION_S):
+                while not self._knows_whom_to_ask():
+                    self._changed.clear()
+                    await self._changed.wait()
         # Closed here and now: a session that lingers until it is collected holds stops back.
         async with contextlib.aclosing(self._leading_dispatcher().session(peer, payload)) as messages:
             async for message in messages:

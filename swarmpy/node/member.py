@@ -123,11 +123,11 @@ class Member:
         self._roots = RootKeeper(
             credentials=self._credentials,
             renew=self.certificate.renew,
-            trust=self.certificate.trust,
+            trust=self._trust,
             confirm=lambda roots: self._ask_for_certificate("ca.confirm", {"roots": roots}),
             random=random,
         )
-        self.certificate.on_change = self._roots.changed
+        self.certificate.on_change = self._on_certificate
         self.agent = Agent(
             node_id=state.node_id,
             address=self.address,
@@ -147,6 +147,14 @@ class Member:
             more_problems=lambda: (self._roots.problem,) if self._roots.problem else (),
         )
         self._leader = LeaderCalls(to_managers, random, self._known_managers)
+
+    def _on_certificate(self) -> None:
+        self._roots.changed()
+        self.agent.renewed()
+
+    async def _trust(self, roots: tuple[bytes, ...]) -> None:
+        await self.certificate.trust(roots)
+        self.agent.renewed()
 
     def _check_manager(self, peer: Peer) -> None:
         self.agent.check_manager(peer)

@@ -131,7 +131,10 @@ def trust(context: ssl.SSLContext, ca_pem: bytes) -> None:
 
 
 def _show(context: ssl.SSLContext, identity: NodeIdentity) -> None:
-    shown = joined((identity.cert_pem, *split(identity.chain_pem)))
+    # A certificate that stands alone OpenSSL completes by its root, in each handshake anew, and verifies what it has
+    # found. What is sent is the same.
+    links = split(identity.chain_pem) or [root for root in split(identity.ca_pem) if identity.is_of(root)]
+    shown = joined((identity.cert_pem, *links))
     load_pair(context, shown, identity.key_pem, f"node {identity.node_id}")
 
 

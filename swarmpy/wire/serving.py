@@ -64,7 +64,7 @@ class ServerConfig:
     """As ``worker_rate``, for all callers of one origin that have no certificate."""
     max_connections: int = 8192
     max_of_worker: int = 16
-    """Connections of one worker. Its agent has one, and opens another for a call now and then."""
+    """Connections of one worker. Its agent has two at most, and opens another for a call now and then."""
     max_of_manager: int = 128
     max_anonymous: int = 64
     anonymous_life_s: float = 30.0

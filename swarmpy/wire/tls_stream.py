@@ -13,14 +13,27 @@ import asyncio
 import enum
 import socket
 import ssl
+import threading
 from typing import Any
 
 MAX_RECORD_BYTES = 16 * 1024
 """What one record holds at most (RFC 8446, 5.1); a read gives no more than one."""
+RECEIVE_BYTES = 256 * 1024
+"""What is received at once, at most."""
 READ_AHEAD_BYTES = 64 * 1024
-"""Who has stopped reading has so much taken in, and what one look at the socket gives; more stays with the peer."""
+"""Who has stopped reading has so much taken in, and what is received at once; more stays with the peer."""
 UNWANTED_BYTES = 256 * 1024
 """What may be on its way while this end closes. Who goes on sending does not want to be told why, either."""
+
+
+class _Receiving(threading.local):
+    """The buffer of all connections of an event loop: what was received is taken out of it before anybody else runs."""
+
+    def __init__(self) -> None:
+        self.view = memoryview(bytearray(RECEIVE_BYTES))
+
+
+_RECEIVING = _Receiving()
 
 
 class _Stage(enum.IntEnum):
@@ -31,7 +44,11 @@ class _Stage(enum.IntEnum):
     GONE = 3
 
 
-class TlsStream(asyncio.Transport, asyncio.Protocol):
+# Looking a member up in its class takes longer than all else that is done with it for each message.
+_HANDSHAKE, _OPEN, _CLOSING, _GONE = _Stage
+
+
+class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
     """One end. The protocol of the transport below it, and the transport of the protocol above it.
 
     ``above`` gets ``connection_made`` when the handshake is done, and nothing at all when it fails.
@@ -43,10 +60,13 @@ class TlsStream(asyncio.Transport, asyncio.Protocol):
         self._above = above
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._ssl = context.wrap_bio(self._incoming, self._outgoing, server_side=server_side)
+        self._received = _RECEIVING.view
         self._is_server = server_side
         self._below: asyncio.Transport | None = None
-        self._stage = _Stage.HANDSHAKE
+        self._stage = _HANDSHAKE
         self._shaken: asyncio.Future[None] = self._loop.create_future()
+        # Nobody may be left to hear why: who connects may have been cancelled before it waits for the handshake.
+        self._shaken.add_done_callback(lambda shaken: shaken.cancelled() or shaken.exception())
         self._is_paused = False
         self._is_at_end = False
         """The peer has closed its half of the TCP connection."""
@@ -79,33 +99,36 @@ class TlsStream(asyncio.Transport, asyncio.Protocol):
         if not self._is_server:
             self._shake_hands()
 
-    def data_received(self, data: bytes) -> None:
-        """The peer has sent something."""
-        self._incoming.write(data)
-        match self._stage:
-            case _Stage.OPEN:
-                self._read()
-            case _Stage.HANDSHAKE:
-                self._shake_hands()
-            case _Stage.CLOSING:
-                self._await_close(len(data))
+    def get_buffer(self, _sizehint: int) -> memoryview:
+        """Where to put what the peer has sent."""
+        return self._received
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """The peer has sent so many bytes."""
+        self._incoming.write(self._received[:nbytes])
+        if self._stage is _OPEN:
+            self._read()
+        elif self._stage is _HANDSHAKE:
+            self._shake_hands()
+        elif self._stage is _CLOSING:
+            self._await_close(nbytes)
 
     def eof_received(self) -> bool:
         """The peer sends nothing more. Without having said so in TLS: what follows may have been cut off."""
-        if self._stage is _Stage.HANDSHAKE:
+        if self._stage is _HANDSHAKE:
             self._break(ConnectionResetError("the peer closed the connection during the TLS handshake"))
-        elif self._stage is _Stage.OPEN:
+        elif self._stage is _OPEN:
             self._is_at_end = True
             self._read()
         # Who does not read now is told when it does.
-        return self._stage is _Stage.OPEN
+        return self._stage is _OPEN
 
     def connection_lost(self, exc: Exception | None) -> None:
         """TCP is gone."""
-        was, self._stage = self._stage, _Stage.GONE
-        if was is _Stage.HANDSHAKE:
+        was, self._stage = self._stage, _GONE
+        if was is _HANDSHAKE:
             self._settle(exc or ConnectionResetError("the peer closed the connection during the TLS handshake"))
-        elif was is not _Stage.GONE:
+        elif was is not _GONE:
             self._above.connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -129,11 +152,11 @@ class TlsStream(asyncio.Transport, asyncio.Protocol):
             return
         if self._shaken.done():
             return  # Whoever waited for it has gone.
-        self._stage = _Stage.OPEN
+        self._stage = _OPEN
         try:
             self._above.connection_made(self)
         except Exception as defect:  # noqa: BLE001  # it is raised to whoever waits for the handshake
-            self._stage = _Stage.HANDSHAKE
+            self._stage = _HANDSHAKE
             self._break(defect)
             return
         self._shaken.set_result(None)
@@ -143,11 +166,11 @@ class TlsStream(asyncio.Transport, asyncio.Protocol):
 
     def _break(self, error: Exception) -> None:
         """Cut the connection for a reason."""
-        if self._stage is _Stage.HANDSHAKE:
+        if self._stage is _HANDSHAKE:
             self._settle(error)
             self.abort()
-        elif self._stage is not _Stage.GONE and self._below is not None:
-            self._stage = _Stage.GONE
+        elif self._stage is not _GONE and self._below is not None:
+            self._stage = _GONE
             self._below.abort()
             # Later: it may be the protocol above that called.
             self._loop.call_soon(self._above.connection_lost, error)
@@ -159,7 +182,7 @@ class TlsStream(asyncio.Transport, asyncio.Protocol):
     # -- reading ----------------------------------------------------------------------------------------------------
 
     def _read(self) -> None:
-        if self._stage is not _Stage.OPEN:
+        if self._stage is not _OPEN:
             return
         if self._is_paused:
             if self._incoming.pending >= READ_AHEAD_BYTES and self._below is not None:
@@ -169,7 +192,7 @@ class TlsStream(asyncio.Transport, asyncio.Protocol):
         if chunks:
             self._above.data_received(chunks[0] if len(chunks) == 1 else b"".join(chunks))
         self._flush()
-        if is_over and self._stage is _Stage.OPEN:
+        if is_over and self._stage is _OPEN:
             self._above.eof_received()
             self.close()
 
@@ -205,7 +228,7 @@ class TlsStream(asyncio.Transport, asyncio.Protocol):
 
     def is_closing(self) -> bool:
         """True when nothing is sent any more."""
-        return self._stage >= _Stage.CLOSING
+        return self._stage >= _CLOSING
 
     def pause_reading(self) -> None:
         """Give the protocol above nothing until :meth:`resume_reading`."""
@@ -228,7 +251,7 @@ class TlsStream(asyncio.Transport, asyncio.Protocol):
 
     def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
         """Send, or do nothing when this end closes."""
-        if self._stage is not _Stage.OPEN or not data:
+        if self._stage is not _OPEN or not data:
             return
         sent = self._ssl.write(data)
         while sent < len(data):
@@ -240,15 +263,15 @@ class TlsStream(asyncio.Transport, asyncio.Protocol):
 
         Who cannot wait for that calls :meth:`abort` after a while.
         """
-        if self._stage is _Stage.HANDSHAKE:
+        if self._stage is _HANDSHAKE:
             self.abort()
-        if self._stage is not _Stage.OPEN or self._below is None:
+        if self._stage is not _OPEN or self._below is None:
             return
         # What has come and was not read is nobody's any more, and in the way of what is to come after it.
         _, is_over = self._decrypt()
         if self.is_closing():
             return
-        self._stage = _Stage.CLOSING
+        self._stage = _CLOSING
         try:
             self._ssl.unwrap()
         except ssl.SSLError:

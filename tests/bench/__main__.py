@@ -12,6 +12,7 @@ worker       worker killed with -9: seconds until its tasks run elsewhere
 big          many tasks: how long the leader's loop is held, memory, and how long a manager takes to come back
 idle         what a quiet cluster uses
 agents       hundreds of agents: joins and sessions a second, what a heartbeat costs, how soon all have the next leader
+handshake    what a TLS handshake and a connection cost either end, without a cluster around them
 cost         what one committed write costs, layer by layer
 secrets      a thousand secrets on their way to a node, and what one question costs the leader
 sealing      what encryption at rest costs, beside a committed write
@@ -35,6 +36,7 @@ from tests.bench import (
     big,
     cost,
     failover,
+    handshake,
     hostile,
     idle,
     listing,
@@ -60,6 +62,7 @@ BENCHES: dict[str, Callable[[argparse.Namespace], Coroutine[Any, Any, None]]] = 
     "idle": idle.idle,
     "cost": cost.cost,
     "agents": agents.agents,
+    "handshake": handshake.handshake,
     "hostile": hostile.hostile,
     "secrets": secrets.secrets,
     "sealing": sealing.sealing,

@@ -34,7 +34,7 @@ from swarmpy.security.tls import Credentials
 from swarmpy.wire.rpc import RpcDialer
 
 ADDRESS = "127.0.0.1"
-LOOK_S = 0.002
+LOOK_S = 0.005
 """How often it is looked who has a session with whom: an agent tells only of its first one."""
 GIVE_UP_S = 60.0
 HANDSHAKES_AT_ONCE = 32
@@ -63,13 +63,16 @@ class TakingTurns:
     Agents on machines of their own do theirs at once, and none waits for another one's.
     """
 
-    def __init__(self, dialer: Dialer, turns: asyncio.Semaphore) -> None:
+    def __init__(self, dialer: Dialer, turns: asyncio.Semaphore, begun: Callable[[], None]) -> None:
+        """``begun`` is called for each handshake that begins."""
         self._dialer = dialer
         self._turns = turns
+        self._begun = begun
 
     async def dial(self, address: str, *, timeout: float, expect: NodeId | None = None) -> Channel:
         """When it is its turn."""
         async with self._turns:
+            self._begun()
             return await self._dialer.dial(address, timeout=timeout, expect=expect)
 
 
@@ -85,6 +88,10 @@ class Load:
         self._identities: list[NodeIdentity] = []
         self._agents: list[Agent] = []
         self._running: list[asyncio.Task[None]] = []
+        self._handshakes = 0
+
+    def _count_handshake(self) -> None:
+        self._handshakes += 1
 
     async def join(self, *, at_once: int) -> dict[str, Any]:
         """All become nodes, so many at a time."""
@@ -112,11 +119,16 @@ class Load:
         """All open their sessions at once."""
         for number, identity in enumerate(self._identities):
             self._agents.append(self._agent(identity, f"127.{self._network}.{number // 250}.{number % 250 + 1}"))
-        began = time.monotonic()
+        began, spent = time.monotonic(), self._spending()
         self._running = [asyncio.create_task(agent.run()) for agent in self._agents]
         async with asyncio.timeout(GIVE_UP_S):
             await asyncio.gather(*(agent.connected.wait() for agent in self._agents))
-        return {"began": began, "ended": time.monotonic()}
+        return {"began": began, "ended": time.monotonic(), **spent()}
+
+    def _spending(self) -> Callable[[], dict[str, Any]]:
+        """What this process spends from now until what is returned is called: it is not the managers' share."""
+        cpu_s, handshakes = time.process_time(), self._handshakes
+        return lambda: {"load_cpu_s": time.process_time() - cpu_s, "handshakes": self._handshakes - handshakes}
 
     def _agent(self, identity: NodeIdentity, source: str) -> Agent:
         """``source``: where it connects from, as machines of its own would."""
@@ -127,7 +139,7 @@ class Load:
             node_id=identity.node_id,
             address=ADDRESS,
             role=Role.WORKER,
-            dialer=TakingTurns(dialer, self._turns),
+            dialer=TakingTurns(dialer, self._turns, self._count_handshake),
             runtime=SimulatedRuntime(node_id=identity.node_id, node_address=ADDRESS, hostname="load", random=rng),
             data_plane=NoDataPlane(),
             local=MemoryLocalState(),
@@ -139,14 +151,15 @@ class Load:
 
     async def reconnect(self, *, lost: str) -> dict[str, Any]:
         """Wait until every agent has a session with another manager than ``lost``: when each had one."""
-        there: dict[int, float] = {}
+        there: list[float] = []
+        away, spent = list(self._agents), self._spending()
         async with asyncio.timeout(GIVE_UP_S):
-            while len(there) < len(self._agents):
-                for number, agent in enumerate(self._agents):
-                    if number not in there and agent.manager not in ("", lost):
-                        there[number] = time.monotonic()
+            while away:
+                left = [agent for agent in away if agent.manager in ("", lost)]
+                there += [time.monotonic()] * (len(away) - len(left))
+                away = left
                 await asyncio.sleep(LOOK_S)
-        return {"there": sorted(there.values())}
+        return {"there": there, **spent()}
 
     async def lose(self) -> dict[str, Any]:
         """One node falls silent: nobody says goodbye for it."""

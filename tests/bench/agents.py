@@ -75,19 +75,14 @@ async def agents(options: argparse.Namespace) -> None:
     async with running(options.managers) as cluster:
         leader = await leader_of(cluster)
         token = (await leader.client.get("/swarm"))["JoinTokens"]["Worker"]
-        others = [manager for manager in cluster.managers if manager is not leader]
+        others = [each for each in cluster.managers if each is not leader and isinstance(each, HostedNode)]
         async with loads(options.agents, token, [leader, *others]) as load:
             await _joins(load, leader, options.agents)
             await _sessions(load, leader, options.agents)
             await _heartbeats(leader, options.agents, options.seconds)
             if others:
                 await quorum_whole(cluster)
-                waiting = asyncio.create_task(load.do("reconnect", lost=leader.cluster_address))
-                began = time.monotonic()
-                await leader.kill()
-                there = sorted(moment - began for found in await waiting for moment in found["there"])
-                after = {f"p{share * 100:g}_s": round(quantile(there, share), 3) for share in (0.01, 0.5, 0.99)}
-                emit(bench="agents", what="reconnect", agents=len(there), **after, all_s=round(there[-1], 3))
+                await _reconnect(load, leader, others)
                 await leading(cluster)
     emit(bench="agents", what="cost of a heartbeat", **await heartbeat_cost(round(ROUNDS_A_SECOND * options.seconds)))
 
@@ -122,8 +117,29 @@ async def _sessions(load: Loads, leader: HostedNode, count: int) -> None:
         what="session",
         agents=count,
         **_rate(found, count, cpu),
+        **_load(found),
         **await listening,
         us_by_layer=_each(await profile, count),
+    )
+
+
+async def _reconnect(load: Loads, leader: HostedNode, others: list[HostedNode]) -> None:
+    """The leader is killed. Where the load shares the machine, its processor time is part of how long that takes."""
+    cpu = sum(manager.cpu_s for manager in others)
+    waiting = asyncio.create_task(load.do("reconnect", lost=leader.cluster_address))
+    began = time.monotonic()
+    await leader.kill()
+    found = await waiting
+    there = sorted(moment - began for each in found for moment in each["there"])
+    after = {f"p{share * 100:g}_s": round(quantile(there, share), 3) for share in (0.01, 0.5, 0.99)}
+    emit(
+        bench="agents",
+        what="reconnect",
+        agents=len(there),
+        **after,
+        all_s=round(there[-1], 3),
+        managers_cpu_s=round(sum(manager.cpu_s for manager in others) - cpu, 2),
+        **_load(found),
     )
 
 
@@ -148,6 +164,12 @@ async def _heartbeats(leader: HostedNode, count: int, seconds: float) -> None:
 def _rate(found: list[dict[str, Any]], count: int, cpu_s: float) -> dict[str, Any]:
     took = max(each["ended"] for each in found) - min(each["began"] for each in found)
     return {"per_s": round(count / took), "took_s": round(took, 2), "leader_cpu_us": round(cpu_s / count * 1e6)}
+
+
+def _load(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the agents' own processes have spent, and how many handshakes they began."""
+    spent = round(sum(each["load_cpu_s"] for each in found), 2)
+    return {"load_cpu_s": spent, "handshakes": sum(each["handshakes"] for each in found)}
 
 
 def _each(profile: dict[str, float], count: int) -> dict[str, int]:

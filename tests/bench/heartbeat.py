@@ -21,19 +21,21 @@ from swarmpy.security.tls import Credentials
 from swarmpy.wire.frames import LENGTH_BYTES, Kind, decode_body, encode
 from swarmpy.wire.router import MEMBERS, Router
 from swarmpy.wire.rpc import RpcDialer, RpcServer
+from swarmpy.wire.tls_stream import TlsStream, connected
 
 METHOD = "dispatcher.heartbeat"
+CLUSTER = "bench"
 REPEATS = 5
 
 
 async def heartbeat_cost(rounds: int) -> dict[str, Any]:
     """Microseconds of processor time of both ends together, for one heartbeat and its answer.
 
-    ``tls`` is what a message and an answer of their size cost more over TLS than over TCP, with nothing but asyncio
-    around them. Each is the least of several series of so many ``rounds``: what others do here only adds to it.
+    ``tls`` is what a message and an answer of their size cost more over TLS than over TCP, with nothing but asyncio's
+    transports around them. Each is the least of several series of so many ``rounds``: what others do only adds to it.
     """
     root = create_root_ca(time.time_ns())
-    server, client = _credentials(root), _credentials(root)
+    server, client = credentials_of(root), credentials_of(root)
     whole = await _least(lambda: _calls(server, client, rounds))
     tls = await _least(lambda: _echoes(server.server_context(), client.client_context(), rounds))
     tcp = await _least(lambda: _echoes(None, None, rounds))
@@ -50,12 +52,13 @@ async def _least(series: Callable[[], Awaitable[float]]) -> float:
     return min([await series() for _ in range(REPEATS)])
 
 
-def _credentials(root: RootCA) -> Credentials:
+def credentials_of(root: RootCA) -> Credentials:
+    """Those of another manager."""
     key_pem, csr_pem = new_key_and_csr()
     node_id = NodeId(encode_id(random.randbytes(16)))
     now_ns, expiry_ns = time.time_ns(), 24 * 3600 * 10**9
     cert_pem = issue(
-        root, csr_pem, node_id=node_id, role=Role.MANAGER, cluster_id="bench", expiry_ns=expiry_ns, now_ns=now_ns
+        root, csr_pem, node_id=node_id, role=Role.MANAGER, cluster_id=CLUSTER, expiry_ns=expiry_ns, now_ns=now_ns
     )
     return Credentials(NodeIdentity.from_pem(cert_pem=cert_pem, key_pem=key_pem, ca_pem=root.cert_pem))
 
@@ -94,7 +97,7 @@ async def _calls(ours: Credentials, theirs: Credentials, rounds: int) -> float:
     server = RpcServer(router, ours, host="127.0.0.1", port=0)
     await server.start()
     try:
-        channel = await RpcDialer(theirs.client_context, "bench").dial(server.address, timeout=5)
+        channel = await RpcDialer(theirs.client_context, CLUSTER).dial(server.address, timeout=5)
         beat = _beat()
         began = time.process_time()
         for _ in range(rounds):
@@ -138,6 +141,9 @@ class _Asking(asyncio.Protocol):
         self._transport = transport
         transport.write(self._message)
 
+    def abort(self) -> None:
+        self._transport.abort()
+
     def data_received(self, data: bytes) -> None:
         self._left -= 1
         if self._left > 0:
@@ -150,13 +156,21 @@ async def _echoes(server: ssl.SSLContext | None, client: ssl.SSLContext | None, 
     loop = asyncio.get_running_loop()
     message = encode(Kind.CALL, rounds, METHOD, codec.to_plain(_beat()))
     answer = encode(Kind.RESULT, rounds, codec.to_plain(HeartbeatReply(period_ns=1_000_000_000)))
-    listening = await loop.create_server(lambda: _Answering(answer), "127.0.0.1", 0, ssl=server)
-    port = listening.sockets[0].getsockname()[1]
-    transport, asking = await loop.create_connection(lambda: _Asking(message, rounds), "127.0.0.1", port, ssl=client)
+
+    def answering() -> asyncio.Protocol:
+        above = _Answering(answer)
+        return above if server is None else TlsStream(above, server, server_side=True)
+
+    listening = await loop.create_server(answering, "127.0.0.1", 0)
+    port, asking = listening.sockets[0].getsockname()[1], _Asking(message, rounds)
+    if client is None:
+        await loop.create_connection(lambda: asking, "127.0.0.1", port)
+    else:
+        await connected("127.0.0.1", port, asking, client, source="")
     began = time.process_time()
     await asking.done
     used = time.process_time() - began
-    transport.abort()
+    asking.abort()
     listening.close()
     await listening.wait_closed()
     return used / rounds * 1e6

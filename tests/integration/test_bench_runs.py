@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
         ("sealing", ["--managers", "1"]),
         ("scheduler", ["--most-nodes", "1000", "--most-tasks", "1000"]),
         ("agents", ["--managers", "3", "--agents", "12"]),
+        ("handshake", []),
         ("big", ["--managers", "3", "--tasks", "200"]),
     ],
 )

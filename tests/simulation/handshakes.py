@@ -83,6 +83,12 @@ def meet(
     client: NodeIdentity | Credentials, server: NodeIdentity | Credentials, cluster_id: str = "c1"
 ) -> tuple[Peer, Peer]:
     """Whom the client and the server see; raises the error of the side that refuses."""
+    calling, listening = ends(client, server)
+    return peer_identity(calling, cluster_id), peer_identity(listening, cluster_id)
+
+
+def ends(client: NodeIdentity | Credentials, server: NodeIdentity | Credentials) -> tuple[ssl.SSLObject, ssl.SSLObject]:
+    """The client's and the server's end of a handshake that is done; raises the error of the side that refuses."""
     one = client if isinstance(client, Credentials) else Credentials(client)
     other = server if isinstance(server, Credentials) else Credentials(server)
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -97,7 +103,7 @@ def meet(
                 continue
             waiting.remove(end)
     assert not waiting
-    return peer_identity(calling, cluster_id), peer_identity(listening, cluster_id)
+    return calling, listening
 
 
 def accepts(verifier: NodeIdentity, peer: NodeIdentity, trusted_by_peer: bytes) -> bool:

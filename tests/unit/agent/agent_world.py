@@ -244,6 +244,8 @@ class Manager:
         self.deaf = False
         """Heartbeats are never answered."""
         self.channels: list[MemoryChannel] = []
+        self.serial = ""
+        """Of its certificate."""
         self.contents: dict[str, Content] = {}
         """The secrets and configs that there are, by id."""
         self.questions: list[DependenciesRequest] = []
@@ -340,7 +342,8 @@ class MemoryChannel:
 
     @property
     def peer(self) -> Peer:
-        return Peer(node_id=NodeId("m"), role=Role.MANAGER, address=self._manager.address)
+        manager = self._manager
+        return Peer(node_id=NodeId("m"), role=Role.MANAGER, address=manager.address, serial=manager.serial)
 
     def cut(self) -> None:
         self._closed.set()

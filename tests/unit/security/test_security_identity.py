@@ -6,10 +6,11 @@ import contextlib
 import ssl
 import stat
 from pathlib import Path
+from typing import Any, cast
 
 import attrs
 import pytest
-from handshakes import cluster_of, meet, node, rotated, rotating
+from handshakes import cluster_of, ends, meet, node, rotated, rotating
 
 from swarmpy.errors import BadCertificate, DataDirMismatch, StorageError
 from swarmpy.model.ids import NodeId
@@ -255,6 +256,23 @@ def test_contexts_are_strict(root: RootCA) -> None:
         ssl.CERT_NONE,
     ]
     assert server.num_tickets == 0
+
+
+def test_a_certificate_is_shown_with_what_it_goes_back_to() -> None:
+    """Its root, as OpenSSL would do it; while the root is changed, the link to the one before."""
+    cluster = cluster_of()
+    identity = node(cluster)
+    for end in ends(identity, identity):
+        assert sent_by_the_peer(end) == [identity.cert_pem, cluster.root_ca.cert_pem]
+    changing = rotating(cluster)
+    moved = node(changing)
+    for end in ends(moved, moved):
+        assert sent_by_the_peer(end) == [moved.cert_pem, *roots.chain(changing)]
+
+
+def sent_by_the_peer(end: ssl.SSLObject) -> list[bytes]:
+    inner = cast("Any", end)._sslobj
+    return [found.public_bytes().encode() for found in inner.get_unverified_chain()]
 
 
 def test_unusable_ca_is_refused() -> None:

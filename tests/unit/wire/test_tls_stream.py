@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import hashlib
 import random
 import socket
@@ -278,3 +279,15 @@ async def test_a_handshake_is_given_up(pki: Pki) -> None:
         with contextlib.suppress(ConnectionResetError):
             assert await asyncio.get_running_loop().run_in_executor(None, caller.recv, 1) == b""
     assert above.log == []
+
+
+async def test_nobody_need_be_left_to_hear_of_a_failure(pki: Pki) -> None:
+    """Who connects may be cancelled between TCP and TLS; the log has no line of asyncio's for it then."""
+    complaints: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    stream = TlsStream(Above(), pki.credentials("server").server_context(), server_side=True)
+    stream.connection_lost(ConnectionResetError())
+    await asyncio.sleep(0)
+    del stream
+    gc.collect()
+    assert complaints == []
