@@ -8,6 +8,7 @@ from swarmpy.api.json_fields import given
 from swarmpy.api.resources_json import generic_to_json
 from swarmpy.api.task_spec_json import task_spec_to_json
 from swarmpy.api.timestamps import meta_to_json, rfc3339_nano
+from swarmpy.control.explain import why_waiting
 from swarmpy.model import story
 from swarmpy.model.objects import PortStatus, Task, TaskStatus
 from swarmpy.model.states import TaskState
@@ -41,6 +42,7 @@ def inspected_to_json(view: View, task: Task) -> dict[str, Any]:
     return {
         **task_to_json(task),
         "History": [_moment_to_json(moment) for moment in story.read(task.story, task.meta.created_at_ns)],
+        **given(Waits=why_waiting(view, task)),
         **({"NotBefore": rfc3339_nano(task.not_before_ns)} if _waits(task) else {}),
         **given(Replaces=before and before.id, ReplacedBy=after and after.id),
     }

@@ -27,7 +27,7 @@ def pretty(task: Json, *, name: str, service: str, node: str, now: datetime) -> 
         ("Node", node or "none yet"),
         ("Container", _container(status.get("ContainerStatus") or {})),
         ("State", f"{status.get('State', '')} {since}".strip()),
-        ("", status.get("Err") or status.get("Message")),
+        ("", [line for line in (status.get("Err") or status.get("Message"), task.get("Waits")) if line]),
         ("Desired", _desired(task)),
         ("Ports", [_port(port) for port in (status.get("PortStatus") or {}).get("Ports") or ()]),
         ("Replaces", task.get("Replaces")),

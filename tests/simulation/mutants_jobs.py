@@ -19,7 +19,7 @@ JOBS = (
         name="the-execution-before-goes-on",
         bug="Tasks of the execution before are not removed.",
         module="swarmpy.control.jobs",
-        edits=(Edit("            draft.remove(task)\n", "            pass\n"),),
+        edits=(Edit("            draft.remove(task, Cause.EXECUTED_ANEW)\n", "            pass\n"),),
     ),
     _jobs(
         name="a-done-slot-is-begun-again",
