@@ -13,7 +13,7 @@ from swarmpy.api.filters import Filters, parse_filters
 from swarmpy.api.listing import json_array, to_bytes
 from swarmpy.api.request import ApiRequest, ApiResponse, json_response
 from swarmpy.api.router import Route, Scope
-from swarmpy.api.task_json import task_to_json
+from swarmpy.api.task_json import inspected_to_json, task_to_json
 from swarmpy.api.task_spec_json import concealed
 from swarmpy.control.outdated import is_outdated
 from swarmpy.errors import NotFound
@@ -57,10 +57,10 @@ class TasksApi:
         return await json_array(tuple(_candidates(store.view(), filters)), show)
 
     async def inspect(self, request: ApiRequest) -> ApiResponse:
-        """``GET /tasks/{id}``."""
+        """``GET /tasks/{id}``, with what became of it."""
         view = require_manager(self._node).store.view()
         task = operations.find_task(view, request.params["id"])
-        return json_response(task_to_json(_for(task, is_of_admin=request.is_of_admin)))
+        return json_response(inspected_to_json(view, _for(task, is_of_admin=request.is_of_admin)))
 
 
 def _candidates(view: View, filters: Filters) -> Iterable[Task]:

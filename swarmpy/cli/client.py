@@ -131,6 +131,10 @@ class ApiClient:
         wanted = {name.replace("_", "-"): [value] for name, value in filters.items()}
         return await self._list("/tasks", _filters(wanted))
 
+    async def task(self, name: str) -> Json:
+        """A task by id, name or unique id prefix, with what became of it."""
+        return await self._object("GET", f"/tasks/{_quoted(name)}")
+
     async def current_tasks(self, service_id: str) -> list[Json]:
         """The tasks of a service that were made from its spec as it is now."""
         return await self._list("/tasks", _filters({"service": [service_id], "_up-to-date": ["true"]}))

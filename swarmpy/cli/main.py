@@ -24,7 +24,7 @@ _COMMANDS = {
     "status": ("swarmpy.cli.status:status", "Show the cluster at a glance"),
     "stack": ("swarmpy.cli.stack:stack", "Deploy and manage stacks of services"),
     "service": ("swarmpy.cli.service:service", "Manage services"),
-    "task": ("swarmpy.cli.task:task", "Read the logs of tasks"),
+    "task": ("swarmpy.cli.task:task", "Look into tasks, and read their logs"),
     "secret": ("swarmpy.cli.data:secret", "Manage secrets"),
     "config": ("swarmpy.cli.data:config", "Manage configs"),
     "node": ("swarmpy.cli.node:node", "Manage nodes; join and run this one"),

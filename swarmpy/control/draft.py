@@ -19,7 +19,7 @@ from swarmpy.model import changes
 from swarmpy.model.defaults import restart_policy
 from swarmpy.model.ids import NodeId, TaskId
 from swarmpy.model.objects import Meta, Service, Task, TaskStatus
-from swarmpy.model.states import TaskState
+from swarmpy.model.states import Cause, TaskState
 from swarmpy.store.view import View
 
 SlotKey = int | NodeId
@@ -51,9 +51,10 @@ def age_key(task: Task) -> tuple[int, int, str]:
     return (task.spec_version, task.meta.created_at_ns, task.id)
 
 
-def retired(task: Task, desired: TaskState, now_ns: int) -> Task:
+def retired(task: Task, desired: TaskState, now_ns: int, cause: Cause) -> Task:
     """``task`` when it is wanted no more. One that no node ever had is over at once: nobody else will end it."""
-    task = attrs.evolve(task, desired_state=max(task.desired_state, desired))
+    if desired > task.desired_state:
+        task = attrs.evolve(task, desired_state=desired, cause=cause)
     if task.status.state >= TaskState.ASSIGNED:
         return task
     status = attrs.evolve(task.status, state=TaskState.SHUTDOWN, timestamp_ns=now_ns, message="shutdown", err="")
@@ -126,13 +127,14 @@ class Draft:
         self.slots.setdefault(slot_of(task), {})[task.id] = task
         self._touched[task.id] = task
 
-    def retire(self, task: Task, desired: TaskState = TaskState.SHUTDOWN) -> None:
+    def retire(self, task: Task, cause: Cause) -> None:
         """The task is wanted no more."""
-        self.put(retired(task, desired, self.now_ns))
+        self.put(retired(task, TaskState.SHUTDOWN, self.now_ns, cause))
 
-    def remove(self, task: Task) -> None:
+    def remove(self, task: Task, cause: Cause) -> None:
         """The task is to disappear, from the history as well."""
-        self.put(attrs.evolve(task, desired_state=TaskState.REMOVE))
+        if task.desired_state is not TaskState.REMOVE:
+            self.put(attrs.evolve(task, desired_state=TaskState.REMOVE, cause=cause))
 
     def explain(self, task: Task, reason: str) -> None:
         """Why the task is still where it should not be; "" when that is over."""
@@ -147,7 +149,7 @@ class Draft:
 
     def promote(self, task: Task) -> None:
         """A task that waited may start."""
-        self.put(attrs.evolve(task, desired_state=self._wanted))
+        self.put(attrs.evolve(task, desired_state=self._wanted, cause=Cause.DELAY_OVER))
 
     def start(self, key: SlotKey, *, not_before_ns: int = 0) -> Task:
         """A new task for the slot, of the service's current spec.

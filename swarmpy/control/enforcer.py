@@ -20,7 +20,7 @@ from swarmpy.control.nodes import standing
 from swarmpy.model import changes
 from swarmpy.model.ids import NodeId, ServiceId
 from swarmpy.model.objects import Node, Task
-from swarmpy.model.states import ServiceMode, TaskState
+from swarmpy.model.states import Cause, ServiceMode, TaskState
 from swarmpy.store.view import View
 
 _NO_PLACE = "is no place for this task any more: "
@@ -37,7 +37,7 @@ def decide(view: View, node_ids: Iterable[NodeId], now_ns: int) -> Decision:
             why = f"node {node_id} {_NO_PLACE}{reason}"
             held_up = _held_up(view, task, allowances)
             if not held_up:
-                found.append(retired(_explained(task, why), TaskState.SHUTDOWN, now_ns))
+                found.append(retired(_explained(task, why), TaskState.SHUTDOWN, now_ns, Cause.MISPLACED))
             elif task.status.err != f"{why}; {held_up}":
                 found.append(_explained(task, f"{why}; {held_up}"))
         found += [_explained(t, "") for t in view.tasks_on_node(node_id) if is_held_up(t) and t.id not in leaving]

@@ -6,7 +6,7 @@ from collections import Counter
 
 import attrs
 
-from swarmpy.control.draft import age_key, is_active, is_ended, slot_of
+from swarmpy.control.draft import age_key, is_active, is_ended, is_held_by_node, slot_of
 from swarmpy.control.jobs import completed_slots, has_completed
 from swarmpy.control.nodes import standing
 from swarmpy.control.outdated import is_outdated, meets_constraints
@@ -69,10 +69,53 @@ def why_not_running(view: View, service: Service) -> str:
         return f"being removed: {_tasks(left)} still stopping" if left else "being removed"
     if replicas.running < replicas.desired:
         reasons.extend(_reasons(view, service, replicas))
+    elif not replicas.desired and not replicas.completed and service.spec.mode.is_global:
+        reasons.append(_no_node(view, service))
     shown = reasons[:MAX_REASONS]
     if len(reasons) > MAX_REASONS:
         shown.append(f"{len(reasons) - MAX_REASONS} more reasons")
     return "; ".join(shown)
+
+
+def _no_node(view: View, service: Service) -> str:
+    """Why a global service, or job, has no task at all."""
+    nodes = view.nodes()
+    fit = [node for node in nodes if meets_constraints(service, node)]
+    if not fit:
+        return f"no node meets its constraints ({len(nodes)} looked at)"
+    return f"no node takes tasks: of {len(fit)} that meet its constraints all are down, paused or drained"
+
+
+def why_waiting(view: View, task: Task) -> str:
+    """Why a task that is wanted does not get on, in a sentence, where its own status does not say; "" for nothing."""
+    is_done = task.iteration is not None and has_completed(task)
+    if not is_active(task) or is_done or task.status.state is TaskState.RUNNING:
+        return ""
+    if is_ended(task):
+        return "it is not tried again, as its restart policy says"
+    if task.status.err:
+        return ""
+    return _before_it(view, task) if task.desired_state is TaskState.READY else _node_trouble(view, task)
+
+
+def _before_it(view: View, task: Task) -> str:
+    others = (t for t in view.tasks_of_service(task.service_id) if slot_of(t) == slot_of(task) and t.id != task.id)
+    stopping = next((other for other in others if not is_active(other) and is_held_by_node(other)), None)
+    if stopping is not None:
+        node = None if stopping.node_id is None else view.node(stopping.node_id)
+        return f"it starts when task {stopping.id} has stopped{'' if node is None else f' on node {_name(node)}'}"
+    return "it waits for its restart delay" if task.not_before_ns else ""
+
+
+def _node_trouble(view: View, task: Task) -> str:
+    node = None if task.node_id is None else view.node(task.node_id)
+    if node is None or node.status.state is NodeState.READY:
+        return ""
+    return f"its node {_name(node)} is {node.status.state}"
+
+
+def _name(node: Node) -> str:
+    return node.description.hostname or node.id
 
 
 def _reasons(view: View, service: Service, replicas: Replicas) -> list[str]:
@@ -93,6 +136,8 @@ def _reasons(view: View, service: Service, replicas: Replicas) -> list[str]:
             pending[task.status.err] += 1
         elif trouble:
             troubled[trouble] += 1
+        elif waiting := why_waiting(view, task):
+            troubled[f"{task.status.state.name.lower()}: {waiting}"] += 1
         else:
             starting += 1
     found = [f"{_tasks(count)} pending: {err}" for err, count in pending.most_common()]

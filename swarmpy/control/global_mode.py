@@ -6,7 +6,7 @@ from swarmpy.control.draft import Draft, is_active
 from swarmpy.control.nodes import Standing, standing_of
 from swarmpy.control.outdated import meets_constraints
 from swarmpy.model.objects import Node
-from swarmpy.model.states import Availability, NodeState
+from swarmpy.model.states import Availability, Cause, NodeState
 
 
 def release_nodes(draft: Draft) -> None:
@@ -17,12 +17,13 @@ def release_nodes(draft: Draft) -> None:
             continue
         node = draft.view.node(str(key))
         if node is not None and meets_constraints(draft.service, node):
-            if standing_of(node) is not Standing.FINE:
+            standing = standing_of(node)
+            if standing is not Standing.FINE:
                 for task in active:
-                    draft.retire(task)
+                    draft.retire(task, standing.cause)
         else:
             for task in draft.slot(key):
-                draft.remove(task)
+                draft.remove(task, Cause.NODE_LOST if node is None else Cause.MISPLACED)
 
 
 def decide_nodes(draft: Draft) -> None:

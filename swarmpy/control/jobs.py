@@ -16,7 +16,7 @@ from swarmpy.control.nodes import Standing, can_be_orphaned
 from swarmpy.control.outdated import meets_constraints
 from swarmpy.control.restart import ENDED_BY_ITSELF, next_start_ns
 from swarmpy.model.objects import Service, Task
-from swarmpy.model.states import TaskState
+from swarmpy.model.states import Cause, TaskState
 
 
 def decide_job(draft: Draft) -> None:
@@ -55,9 +55,9 @@ def _end_former(draft: Draft, key: SlotKey) -> None:
         if _is_of(draft.service, task) or not is_active(task):
             continue
         if is_ended(task):
-            draft.retire(task)
+            draft.retire(task, Cause.EXECUTED_ANEW)
         else:
-            draft.remove(task)
+            draft.remove(task, Cause.EXECUTED_ANEW)
 
 
 def _supervise(draft: Draft, key: SlotKey) -> None:
@@ -70,7 +70,7 @@ def _supervise(draft: Draft, key: SlotKey) -> None:
         # Also one that was told to stop, as its node was drained, may have completed first.
         for task in tasks:
             if is_active(task) and not has_completed(task):
-                draft.retire(task)
+                draft.retire(task, Cause.SURPLUS)
         return
     if not tasks or not is_active(tasks[-1]):
         return
@@ -88,7 +88,7 @@ def _retry(draft: Draft, key: SlotKey, failed: Task) -> None:
         return
     not_before_ns = next_start_ns(draft, failed)
     if not_before_ns is not None:
-        draft.retire(failed)
+        draft.retire(failed, Cause.RESTART)
         draft.start(key, not_before_ns=not_before_ns)
 
 
@@ -97,7 +97,8 @@ def _move(draft: Draft, key: SlotKey, task: Task) -> None:
 
     A global job has no other node for it: it begins again when its node is back.
     """
-    draft.retire(task)
+    standing = draft.standing(task)
+    draft.retire(task, Cause.RESTART if standing is Standing.FINE else standing.cause)
     if not draft.is_global:
         # One that still waited for its restart delay has lost its place, not its reason to wait.
         draft.start(key, not_before_ns=task.not_before_ns if task.desired_state == TaskState.READY else 0)

@@ -14,7 +14,7 @@ from swarmpy.control.decision import Decision
 from swarmpy.model import changes
 from swarmpy.model.ids import NodeId, ServiceId
 from swarmpy.model.objects import Node, Task
-from swarmpy.model.states import Availability, NodeState, TaskState
+from swarmpy.model.states import Availability, Cause, NodeState, TaskState
 from swarmpy.store.view import View
 
 
@@ -34,6 +34,11 @@ class Standing(enum.Enum):
     def is_lost(self) -> bool:
         """True when nobody can ask the node to do anything."""
         return self in (Standing.DOWN, Standing.GONE)
+
+    @property
+    def cause(self) -> Cause:
+        """Why a task may have to go because of it."""
+        return Cause.DRAIN if self is Standing.DRAINED else Cause.NODE_LOST
 
 
 def standing_of(node: Node | None) -> Standing:

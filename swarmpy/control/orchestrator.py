@@ -17,7 +17,7 @@ from swarmpy.control.update import decide_update
 from swarmpy.control.waiting import Waits
 from swarmpy.model import changes
 from swarmpy.model.ids import ServiceId
-from swarmpy.model.states import TaskState
+from swarmpy.model.states import Cause, TaskState
 from swarmpy.store.view import View
 
 
@@ -52,4 +52,5 @@ def decide_service(view: View, service_id: ServiceId, now_ns: int, new_id: NewId
 
 def _remove_tasks(view: View, service_id: ServiceId) -> Decision:
     kept = (task for task in view.tasks_of_service(service_id) if task.desired_state < TaskState.REMOVE)
-    return Decision(changes=tuple(changes.update(attrs.evolve(task, desired_state=TaskState.REMOVE)) for task in kept))
+    gone = (attrs.evolve(task, desired_state=TaskState.REMOVE, cause=Cause.REMOVED) for task in kept)
+    return Decision(changes=tuple(map(changes.update, gone)))

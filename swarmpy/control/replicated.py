@@ -6,7 +6,7 @@ import heapq
 import itertools
 
 from swarmpy.control.draft import Draft, SlotKey, is_active
-from swarmpy.model.states import TaskState
+from swarmpy.model.states import Cause, TaskState
 
 
 def decide_replicas(draft: Draft) -> None:
@@ -20,7 +20,7 @@ def decide_replicas(draft: Draft) -> None:
             draft.start(number)
     for key in _least_useful(draft, held, len(held) - wanted):
         for task in draft.slot(key):
-            draft.remove(task)
+            draft.remove(task, Cause.SCALE)
 
 
 def _least_useful(draft: Draft, held: list[SlotKey], count: int) -> list[SlotKey]:

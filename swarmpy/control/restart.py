@@ -13,7 +13,7 @@ from swarmpy.control.nodes import Standing, can_be_orphaned
 from swarmpy.control.ports import starts_first
 from swarmpy.model.defaults import restart_policy
 from swarmpy.model.objects import Task
-from swarmpy.model.states import TaskState
+from swarmpy.model.states import Cause, TaskState
 
 ENDED_BY_ITSELF = frozenset({TaskState.COMPLETE, TaskState.FAILED, TaskState.REJECTED})
 """How a task ends that nobody asked to end."""
@@ -89,7 +89,7 @@ def _replace_lost(draft: Draft, key: SlotKey) -> None:
         if not (standing.is_lost or unused):
             continue
         is_last = len(_active(draft, key)) == 1
-        draft.retire(task)
+        draft.retire(task, standing.cause)
         if is_last:
             # One that still waited for its restart delay has lost its place, not its reason to wait.
             draft.start(key, not_before_ns=task.not_before_ns if task.desired_state == TaskState.READY else 0)
@@ -100,16 +100,16 @@ def _replace_ended(draft: Draft, key: SlotKey) -> None:
         if not is_ended(task):
             continue
         if _live(draft, key) or not _newest_active_is(draft, key, task):
-            draft.retire(task)
+            draft.retire(task, Cause.RESTART)
         elif draft.standing(task) is Standing.DRAINED:
-            draft.retire(task)
+            draft.retire(task, Cause.RESTART)
             draft.start(key)
         elif not draft.waits_to_start(task):
             # A delay is not shortened when the task is rejected while it waits: else a command that does not exist
             # would be tried as fast as nodes can say so.
             not_before_ns = next_start_ns(draft, task)
             if not_before_ns is not None:
-                draft.retire(task)
+                draft.retire(task, Cause.RESTART)
                 draft.start(key, not_before_ns=not_before_ns)
 
 
@@ -129,7 +129,7 @@ def _replace_drained(draft: Draft, key: SlotKey) -> None:
     for task in drained:
         if is_replaced or draft.allowance.take(task):
             draft.explain(task, "")
-            draft.retire(draft.slots[key][task.id])
+            draft.retire(draft.slots[key][task.id], Cause.DRAIN)
         else:
             draft.explain(task, draft.allowance.reason)
 
@@ -163,7 +163,7 @@ def _retire_surplus(draft: Draft, key: SlotKey) -> None:
             continue
         same_spec = draft.is_outdated(task) == draft.is_outdated(best)
         if best.status.state == TaskState.RUNNING or (same_spec and task.status.state < TaskState.RUNNING):
-            draft.retire(task)
+            draft.retire(task, Cause.SURPLUS)
 
 
 def _promote(draft: Draft, key: SlotKey) -> None:

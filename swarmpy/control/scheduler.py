@@ -139,7 +139,8 @@ class Scheduler:
         for task in tasks:
             desired = task.desired_state
             if desired is TaskState.SHUTDOWN:
-                self._slice.changes.append(changes.update(retired(task, TaskState.SHUTDOWN, self._slice.now_ns)))
+                ended = retired(task, TaskState.SHUTDOWN, self._slice.now_ns, task.cause)
+                self._slice.changes.append(changes.update(ended))
             elif task.status.state is TaskState.PENDING and (desired is TaskState.RUNNING or is_active(task)):
                 # Most tasks share their spec, and what they want is then known without looking at it.
                 if last is None or failed is not None or not _is_alike(task, last):

@@ -17,7 +17,7 @@ from swarmpy.control.versions import missing_of
 from swarmpy.model.defaults import update_config
 from swarmpy.model.objects import Task, UpdateStatus
 from swarmpy.model.specs import UpdateConfig
-from swarmpy.model.states import TaskState, UpdateState
+from swarmpy.model.states import Cause, TaskState, UpdateState
 
 FINISHED = (None, UpdateState.COMPLETED, UpdateState.ROLLBACK_COMPLETED)
 PAUSED = (UpdateState.PAUSED, UpdateState.ROLLBACK_PAUSED)
@@ -137,6 +137,9 @@ def _is_in_flight(draft: Draft, slot: SlotProgress, delay_ns: int) -> bool:
 
 
 def _replace(draft: Draft, slot: SlotProgress, *, start_first: bool) -> None:
+    status = draft.service.update_status
+    is_rollback = status is not None and status.state is UpdateState.ROLLBACK_STARTED
+    cause = Cause.ROLLBACK if is_rollback else Cause.UPDATE
     serving = [task for task in slot.outdated if task.status.state == TaskState.RUNNING]
     not_before_ns = 0
     if slot.failed is not None:
@@ -146,7 +149,7 @@ def _replace(draft: Draft, slot: SlotProgress, *, start_first: bool) -> None:
         not_before_ns = next_ns
     for task in slot.outdated:
         if not (start_first and task in serving):
-            draft.retire(task)
+            draft.retire(task, cause)
     draft.start(slot.key, not_before_ns=not_before_ns)
 
 

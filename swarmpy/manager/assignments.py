@@ -14,9 +14,10 @@ import attrs
 
 from swarmpy.model import codec
 from swarmpy.model.assignments import AssignmentUpdate
+from swarmpy.model.evolving import evolver
 from swarmpy.model.ids import NodeId, ServiceId, TaskId
 from swarmpy.model.objects import Task
-from swarmpy.model.states import TaskState
+from swarmpy.model.states import Cause, TaskState
 from swarmpy.store.view import View
 
 STOP_WAIT_S = 2.0
@@ -25,6 +26,8 @@ MAX_SPECS = 10_000
 """Specs whose size is remembered."""
 BESIDE_SPEC_BYTES = 2048
 """Of a task: ids, ports, and what was seen of it."""
+
+_without_story = evolver(Task, "cause", "story")
 
 
 def is_routed(task: Task) -> bool:
@@ -97,6 +100,11 @@ def _same_order(old: Task, new: Task) -> bool:
     return old.desired_state == new.desired_state
 
 
+def _order(task: Task) -> Task:
+    """What concerns the node: what became of a task is the managers' own affair."""
+    return _without_story(task, Cause.NONE, b"") if task.story or task.cause else task
+
+
 @attrs.define
 class Told:
     """What one node was told of its tasks, in one session."""
@@ -123,7 +131,7 @@ class Told:
         more = not self.is_whole and len(part) < len(changed)
         self.is_whole = not more
         return AssignmentUpdate(
-            sequence=self.sequence, base_sequence=sequence, tasks=tuple(part), removed=removed, more=more
+            sequence=self.sequence, base_sequence=sequence, tasks=tuple(map(_order, part)), removed=removed, more=more
         )
 
 

@@ -26,7 +26,7 @@ from swarmpy.model.specs import (
     TaskSpec,
 )
 from swarmpy.model.specs import Platform as Platform  # noqa: PLC0414  # part of what a node says of itself
-from swarmpy.model.states import ApiRole, NodeState, Role, TaskState, UpdateState
+from swarmpy.model.states import ApiRole, Cause, NodeState, Role, TaskState, UpdateState
 
 
 class Kind(enum.StrEnum):
@@ -260,6 +260,10 @@ class Task:
     """When a manager first recorded that it runs, by the manager's clock; update monitoring is measured with it."""
     generic: tuple[GenericResource, ...] = ()
     """Which of its node's generic resources it got: names where the node has names, else a count."""
+    cause: Cause = Cause.NONE
+    """Why ``desired_state`` is what it is; NONE also where it was written below schema version 8."""
+    story: bytes = b""
+    """What became of it, as :mod:`swarmpy.model.story` reads it. Set by the store; b"" below schema version 8."""
 
     @property
     def shown_slot(self) -> int | None:

@@ -18,7 +18,7 @@ from swarmpy.errors import InvariantViolation
 from swarmpy.model.ids import NodeId, TaskId
 from swarmpy.model.objects import Meta, Task, TaskStatus
 from swarmpy.model.specs import GenericResource
-from swarmpy.model.states import TaskState
+from swarmpy.model.states import Cause, TaskState
 
 
 @attrs.frozen(kw_only=True)
@@ -38,14 +38,24 @@ class TaskPatch:
     applied_at_ns: tuple[int, ...] = ()
     started_at_ns: tuple[int, ...] = ()
     generic: tuple[tuple[GenericResource, ...], ...] = ()
+    cause: tuple[Cause, ...] = ()
 
     @property
     def fields(self) -> tuple[str, ...]:
         """The names of the fields that change."""
         return tuple(name for name, column in zip(PATCHED, _columns(self), strict=True) if column)
 
-    def done_to(self, tasks: Sequence[Task], metas: Iterable[Meta]) -> list[Task]:
-        """The tasks, which are those of ``ids``, as they become, with these ``metas``.
+    def values(self, name: str, tasks: Sequence[Task]) -> Iterable[Any]:
+        """What the tasks have in the field ``name`` after it."""
+        column: tuple[Any, ...] = getattr(self, name)
+        if not column:
+            return map(attrgetter(name), tasks)
+        return repeat(column[0]) if len(column) == 1 else column
+
+    def done_to(
+        self, tasks: Sequence[Task], metas: Iterable[Meta], stories: Iterable[bytes] | None = None
+    ) -> list[Task]:
+        """The tasks, which are those of ``ids``, as they become, with these ``metas`` and, where given, ``stories``.
 
         Raises InvariantViolation for a patch that does not say one thing of each task.
         """
@@ -53,17 +63,17 @@ class TaskPatch:
         columns: list[tuple[Any, ...]] = [getattr(self, name) for name in names]
         if any(len(column) not in (1, count) for column in columns):
             raise InvariantViolation(f"a patch of {count} tasks has other numbers of {', '.join(names)}")
-        told = {name: repeat(col[0]) if len(col) == 1 else col for name, col in zip(names, columns, strict=True)}
-        each = [told.get(name) or map(attrgetter(name), tasks) for name in PATCHED]
-        return list(map(_made, tasks, metas, *each))
+        each = [self.values(name, tasks) for name in PATCHED]
+        return list(map(_made, tasks, metas, map(_STORY, tasks) if stories is None else stories, *each))
 
 
 PATCHED = tuple(field.name for field in attrs.fields(TaskPatch) if field.name not in ("ids", "updated_at_ns"))
 """The fields of a task that change while it lives; the others stay as it was made."""
 
+_STORY = attrgetter("story")
 _columns = attrgetter(*PATCHED)
 _changing = attrgetter(*PATCHED)
-_kept = attrgetter(*(field.name for field in attrs.fields(Task) if field.name not in ("meta", *PATCHED)))
+_kept = attrgetter(*(field.name for field in attrs.fields(Task) if field.name not in ("meta", "story", *PATCHED)))
 
 
 class _Unfrozen:
@@ -75,6 +85,7 @@ class _Unfrozen:
 def _made(
     task: Task,
     meta: Meta,
+    told: bytes,
     node_id: NodeId | None,
     status: TaskStatus,
     desired_state: TaskState,
@@ -82,6 +93,7 @@ def _made(
     applied_at_ns: int,
     started_at_ns: int,
     generic: tuple[GenericResource, ...],
+    cause: Cause,
 ) -> Task:
     """``task`` with all that a patch may change. In the way of :mod:`~swarmpy.model.evolving`, and as fast again."""
     made: Any = _new(_Unfrozen)
@@ -102,6 +114,8 @@ def _made(
     made.applied_at_ns = applied_at_ns
     made.started_at_ns = started_at_ns
     made.generic = generic
+    made.cause = cause
+    made.story = told
     made.__class__ = Task
     return made  # type: ignore[no-any-return]
 

@@ -40,6 +40,55 @@ class TaskState(enum.IntEnum):
         return self > TaskState.RUNNING
 
 
+class Cause(enum.IntEnum):
+    """Why the desired state of a task is what it is. Numbers are stored: they are never given to another cause."""
+
+    NONE = 0
+    UPDATE = 1
+    """What its service asks for has changed."""
+    SCALE = 2
+    """There are to be fewer."""
+    RESTART = 3
+    """It has ended, and another one takes its place, as the restart policy allows."""
+    NODE_LOST = 4
+    """Its node is down, or no member any more."""
+    DRAIN = 5
+    """Its node is drained."""
+    MISPLACED = 6
+    """Its node has changed under it: constraints, or resources."""
+    REMOVED = 7
+    """Its service was removed."""
+    SURPLUS = 8
+    """Another task does what it was made for."""
+    EXECUTED_ANEW = 9
+    """Its job is executed again."""
+    DELAY_OVER = 10
+    """What it had to wait for is over: it may start."""
+    ROLLBACK = 11
+    """Its service is rolled back."""
+
+    @property
+    def words(self) -> str:
+        """To follow "because"; "" where there is nothing to say."""
+        return _CAUSES[self]
+
+
+_CAUSES = {
+    Cause.NONE: "",
+    Cause.UPDATE: "the service was updated",
+    Cause.SCALE: "the service was scaled down",
+    Cause.RESTART: "it had ended, and another task took its place",
+    Cause.NODE_LOST: "its node was lost",
+    Cause.DRAIN: "its node was drained",
+    Cause.MISPLACED: "its node was no place for it any more",
+    Cause.REMOVED: "the service was removed",
+    Cause.SURPLUS: "another task does what it was made for",
+    Cause.EXECUTED_ANEW: "the job is executed again",
+    Cause.DELAY_OVER: "what it waited for was over",
+    Cause.ROLLBACK: "the service was rolled back",
+}
+
+
 class Actor(enum.Enum):
     """Who moves a task."""
 

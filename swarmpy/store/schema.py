@@ -46,13 +46,18 @@ def version_of(entry: ChangeList) -> int:
     for change in entry.changes:
         if change.node is not None:
             version = max(version, _version_of_node(change.node))
-        elif _has_particular_container(change):
+        elif _has_particular_container(change) or _is_told(change):
             version = max(version, codec.SERVICES_VERSION)
         elif _has_secrets(change) or _is_of_job_or_deadline(change) or _asks_for_more(change):
             version = max(version, codec.SECRETS_VERSION)
         if _is_bounded(change):
             version = max(version, codec.SERVICES_VERSION)
     return version
+
+
+def _is_told(change: Change) -> bool:
+    """True for a task that says why it is to stop, or what became of it."""
+    return change.task is not None and bool(change.task.cause or change.task.story)
 
 
 def _has_secrets(change: Change) -> bool:

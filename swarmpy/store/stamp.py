@@ -6,6 +6,8 @@ update and rollback configuration) leaves it alone, so that tasks that are as th
 of a service whose update is paused resumes that update: what failed before is no failure of it any more, and there is
 another version of the same wishes.
 
+A task's story goes on at an index that changes one of its states, by the time that the change carries.
+
 ``Meta.spec_index`` becomes the index whenever anything of the spec changes. So who asks for a change of a spec is told
 that he is late only if somebody else changed the spec meanwhile, not if the system wrote down how the object fares.
 
@@ -14,27 +16,27 @@ Equal parts are shared, not copied: one ``TaskSpec`` a service and ``spec_versio
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import attrs
 
 from swarmpy.errors import InvariantViolation
-from swarmpy.model import codec
+from swarmpy.model import codec, story
 from swarmpy.model.changes import Action, Change
 from swarmpy.model.evolving import evolver
 from swarmpy.model.ids import NodeId
 from swarmpy.model.objects import KIND_CLASSES, Cluster, Config, Meta, Node, Secret, Service, StoreObject, Task
 from swarmpy.model.patches import TaskPatch, metas
 from swarmpy.model.specs import PortConfig, ServiceSpec, TaskSpec
-from swarmpy.model.states import UpdateState
+from swarmpy.model.states import Cause, TaskState, UpdateState
 from swarmpy.store.view import View
 
 _stamped = evolver(Meta, "version", "spec_index")
 _WITH_META: dict[type[object], Callable[..., StoreObject]] = {
     cls: evolver(cls, "meta") for cls in KIND_CLASSES.values()
 }
-_with_node = evolver(Task, "meta", "spec", "node_id")
-_with_parts = evolver(Task, "meta", "spec", "node_id", "service_id", "service_name", "service_labels", "ports")
+_with_node = evolver(Task, "meta", "story", "spec", "node_id")
+_with_parts = evolver(Task, "meta", "story", "spec", "node_id", "service_id", "service_name", "service_labels", "ports")
 
 
 def stamp(change: Change, view: View, index: int) -> StoreObject | None:
@@ -52,7 +54,8 @@ def stamp(change: Change, view: View, index: int) -> StoreObject | None:
         return None
     meta = _stamped(obj.meta, index, _spec_index(obj, previous, view, index))
     if isinstance(obj, Task):
-        return _shared_task(obj, previous if isinstance(previous, Task) else None, view, meta)
+        before = previous if isinstance(previous, Task) else None
+        return _shared_task(obj, before, view, meta, _story(obj, before, view))
     obj = share(obj, previous, view)
     if isinstance(obj, Service):
         return attrs.evolve(obj, meta=meta, spec_version=_spec_version(obj, previous, view, index))
@@ -69,7 +72,7 @@ def stamp_patch(patch: TaskPatch, view: View, index: int) -> list[Task]:
     tasks = [task for task in view.tasks_of(patch.ids) if task is not None]
     if len(set(patch.ids)) != len(tasks):
         raise InvariantViolation(f"entry {index}: update of {len(patch.ids)} tasks, of which {len(tasks)} are present")
-    return patch.done_to(tasks, metas(tasks, index, patch.updated_at_ns))
+    return patch.done_to(tasks, metas(tasks, index, patch.updated_at_ns), _stories(patch, tasks, view))
 
 
 def shared_patch(patch: TaskPatch, view: View) -> TaskPatch:
@@ -102,7 +105,7 @@ def share(obj: StoreObject, previous: StoreObject | None, view: View) -> StoreOb
                 return attrs.evolve(obj, spec=attrs.evolve(obj.spec, task=previous.spec.task))
             return obj
         case Task():
-            return _shared_task(obj, previous if isinstance(previous, Task) else None, view, obj.meta)
+            return _shared_task(obj, previous if isinstance(previous, Task) else None, view, obj.meta, obj.story)
         case _:
             return obj
 
@@ -143,18 +146,55 @@ def _differ(one: TaskSpec, other: TaskSpec) -> bool:
     return one is not other and one != other
 
 
-def _shared_task(task: Task, previous: Task | None, view: View, meta: Meta) -> Task:
+def may_tell(schema: int) -> bool:
+    """True when all managers of a cluster that writes ``schema`` know of stories, so that they have the same."""
+    return schema >= codec.SERVICES_VERSION
+
+
+def _story(task: Task, previous: Task | None, view: View) -> bytes:
+    if previous is None:
+        return b""
+    if not may_tell(view.schema):
+        return previous.story
+    return _told(previous, task.status.state, task.desired_state, task.cause, task.meta.updated_at_ns)
+
+
+def _told(before: Task, state: TaskState, desired: TaskState, cause: Cause, now_ns: int) -> bytes:
+    """The story goes on when a state has changed. No time is looked at but that of the change."""
+    told, age_ns = before.story, now_ns - before.meta.created_at_ns
+    if desired != before.desired_state:
+        told = story.desired(told, desired, cause, age_ns)
+    return told if state == before.status.state else story.observed(told, state, age_ns)
+
+
+def _stories(patch: TaskPatch, tasks: Sequence[Task], view: View) -> list[bytes] | None:
+    """The stories of tasks of a patch; None where they stay. Tasks that went the same way at one time share theirs."""
+    if not (patch.status or patch.desired_state) or not may_tell(view.schema):
+        return None
+    told, known = [], dict[tuple[object, ...], bytes]()
+    columns = (patch.values(name, tasks) for name in ("status", "desired_state", "cause"))
+    for task, status, desired, cause in zip(tasks, *columns, strict=False):
+        key = (task.story, task.meta.created_at_ns, task.status.state, status.state, task.desired_state, desired, cause)
+        own = known.get(key)
+        if own is None:
+            own = known[key] = _told(task, status.state, desired, cause, patch.updated_at_ns)
+        told.append(own)
+    return told
+
+
+def _shared_task(task: Task, previous: Task | None, view: View, meta: Meta, told: bytes) -> Task:
     service = view.service(task.service_id)
     node = None if task.node_id is None else view.node(task.node_id)
     known = [] if previous is None else [previous.spec]
     if service is None:
-        return _with_node(task, meta, _shared(task.spec, known), node.id if node else task.node_id)
+        return _with_node(task, meta, told, _shared(task.spec, known), node.id if node else task.node_id)
     known.append(service.spec.task)
     if service.previous_spec is not None:
         known.append(service.previous_spec.task)
     return _with_parts(
         task,
         meta,
+        told,
         _shared(task.spec, known),
         node.id if node else task.node_id,
         service.id,

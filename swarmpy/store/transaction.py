@@ -20,11 +20,13 @@ from swarmpy.model.evolving import evolver
 from swarmpy.model.objects import Cluster, Config, Kind, Meta, Secret, Service, StoreObject, Task, kind_of
 from swarmpy.model.patches import patch_of, patched_fields
 from swarmpy.model.requests import Answered
-from swarmpy.store.stamp import with_meta
+from swarmpy.model.states import Cause
+from swarmpy.store.stamp import may_tell, with_meta
 from swarmpy.store.tables import Layer
 from swarmpy.store.view import View
 
 _touched = evolver(Meta, "updated_at_ns", "spec_index")
+_for_the_log = evolver(Task, "meta", "story", "cause")
 
 
 class Tx(View):
@@ -70,7 +72,14 @@ class Tx(View):
             self._before[obj.id] = current
         # What the store sets is not for the log: readers of an older schema would stop at it.
         meta = _touched(current.meta, self._now_ns, 0)
+        if isinstance(obj, Task):
+            self._record(update_change(_for_the_log(obj, meta, b"", self._writable(obj.cause))))
+            return
         self._record(update_change(with_meta(obj, meta)))
+
+    def _writable(self, cause: Cause) -> Cause:
+        """None while there are managers that do not read causes: nobody has asked for them, so nothing is refused."""
+        return cause if cause is Cause.NONE or may_tell(self.schema) else Cause.NONE
 
     def delete(self, obj: StoreObject) -> None:
         """Remove the object of the same id. Raises NotFound when there is none."""

@@ -74,6 +74,15 @@ class View:
             return cluster
         return None
 
+    @property
+    def schema(self) -> int:
+        """The schema version that the cluster writes, 0 before it is initialised: asked with every task written."""
+        for layer in self._layers:
+            for cluster in layer.clusters.objects.values():
+                if cluster is not None:
+                    return cluster.schema
+        return 0
+
     def cluster(self) -> Cluster:
         """The cluster. Raises NotFound before it is initialised."""
         cluster = self.cluster_or_none()

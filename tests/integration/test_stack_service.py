@@ -78,8 +78,19 @@ def test_a_service_is_made_changed_and_put_back_by_hand(manager: Host) -> None:
     said = manager.does("service", "update", "--env-add", "A=1", "--update-parallelism", "0", "web")
     assert said.splitlines()[-1] == "web  2/2 running"
     assert "Env:           A=1\n" in manager.does("service", "inspect", "--pretty", "web")
+    task_id = next(iter(manager.tasks("web")))
     assert manager.does("service", "rollback", "web").splitlines()[-1] == "web  2/2 running  (rollback completed)"
     assert "Env:" not in manager.does("service", "inspect", "--pretty", "web")
+    told = manager.does("task", "inspect", task_id)
+    story = [line.partition("  ")[2] for line in told.partition("\n\n")[2].splitlines()]
+    assert story[0] == "new"
+    assert (
+        story.index("pending")
+        < story.index("running")
+        < story.index("not wanted any more: the service was rolled back")
+    )
+    (task,) = json.loads(manager.does("task", "inspect", "--format", "json", task_id))
+    assert (task["ID"], task["History"][-1]["State"]) == (task_id, "shutdown")
 
 
 def test_nodes_and_status(manager: Host, nodes: list[Host]) -> None:

@@ -20,7 +20,7 @@ from knobs import Knobs
 from loop import SimLoop
 from net import SimNetwork
 
-from swarmpy.control.explain import count_replicas
+from swarmpy.control.explain import count_replicas, why_waiting
 from swarmpy.errors import Unavailable
 from swarmpy.manager.manager import Manager
 from swarmpy.model import codec
@@ -28,7 +28,7 @@ from swarmpy.model.assignments import Endpoint, PublishedPort
 from swarmpy.model.dependencies import has_files
 from swarmpy.model.ids import ClusterId, NodeId
 from swarmpy.model.objects import Cluster as ClusterObject
-from swarmpy.model.objects import JoinTokens, ManagerStatus, Node, RootCA, Service
+from swarmpy.model.objects import JoinTokens, ManagerStatus, Node, RootCA, Service, Task
 from swarmpy.model.references import references
 from swarmpy.model.specs import NodeSpec, RaftConfig, TaskSpec
 from swarmpy.model.states import Availability, NodeState, Role, ServiceMode, TaskState, UpdateState
@@ -171,7 +171,7 @@ class Cluster:
                 continue
             if machine.manager is None or machine.manager.store.version != leader.store.version:
                 return f"{machine.name} lags behind"
-        if problem := self.also_unsettled(view):
+        if problem := self.also_unsettled(view) or _unexplained(view):
             return problem
         for service in view.services():
             if problem := _unsettled(view, service, lost):
@@ -207,6 +207,18 @@ class Cluster:
         if not agent.held_dependencies <= needed:
             return f"holds secrets {sorted(agent.held_dependencies - needed)} that no task needs"
         return "" if plane.in_force == table else f"routes by {plane.in_force}, not by {table}"
+
+
+def _unexplained(view: View) -> str:
+    silent = next((task for task in view.tasks() if is_silent(view, task)), None)
+    return "" if silent is None else f"task {silent.id} is {silent.status.state.name} and does not say why"
+
+
+def is_silent(view: View, task: Task) -> bool:
+    """True for a task that is to run, does not, and does not say why: at rest there is none."""
+    if not task.desired_state.is_wanted or task.status.state >= TaskState.RUNNING:
+        return False
+    return not (task.status.err or why_waiting(view, task))
 
 
 def _unsettled(view: View, service: Service, lost: Collection[str]) -> str:

@@ -24,6 +24,7 @@ from swarmpy.control.loads import host_ports
 from swarmpy.manager.assignments import STOP_WAIT_S
 from swarmpy.manager.dispatcher import Dispatcher
 from swarmpy.manager.manager import Manager
+from swarmpy.model import codec, story
 from swarmpy.model.assignments import Endpoint
 from swarmpy.model.dependencies import has_files
 from swarmpy.model.ids import NodeId, TaskId
@@ -152,6 +153,7 @@ class ClusterLaws(Ledger):
                 self.fail(f"task {task.id} begins as {state.name}")
         else:
             self._check_step(task, old)
+        self._check_story(view, task, old)
         if not task.desired_state.is_wanted:
             self.unwanted_at.setdefault(task.id, self._loop.now)
         if state is TaskState.ASSIGNED and (old is None or old.status.state is not state):
@@ -175,6 +177,24 @@ class ClusterLaws(Ledger):
         if task.spec is not old.spec and task.spec != old.spec:
             self.fail(f"the spec of task {task.id} is edited")
         self._film.checked("tasks only advance")
+
+    def _check_story(self, view: View, task: Task, old: Task | None) -> None:
+        """What became of a task is what it went through, and nobody ends one without saying why."""
+        if view.schema < codec.SERVICES_VERSION:
+            if task.story or task.cause:
+                self.fail(f"task {task.id} has a story that not all managers read")
+            return
+        moments = story.read(task.story, task.meta.created_at_ns)
+        states = [moment.state for moment in moments if not moment.is_desired]
+        if states != sorted(set(states)):
+            self.fail(f"task {task.id} tells {states}")
+        if old is None:
+            return
+        if task.status.state is not old.status.state and states[-1:] != [task.status.state]:
+            self.fail(f"task {task.id} is {task.status.state.name} and tells {states}")
+        if old.desired_state.is_wanted and not task.desired_state.is_wanted and not task.cause:
+            self.fail(f"task {task.id} is told to stop, and nobody says why")
+        self._film.checked("a task tells what became of it")
 
     def _check_assignment(self, task: Task) -> None:
         drained_at = self._drained_at.get(task.node_id or "")

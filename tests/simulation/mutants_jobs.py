@@ -20,7 +20,7 @@ JOBS = (
         bug="Tasks of the execution before are not removed.",
         killer=1,
         module="swarmpy.control.jobs",
-        edits=(Edit("            draft.remove(task)\n", "            pass\n"),),
+        edits=(Edit("            draft.remove(task, Cause.EXECUTED_ANEW)\n", "            pass\n"),),
     ),
     _jobs(
         name="a-done-slot-is-begun-again",

@@ -8,15 +8,26 @@ from random import Random
 
 import attrs
 import pytest
-from cluster import Cluster
+from cluster import Cluster, is_silent
 from film import Film
 from knobs import Knobs
 from loop import SimLoop, run, seeds
 from universe import play
 
+from swarmpy.control.explain import why_not_running
 from swarmpy.errors import SwarmpyError
 from swarmpy.manager.operations import create_service
-from swarmpy.model.specs import ContainerSpec, EndpointSpec, PortConfig, ServiceSpec, TaskSpec
+from swarmpy.model.specs import (
+    ContainerSpec,
+    EndpointSpec,
+    Placement,
+    PortConfig,
+    ResourceRequirements,
+    Resources,
+    ServiceSpec,
+    TaskSpec,
+)
+from swarmpy.model.states import ServiceMode, TaskState
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +77,45 @@ async def with_service(loop: SimLoop, replicas: int = 6, knobs: Knobs | None = N
     await create_service(leader.store, spec, leader.new_id)
     await cluster.settle(15)
     return cluster
+
+
+IMPOSSIBLE = {
+    "nowhere": ServiceSpec(
+        task=TaskSpec(placement=Placement(constraints=("node.labels.disk==none",))), mode=ServiceMode.REPLICATED
+    ),
+    "contradicting": ServiceSpec(
+        task=TaskSpec(placement=Placement(constraints=("node.role==worker", "node.role==manager"))), replicas=2
+    ),
+    "large": ServiceSpec(
+        task=TaskSpec(resources=ResourceRequirements(reservations=Resources(memory_bytes=1 << 60))), replicas=2
+    ),
+    "crowded": ServiceSpec(
+        task=TaskSpec(),
+        replicas=9,
+        endpoint=EndpointSpec(ports=(PortConfig(target_port=80, published_port=9000, publish_mode="host"),)),
+    ),
+}
+
+
+def test_what_cannot_run_says_why() -> None:
+    """At rest no task is silent: what keeps one from its node, or from running, is written on it or can be told."""
+
+    async def main(loop: SimLoop) -> None:
+        cluster = await with_service(loop)
+        leader = await cluster.wait_leader()
+        for name, spec in IMPOSSIBLE.items():
+            task = attrs.evolve(spec.task, container=ContainerSpec(image="web"))
+            await create_service(leader.store, attrs.evolve(spec, name=name, task=task), leader.new_id)
+        await asyncio.sleep(20)
+        view = leader.store.view()
+        waiting = [task for task in view.tasks() if task.status.state is not TaskState.RUNNING]
+        assert {task.service_name for task in waiting} == set(IMPOSSIBLE)
+        assert not [task for task in waiting if is_silent(view, task)]
+        assert all(task.status.err.startswith("no suitable node (") for task in waiting)
+        for service in view.services():
+            assert bool(why_not_running(view, service)) is (service.spec.name in IMPOSSIBLE)
+
+    run(0, main)
 
 
 def running(cluster: Cluster) -> set[str]:

@@ -12,7 +12,7 @@ from swarmpy.api.api import Api
 from swarmpy.model import codec
 from swarmpy.model.ids import NodeId, TaskId
 from swarmpy.model.objects import TaskStatus
-from swarmpy.model.states import NodeState, TaskState
+from swarmpy.model.states import Cause, NodeState, TaskState
 
 
 @pytest.fixture
@@ -221,6 +221,43 @@ async def test_a_task_is_inspected_by_id_prefix_or_name(world: World, api: Api) 
         status, shown = await ask(api, "GET", f"/tasks/{reference}")
         assert (status, shown["ID"], shown["Slot"]) == (200, task.id, 1)
     assert await ask(api, "GET", "/tasks/zzz") == (404, {"message": "task zzz not found"})
+
+
+async def test_a_task_tells_what_became_of_it(world: World, api: Api) -> None:
+    """Its states with their times, why it was told to stop, and the tasks of its slot before and after it."""
+    await world.leader.store.update(lambda tx: tx.update(attrs.evolve(tx.cluster(), schema=codec.SCHEMA_VERSION)))
+    service = await world.service("web")
+    first = await world.task(service, status=TaskStatus())
+    steps: list[dict[str, Any]] = [
+        {"status": TaskStatus(state=TaskState.PENDING)},
+        {"status": TaskStatus(state=TaskState.ASSIGNED), "node_id": NodeId("w1")},
+        {"status": TaskStatus(state=TaskState.RUNNING)},
+        {"desired_state": TaskState.SHUTDOWN, "cause": Cause.DRAIN},
+        {"status": TaskStatus(state=TaskState.SHUTDOWN)},
+    ]
+    for step in steps:
+        await world.leader.store.update(
+            lambda tx, step=step: tx.update(attrs.evolve(tx.task(first.id), **step))  # type: ignore[misc]
+        )
+    second = await world.task(service, status=TaskStatus(), desired_state=TaskState.READY, not_before_ns=10**18)
+    await world.task(service, slot=2)
+    _, shown = await ask(api, "GET", f"/tasks/{first.id}")
+    assert [{k: v for k, v in moment.items() if k != "Timestamp"} for moment in shown["History"]] == [
+        {"State": "pending"},
+        {"State": "assigned"},
+        {"State": "running"},
+        {"DesiredState": "shutdown", "Reason": "its node was drained"},
+        {"State": "shutdown"},
+    ]
+    times = [shown["CreatedAt"], *(moment["Timestamp"] for moment in shown["History"])]
+    assert times == sorted(times)
+    assert times[-1] == shown["UpdatedAt"]
+    assert (shown["ReplacedBy"], "Replaces" in shown) == (second.id, False)
+    _, shown = await ask(api, "GET", f"/tasks/{second.id}")
+    assert (shown["Replaces"], shown["History"]) == (first.id, [])
+    assert shown["NotBefore"] == "2001-09-09T01:46:40Z"
+    _, listed = await ask(api, "GET", "/tasks")
+    assert all("History" not in task for task in listed)
 
 
 # -- nodes ----------------------------------------------------------------------------------------------------------

@@ -5,10 +5,10 @@ from __future__ import annotations
 import attrs
 from control_world import GIB, SECOND, World, spec
 
-from swarmpy.control.explain import Replicas, count_replicas, why_not_running
+from swarmpy.control.explain import Replicas, count_replicas, why_not_running, why_waiting
 from swarmpy.model import changes
 from swarmpy.model.ids import ServiceId
-from swarmpy.model.specs import Resources, RestartPolicy
+from swarmpy.model.specs import Placement, Resources, RestartPolicy
 from swarmpy.model.states import NodeState, ServiceMode, TaskState
 
 
@@ -100,7 +100,48 @@ def test_removal_and_lost_nodes_are_explained() -> None:
     assert count(world, web) == Replicas(running=0, desired=2)
     assert count(world, agent) == Replicas(running=0, desired=0)
     assert why(world, web) == "2 tasks pending: no suitable node (1 node down)"
+    assert why(world, agent) == "no node takes tasks: of 1 that meet its constraints all are down, paused or drained"
     world.set_node(node, NodeState.READY)
     world.remove_service(web)
     assert why(world, web) == f"being removed: {len(world.tasks(web))} tasks still stopping"
     assert {task.status.state for task in world.tasks(web)} >= {TaskState.RUNNING}
+
+
+def test_a_global_service_that_fits_nowhere_says_so() -> None:
+    """It wants no task, and that is no reason to be silent."""
+    world = World()
+    world.add_node("a")
+    placement = Placement(constraints=("node.labels.x==1",))
+    agent = world.add_service(spec("agent", replicas=None, mode=ServiceMode.GLOBAL, placement=placement))
+    world.run()
+    assert count(world, agent) == Replicas(running=0, desired=0)
+    assert why(world, agent) == "no node meets its constraints (1 looked at)"
+
+
+def test_a_task_that_waits_says_what_for() -> None:
+    """Where its own status does not: for the one before it, for its delay, for its node, or for nothing any more."""
+    world = World()
+    node = world.add_node("a")
+    web = world.add_service(spec(replicas=1, restart=RestartPolicy(max_attempts=1, delay_ns=SECOND)))
+    world.settle()
+    (first,) = world.tasks(web)
+    world.set_node(node, NodeState.DISCONNECTED)
+    assert why_waiting(world.view, first) == "its node a is disconnected"
+    assert why(world, web) == "1 task assigned: its node a is disconnected"
+    world.set_node(node, NodeState.READY)
+    world.report(first, TaskState.RUNNING)
+    assert why_waiting(world.view, first) == ""
+    world.update_service(web, spec(replicas=1, image="nginx:2", restart=RestartPolicy(max_attempts=1, delay_ns=SECOND)))
+    world.settle()
+    second = next(task for task in world.tasks(web) if task.id != first.id)
+    assert why_waiting(world.view, second) == f"it starts when task {first.id} has stopped on node a"
+    world.report(first, TaskState.SHUTDOWN)
+    world.crashing = lambda task: True
+    world.settle()
+    world.report(second, TaskState.FAILED, "boom")
+    world.settle()
+    third = max(world.tasks(web), key=lambda task: task.id)
+    assert (third.desired_state, why_waiting(world.view, third)) == (TaskState.READY, "it waits for its restart delay")
+    world.advance(5)
+    (given_up,) = [task for task in world.tasks(web) if task.desired_state is TaskState.RUNNING]
+    assert why_waiting(world.view, given_up) == "it is not tried again, as its restart policy says"

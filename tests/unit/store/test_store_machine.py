@@ -79,6 +79,8 @@ def _plain(obj: StoreObject) -> StoreObject:
             return attrs.evolve(obj, meta=type(obj.meta)(), spec_version=0)
         case Secret() | Config():
             return attrs.evolve(obj, meta=type(obj.meta)(), made_at=0)
+        case Task():
+            return attrs.evolve(obj, meta=type(obj.meta)(), story=b"")
         case _:
             return attrs.evolve(obj, meta=type(obj.meta)())
 

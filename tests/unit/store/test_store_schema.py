@@ -47,7 +47,7 @@ from swarmpy.model.specs import (
     TaskSpec,
     UpdateConfig,
 )
-from swarmpy.model.states import ApiRole, Role
+from swarmpy.model.states import ApiRole, Cause, Role
 from swarmpy.node.clock import SystemClock
 from swarmpy.raft.driver import RaftDriver
 from swarmpy.raft.messages import ConfState, HardState, Member, Message, MessageType, Snapshot
@@ -131,6 +131,8 @@ def test_each_new_option_of_a_mount_needs_version_eight(name: str) -> None:
         (ChangeList(changes=(changes.create(attrs.evolve(service("web"), spec=_of(PRIVILEGED))),)), 8),
         (ChangeList(changes=(changes.update(attrs.evolve(service("web"), previous_spec=_of(STARTING))),)), 8),
         (ChangeList(changes=(changes.create(attrs.evolve(task("t", "id-web"), spec=MOUNTING)),)), 8),
+        (ChangeList(changes=(changes.update(attrs.evolve(task("t", "id-web"), cause=Cause.DRAIN)),)), 8),
+        (ChangeList(changes=(changes.update(attrs.evolve(task("t", "id-web"), story=b"\x00\x00")),)), 8),
         (ChangeList(changes=(changes.update(_described(resources=GENERIC)),)), 7),
         (ChangeList(changes=(), patches=(TaskPatch(ids=(TaskId("t"),)),)), 8),
         (ChangeList(changes=(changes.update(_described(plugins=(Plugin(type="log", name="gelf"),))),)), 7),
