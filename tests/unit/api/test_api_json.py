@@ -296,8 +296,7 @@ def test_what_was_not_given_stays_absent_unless_defaults_are_asked_for() -> None
         "ProgressDeadline": 600_000_000_000,
     }
     assert full["UpdateConfig"] == full["RollbackConfig"] == update
-    assert full["TaskTemplate"]["RestartPolicy"]["Condition"] == "any"
-    assert full["TaskTemplate"]["RestartPolicy"]["Delay"] == 5_000_000_000
+    assert full["TaskTemplate"]["RestartPolicy"] == {"Condition": "any", "Delay": 5_000_000_000, "MaxAttempts": 0}
     assert full["TaskTemplate"]["ContainerSpec"]["StopGracePeriod"] == 10_000_000_000
     assert full["TaskTemplate"]["Placement"] == full["TaskTemplate"]["Resources"] == {}
 
