@@ -347,7 +347,7 @@ async def test_as_a_stack_file_asks_for_it(volume: str, make_docker_cluster: Clu
         )
     )  # fmt: skip
     stack = ("--data-dir", str(cluster.manager.data_dir), "stack")
-    code, out, err = await swarmpy(*stack, "deploy", "--detach", "-c", str(file), "whole")
+    code, out, err = await swarmpy(*stack, "deploy", "--detach", "--resolve-image", "never", "-c", str(file), "whole")
     assert (code, err) == (0, ""), out + err
     task, container = await cluster.only_container("whole_all")
     expected = container_of(task, source=tmp_path, volume=f"{volume}-1", service="whole_all")
