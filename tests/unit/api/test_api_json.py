@@ -330,6 +330,16 @@ def test_networks_of_the_old_place_are_taken() -> None:
     [
         ([], "request body: expected object, got array"),
         (
+            {
+                "TaskTemplate": {
+                    "Resources": {
+                        "Reservations": {"GenericResources": [{"NamedResourceSpec": {"Kind": "gpu", "Value": "U1"}}]}
+                    }
+                }
+            },
+            "TaskTemplate.Resources.Reservations.GenericResources[0].NamedResourceSpec: which 'gpu' a task gets is up",
+        ),
+        (
             {"TaskTemplate": {"ContainerSpec": {"Env": [1]}}},
             "TaskTemplate.ContainerSpec.Env[0]: expected string, got number",
         ),
