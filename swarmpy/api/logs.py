@@ -6,6 +6,7 @@ import contextlib
 import struct
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
+from typing import Any
 from urllib.parse import quote
 
 from swarmpy.api.access import require_manager
@@ -56,9 +57,13 @@ class LogsApi:
 
     async def _answer(self, request: ApiRequest, question: LogQuestion, *, tty: bool) -> ApiResponse:
         shape = Shape(timestamps=request.boolean("timestamps"), details=request.boolean("details"), tty=tty)
-        reader = LogReader(require_manager(self._node).call_leader, question)
+        reader = LogReader(self._call_leader, question)
         await reader.open()
         return StreamedResponse(chunks=_chunks(reader, shape))
+
+    async def _call_leader(self, method: str, payload: Any, timeout: float) -> Any:
+        """By the manager that this node has at the moment. Raises NotInCluster when it has none any more."""
+        return await require_manager(self._node).call_leader(method, payload, timeout)
 
 
 class Shape:

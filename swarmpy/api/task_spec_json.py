@@ -70,7 +70,7 @@ def task_spec_to_json(spec: TaskSpec, *, insert_defaults: bool = False) -> dict[
     out: dict[str, Any] = {"ContainerSpec": container}
     if spec.resources is not None:
         out["Resources"] = requirements_to_json(spec.resources)
-    restart = defaults.restart_policy(spec) if insert_defaults else spec.restart
+    restart = _shown_restart(spec) if insert_defaults else spec.restart
     if restart is not None:
         out["RestartPolicy"] = _restart_to_json(restart)
     if spec.placement is not None:
@@ -105,6 +105,12 @@ def _restart_from_json(fields: Fields) -> RestartPolicy:
         max_attempts=fields.maybe_integer("MaxAttempts"),
         window_ns=fields.maybe_integer("Window"),
     )
+
+
+def _shown_restart(spec: TaskSpec) -> RestartPolicy:
+    """What the restart policy means; that a window is not bounded is not said, unless it was given."""
+    given_window = None if spec.restart is None else spec.restart.window_ns
+    return attrs.evolve(defaults.restart_policy(spec), window_ns=given_window)
 
 
 def _restart_to_json(restart: RestartPolicy) -> dict[str, Any]:

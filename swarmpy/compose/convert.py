@@ -17,6 +17,7 @@ from swarmpy.compose.convert_container import Scope, container_spec
 from swarmpy.compose.convert_data import config_references, config_specs, secret_references, secret_specs
 from swarmpy.compose.convert_deploy import max_unavailable, placement, resources, restart_policy, update_config
 from swarmpy.compose.load import ComposeFile, StackFile
+from swarmpy.compose.security_options import privileges
 from swarmpy.compose.yaml_reader import Path
 from swarmpy.errors import ComposeError, InvalidArgument
 from swarmpy.model import grammar
@@ -38,7 +39,7 @@ IMAGE_LABEL = "com.docker.stack.image"
 
 _UNSUPPORTED = (
     "build", "cgroup_parent", "cgroupns_mode", "credential_spec", "devices", "domainname", "external_links", "ipc",
-    "isolation", "links", "mac_address", "network_mode", "pid", "privileged", "security_opt", "shm_size", "userns_mode",
+    "isolation", "links", "mac_address", "network_mode", "pid", "privileged", "shm_size", "userns_mode",
 )  # fmt: skip
 _DEPRECATED = ("container_name", "expose")
 
@@ -243,6 +244,7 @@ def _warnings(services: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
     out = []
     unsupported = {key for service in services.values() for key in _UNSUPPORTED if key in service}
     for service in services.values():
+        unsupported |= {f"security_opt {option}" for option in privileges(service.get("security_opt", ()))[1]}
         if "restart" in service and (service.get("deploy") or {}).get("restart_policy"):
             unsupported.add("restart")
     if unsupported:

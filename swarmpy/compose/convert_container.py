@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from swarmpy.compose import shortforms, units
+from swarmpy.compose import security_options, shortforms, units
 from swarmpy.compose.load import ComposeFile
 from swarmpy.compose.yaml_reader import Path
 from swarmpy.errors import ComposeError
@@ -74,6 +74,7 @@ def container_spec(scope: Scope, name: str, service: Mapping[str, Any], image: s
         sysctls=shortforms.labels(service.get("sysctls")),
         ulimits=_ulimits(service.get("ulimits") or {}),
         oom_score_adj=int(service.get("oom_score_adj", 0)),
+        privileges=security_options.privileges(service.get("security_opt", ()))[0],
     )
 
 

@@ -17,11 +17,14 @@ from typing import Any
 
 import aiodocker
 import aiohttp
+import structlog
 
 from swarmpy.errors import RuntimeUnavailable, SwarmpyError
 from swarmpy.model.logs import ALL_LINES, LogLine, LogOptions
 from swarmpy.runtime import docker_log
 from swarmpy.runtime.registry_auth import HEADER
+
+log = structlog.get_logger(__name__)
 
 DEFAULT_URL = "unix:///var/run/docker.sock"
 
@@ -112,11 +115,22 @@ class Engine:
         async with self._bounded("describe itself", INFO_TIMEOUT) as docker:
             return await docker.system.info()
 
-    async def plugins(self) -> list[Mapping[str, Any]]:
-        """``GET /plugins``: the managed ones, enabled or not."""
-        async with self._bounded("list its plugins", CALL_TIMEOUT) as docker:
-            found: list[Mapping[str, Any]] = await docker._query_json("plugins") or []
-            return found
+    async def plugins(self) -> list[Mapping[str, Any]] | None:
+        """``GET /plugins``: the managed ones, enabled or not. None where nobody may ask, as behind a proxy.
+
+        Raises RuntimeUnavailable.
+        """
+        try:
+            async with self._bounded("list its plugins", CALL_TIMEOUT, refusable=True) as docker:
+                found: list[Mapping[str, Any]] | None = await docker._query_json("plugins")
+                return found or []
+        except EngineError as error:
+            if error.status == 500:
+                raise RuntimeUnavailable(
+                    f"the Docker Engine at {self.url} could not list its plugins: {error}"
+                ) from error
+            log.debug("plugins_not_listed", reason=str(error))
+            return None
 
     async def inspect(self, container: str) -> dict[str, Any] | None:
         """All about a container, by name or id; None when there is none."""

@@ -71,9 +71,13 @@ def task_exit(container: Mapping[str, Any] | None) -> TaskExit | None:
 
 
 def description(
-    info: Mapping[str, Any], plugins: Iterable[Mapping[str, Any]], given: Iterable[GenericResource], hostname: str
+    info: Mapping[str, Any],
+    plugins: Iterable[Mapping[str, Any]] | None,
+    given: Iterable[GenericResource],
+    hostname: str,
 ) -> NodeDescription:
-    """The node, of ``GET /info`` and ``GET /plugins``, with the generic resources that its daemon was ``given``."""
+    """The node, of ``GET /info`` and ``GET /plugins`` (None: it was not answered), with the generic resources that its
+    daemon was ``given``."""
     pairs = (label.partition("=") for label in info.get("Labels") or ())
     return NodeDescription(
         hostname=hostname or info.get("Name", ""),
@@ -106,10 +110,15 @@ def _told_generic(entries: Iterable[Mapping[str, Any]]) -> Iterator[GenericResou
 _PLUGIN_KINDS = {"volumedriver": "volume", "networkdriver": "network", "logdriver": "log", "authz": "authorization"}
 
 
-def _plugins(built_in: Mapping[str, Any], managed: Iterable[Mapping[str, Any]]) -> tuple[Plugin, ...]:
-    """Those that ``/info`` has, and the managed ones: of drivers for logs ``/info`` has no others than its own."""
+def _plugins(built_in: Mapping[str, Any], managed: Iterable[Mapping[str, Any]] | None) -> tuple[Plugin, ...]:
+    """Those that ``/info`` has, and the managed ones: of drivers for logs ``/info`` has no others than its own.
+
+    Where the managed ones are not known, nothing is said of those, so that no task is kept away from its driver.
+    """
     found = {(kind.lower(), name) for kind, names in built_in.items() for name in names or ()}
-    for plugin in managed:
+    if managed is None:
+        found = {(kind, name) for kind, name in found if kind != "log"}
+    for plugin in managed or ():
         types = ((plugin.get("Config") or {}).get("Interface") or {}).get("Types") or ()
         kinds = {_capability(each) for each in types} if plugin.get("Enabled") else set()
         found |= {(_PLUGIN_KINDS[kind], plugin.get("Name", "")) for kind in kinds & _PLUGIN_KINDS.keys()}

@@ -24,11 +24,11 @@ async def own_engine(*options: str) -> AsyncIterator[str]:
     directory = Path(tempfile.mkdtemp(prefix="engine-", dir="/tmp"))
     socket = directory / "docker.sock"
     with (directory / "log").open("wb") as log:
+        # In a network of its own: an engine without a bridge takes away the one that it finds.
         process = await asyncio.create_subprocess_exec(
-            # In a network of its own: an engine without a bridge takes away the one that it finds.
-            "unshare", "--net", "dockerd", "--host", f"unix://{socket}", "--data-root", directory / "data",
-            "--exec-root", directory / "exec", "--pidfile", directory / "pid", "--bridge=none", "--iptables=false",
-            *options,
+            "unshare", "--net", "sh", "-c", 'ip link set lo up && exec dockerd "$@"', "sh",
+            "--host", f"unix://{socket}", "--data-root", directory / "data", "--exec-root", directory / "exec",
+            "--pidfile", directory / "pid", "--bridge=none", "--iptables=false", "--shutdown-timeout", "2", *options,
             stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
     try:

@@ -25,11 +25,15 @@ async def test_labels_and_generic_resources_of_an_engine(make_docker_cluster: Cl
                 await cluster.manager.client.create_service(placed(name, {"Constraints": [constraint]}))
             gpus = [{"DiscreteResourceSpec": {"Kind": "gpu", "Value": 1}}]
             await cluster.manager.client.create_service(placed("gpu", {}, GenericResources=gpus))
+            await cluster.manager.client.create_service(placed("arm", {"Platforms": [{"Architecture": "riscv64"}]}))
             assert await nodes_of(cluster, "here") == {"node-2"}
             assert await nodes_of(cluster, "there") == {"node-1"}
             assert await nodes_of(cluster, "gpu") == {"node-2"}
             [task] = await cluster.tasks("gpu")
             assert task["GenericResources"] == [{"NamedResourceSpec": {"Kind": "gpu", "Value": "U1"}}]
+            await until(
+                lambda: waits(cluster, "arm", "unsupported platform on 2 nodes"), "it waits for another machine"
+            )
             description = (await cluster.manager.client.node("node-2"))["Description"]
             assert description["Engine"]["Labels"] == {"zone": "eu"}
             assert [entry["NamedResourceSpec"]["Value"] for entry in description["Resources"]["GenericResources"]] == [
@@ -45,6 +49,11 @@ def placed(name: str, placement: dict[str, Any], **reservations: Any) -> dict[st
     body = web_service(name, 1, **SLEEP)
     body["TaskTemplate"] |= {"Placement": placement, "Resources": {"Reservations": reservations}}
     return body
+
+
+async def waits(cluster: DockerCluster, service: str, reason: str) -> bool:
+    """True when its task says why it has no node."""
+    return any(reason in task["Status"].get("Err", "") for task in await cluster.manager.client.tasks(service=service))
 
 
 async def nodes_of(cluster: DockerCluster, service: str) -> set[str]:

@@ -309,6 +309,7 @@ services:
     sysctls: {{net.core.somaxconn: 256}}
     ulimits: {{nofile: {{soft: 100, hard: 200}}}}
     oom_score_adj: 100
+    security_opt: ["no-new-privileges:true", "seccomp:unconfined"]
     extra_hosts: ["db:10.1.1.1"]
     dns: 10.1.1.1
     dns_search: example
@@ -346,12 +347,13 @@ async def test_as_a_stack_file_asks_for_it(volume: str, make_docker_cluster: Clu
         )
     )  # fmt: skip
     stack = ("--data-dir", str(cluster.manager.data_dir), "stack")
-    code, out, err = await swarmpy(*stack, "deploy", "--detach", "-c", str(file), "whole")
+    code, out, err = await swarmpy(*stack, "deploy", "--detach", "--resolve-image", "never", "-c", str(file), "whole")
     assert (code, err) == (0, ""), out + err
     task, container = await cluster.only_container("whole_all")
     expected = container_of(task, source=tmp_path, volume=f"{volume}-1", service="whole_all")
     expected["Config"]["Labels"]["com.docker.stack.namespace"] = "whole"
     expected["HostConfig"]["OomScoreAdj"] = 100
+    expected["HostConfig"]["SecurityOpt"] = ["seccomp=unconfined", "no-new-privileges=true"]
     expected["HostConfig"]["Mounts"][1]["VolumeOptions"]["Labels"]["com.docker.stack.namespace"] = "whole"
     assert within(expected, container) == []
     code, out, err = await swarmpy(*stack, "rm", "whole")

@@ -296,8 +296,7 @@ def test_what_was_not_given_stays_absent_unless_defaults_are_asked_for() -> None
         "ProgressDeadline": 600_000_000_000,
     }
     assert full["UpdateConfig"] == full["RollbackConfig"] == update
-    assert full["TaskTemplate"]["RestartPolicy"]["Condition"] == "any"
-    assert full["TaskTemplate"]["RestartPolicy"]["Delay"] == 5_000_000_000
+    assert full["TaskTemplate"]["RestartPolicy"] == {"Condition": "any", "Delay": 5_000_000_000, "MaxAttempts": 0}
     assert full["TaskTemplate"]["ContainerSpec"]["StopGracePeriod"] == 10_000_000_000
     assert full["TaskTemplate"]["Placement"] == full["TaskTemplate"]["Resources"] == {}
 
@@ -330,6 +329,16 @@ def test_networks_of_the_old_place_are_taken() -> None:
     ("data", "message"),
     [
         ([], "request body: expected object, got array"),
+        (
+            {
+                "TaskTemplate": {
+                    "Resources": {
+                        "Reservations": {"GenericResources": [{"NamedResourceSpec": {"Kind": "gpu", "Value": "U1"}}]}
+                    }
+                }
+            },
+            "TaskTemplate.Resources.Reservations.GenericResources[0].NamedResourceSpec: which 'gpu' a task gets is up",
+        ),
         (
             {"TaskTemplate": {"ContainerSpec": {"Env": [1]}}},
             "TaskTemplate.ContainerSpec.Env[0]: expected string, got number",

@@ -11,6 +11,7 @@ import pytest
 from swarmpy.compose.convert import convert
 from swarmpy.compose.load import StackFile, load
 from swarmpy.errors import ComposeError, InvalidArgument
+from swarmpy.model.privileges import Privileges, Seccomp, SELinuxContext
 from swarmpy.model.specs import (
     ContainerSpec,
     EndpointSpec,
@@ -129,6 +130,20 @@ def test_images(tmp_path: Path, given: str, image: str) -> None:
             "cap_add: [net_admin, SYS_TIME]\ncap_drop: [CAP_SYS_TIME, chown]",
             {"capability_add": ("CAP_NET_ADMIN", "CAP_SYS_TIME"), "capability_drop": ("CAP_CHOWN",)},
         ),
+        (
+            "security_opt: [no-new-privileges, 'seccomp:unconfined', apparmor=unconfined, label:user:u, label=level:l]",
+            {
+                "privileges": Privileges(
+                    no_new_privileges=True,
+                    seccomp=Seccomp(mode="unconfined"),
+                    apparmor="disabled",
+                    selinux=SELinuxContext(user="u", level="l"),
+                )
+            },
+        ),
+        ("security_opt: ['no-new-privileges:true']", {"privileges": Privileges(no_new_privileges=True)}),
+        ("security_opt: ['no-new-privileges=false']", {}),
+        ("security_opt: ['label:disable']", {"privileges": Privileges(selinux=SELinuxContext(disable=True))}),
         ("cap_drop: [all, chown]", {"capability_drop": ("ALL",)}),
         ("tmpfs: /run:size=1m", {"mounts": (Mount(type="tmpfs", target="/run", tmpfs_size_bytes=1 << 20),)}),
         (
@@ -274,10 +289,11 @@ def test_what_is_ignored_is_said(tmp_path: Path) -> None:
         tmp_path,
         "services:\n"
         "  a: {image: i, build: ., privileged: true, container_name: x, ports: ['127.0.0.1:80:80'], restart: 'no'}\n"
-        "  b: {image: i, build: ., links: [a], expose: [80]}\n",
+        "  b: {image: i, build: ., links: [a], expose: [80], security_opt: ['seccomp:./p.json', 'label:x']}\n",
     )
+    assert result.services[1].task.container.privileges is None
     assert result.warnings == (
-        "Ignoring unsupported options: build, links, privileged",
+        "Ignoring unsupported options: build, links, privileged, security_opt label:x, security_opt seccomp:./p.json",
         "Ignoring deprecated options: container_name, expose",
         "services.a.ports: ignoring the address of 127.0.0.1:80:80: the port is published on all addresses",
         'services.a.restart: "no" has no effect in a stack: set deploy.restart_policy.condition to none instead',

@@ -170,6 +170,18 @@ mounts = st.builds(
     volume_driver_opts=st.dictionaries(words, words, max_size=1),
     tmpfs_size_bytes=st.integers(-1, 1),
     tmpfs_mode=st.integers(-1, 1),
+    read_only=st.booleans(),
+    consistency=st.just("") | words,
+    volume_subpath=st.just("") | words,
+    bind_non_recursive=st.booleans(),
+    bind_read_only_force_recursive=st.booleans(),
+)
+privileges = st.builds(
+    Privileges,
+    selinux=st.none() | st.builds(SELinuxContext, disable=st.booleans(), user=st.just("") | words, level=words),
+    seccomp=st.none()
+    | st.builds(Seccomp, mode=st.sampled_from(["default", "custom", "x"]), profile=st.binary(max_size=4)),
+    apparmor=st.none() | words,
 )
 few = st.lists(words, max_size=2).map(tuple)
 containers = st.builds(
@@ -195,6 +207,8 @@ containers = st.builds(
     ulimits=st.lists(st.builds(Ulimit, name=words, soft=st.integers(-2, 2), hard=st.integers(-2, 2)), max_size=1).map(
         tuple
     ),
+    privileges=st.none() | privileges,
+    oom_score_adj=st.integers(-1001, 1001),
 )
 
 

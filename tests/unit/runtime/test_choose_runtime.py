@@ -96,7 +96,7 @@ async def test_an_engine_that_hangs_is_given_up(tmp_path: Path) -> None:
 
 async def test_the_engines_failures_are_told_apart(tmp_path: Path) -> None:
     """A failing engine is unavailable, a refused change is an EngineError, a missing container is None."""
-    statuses = {"json": 404, "create": 400, "info": 500}
+    statuses = {"json": 404, "create": 400, "info": 500, "plugins": 403}
 
     async def handler(request: web.Request) -> web.Response:
         tail = request.path.rpartition("/")[2]
@@ -110,6 +110,10 @@ async def test_the_engines_failures_are_told_apart(tmp_path: Path) -> None:
     assert await engine.inspect("x") is None
     with pytest.raises(RuntimeUnavailable, match="could not describe itself: no info"):
         await engine.info()
+    assert await engine.plugins() is None, "a proxy may let nobody ask"
+    statuses["plugins"] = 500
+    with pytest.raises(RuntimeUnavailable, match="could not list its plugins: no plugins"):
+        await engine.plugins()
     with pytest.raises(EngineError, match="no create") as caught:
         await engine.create("x", {})
     assert caught.value.status == 400

@@ -123,6 +123,8 @@ def test_plugins_and_generic_resources_of_an_engine() -> None:
         ("volume", "local"),
         ("volume", "ssh:1"),
     ]
+    unknown = description(info, None, (), "host1")
+    assert [plugin.type for plugin in unknown.plugins] == ["network", "volume"]
     assert described.resources.generic == (
         GenericResource(kind="fpga", count=1),
         GenericResource(kind="gpu", names=("U2", "U1")),
