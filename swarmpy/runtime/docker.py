@@ -114,6 +114,11 @@ class DockerRuntime:
         info, plugins = await self._engine.info(), await self._engine.plugins()
         return state.description(info, plugins, self._generic, self._node.hostname)
 
+    async def wait_disturbed(self) -> None:
+        """When the event stream has broken."""
+        await self._events.disturbed.wait()
+        self._events.disturbed.clear()
+
     async def list_tasks(self) -> Mapping[TaskId, RunningTask | None]:
         """The containers of this node."""
         listed = await self._engine.containers(f"{LABEL_OWNER}={self._node.id}", f"{LABEL_NODE_ID}={self._node.id}")

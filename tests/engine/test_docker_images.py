@@ -110,6 +110,32 @@ async def test_a_service_runs_the_image_that_its_tag_stood_for(shop: Shop) -> No
     await shop.docker("service", "update", "--detach", "--with-registry-auth", "--image", image, "web")
     await until(lambda: _others(shop.cluster, before), "a task of the new image")
     assert first != await shop.image_of("web") == await shop.image_inside("web")
+    await what_cannot_be_had_says_why(shop)
+
+
+async def what_cannot_be_had_says_why(shop: Shop) -> None:
+    """No such image, no credentials, the wrong ones, another platform: a line that names image and reason."""
+    await shop.push("other:1", version="3")
+    await shop.push("arm:1", architecture="arm64")
+    await shop.create("missing", "nope:1")
+    bare = (*QUICK, "--no-resolve-image", "--name")
+    await shop.docker("service", "create", *bare, "anonymous", shop.name("other:1"), *SLEEP)
+    assert "could not be accessed" not in await shop.create("foreign", "arm:1")
+    spec = {"ContainerSpec": {"Image": shop.name("other:1")}}
+    connector = aiohttp.UnixConnector(str(shop.cluster.manager.data_dir / "swarmpy.sock"))
+    async with aiohttp.ClientSession("http://docker/v1.41/", connector=connector) as api:
+        wrong = header(auth("not-it"))
+        async with api.get(f"distribution/{shop.name('other:1')}/json", headers=wrong) as response:
+            assert response.status == 403
+            assert "refuses the credentials" in (await response.json())["message"]
+        body = {"Name": "wrong", "TaskTemplate": spec}
+        async with api.post("services/create", json=body, headers=wrong) as response:
+            assert response.status == 201
+    no_such = f"No such image: {shop.name('other:1')} ({shop.registry.address}"
+    await shop.error_of("missing", f"No such image: {shop.name('nope:1')} ({shop.registry.address} does not have it)")
+    await shop.error_of("anonymous", f"{no_such} asks for credentials")
+    await shop.error_of("wrong", f"{no_such} refuses the credentials of the service")
+    await shop.error_of("foreign", "unsupported platform on 2 nodes: the image is for linux/arm64")
 
 
 async def test_a_registry_that_is_gone_and_comes_back(shop: Shop) -> None:
@@ -130,31 +156,6 @@ async def test_a_registry_that_is_gone_and_comes_back(shop: Shop) -> None:
     assert await shop.image_of("late") == shop.name("late:1")
 
 
-async def test_what_cannot_be_had_says_why(shop: Shop) -> None:
-    """No such image, no credentials, the wrong ones, another platform: a line that names image and reason."""
-    await shop.push("web:1")
-    await shop.push("arm:1", architecture="arm64")
-    await shop.create("missing", "nope:1")
-    bare = (*QUICK, "--no-resolve-image", "--name")
-    await shop.docker("service", "create", *bare, "anonymous", shop.name("web:1"), *SLEEP)
-    assert "could not be accessed" not in await shop.create("foreign", "arm:1")
-    spec = {"ContainerSpec": {"Image": shop.name("web:1")}}
-    connector = aiohttp.UnixConnector(str(shop.cluster.manager.data_dir / "swarmpy.sock"))
-    async with aiohttp.ClientSession("http://docker/v1.41/", connector=connector) as api:
-        wrong = header(auth("not-it"))
-        async with api.get(f"distribution/{shop.name('web:1')}/json", headers=wrong) as response:
-            assert response.status == 403
-            assert "refuses the credentials" in (await response.json())["message"]
-        body = {"Name": "wrong", "TaskTemplate": spec}
-        async with api.post("services/create", json=body, headers=wrong) as response:
-            assert response.status == 201
-    no_such = f"No such image: {shop.name('web:1')} ({shop.registry.address}"
-    await shop.error_of("missing", f"No such image: {shop.name('nope:1')} ({shop.registry.address} does not have it)")
-    await shop.error_of("anonymous", f"{no_such} asks for credentials")
-    await shop.error_of("wrong", f"{no_such} refuses the credentials of the service")
-    await shop.error_of("foreign", "unsupported platform on 2 nodes: the image is for linux/arm64")
-
-
 async def _others(cluster: DockerCluster, before: set[str]) -> bool:
     now = {task["ID"] for task in await cluster.tasks("web")}
     return len(now) == 1 and not now & before
@@ -163,7 +164,7 @@ async def _others(cluster: DockerCluster, before: set[str]) -> bool:
 # -- one node ---------------------------------------------------------------------------------------------------------
 
 
-LAYER_BYTES = 4_000_000
+LAYER_BYTES = 2_000_000
 RATE = 2_000_000
 
 
