@@ -128,7 +128,7 @@ class ImagePulls:
 
     @staticmethod
     def _teller(image: str, pull: _Pull) -> Callable[[dict[str, object]], None]:
-        progress = PullProgress(image)
+        progress = PullProgress(image.partition("@")[0])  # a digest tells people nothing
 
         def step(line: dict[str, object]) -> None:
             progress.step(line)

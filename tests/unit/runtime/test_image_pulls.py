@@ -85,6 +85,17 @@ def test_it_is_pulled_once_for_all() -> None:
     assert played(scenario) == pytest.approx(10, abs=0.1)
 
 
+def test_a_digest_is_no_part_of_what_is_told() -> None:
+    """Nobody reads it, and it would leave no room."""
+
+    async def scenario(pulls: ImagePulls, registry: Registry) -> None:
+        heard: list[Progress] = []
+        await pulls.get(f"{IMAGE}@sha256:{'5' * 64}", "", heard.append)
+        assert heard[1].message == f"pulling {IMAGE}: 1 of 10 MB, layer 1 of 1"
+
+    played(scenario)
+
+
 def test_who_has_no_credentials_gets_a_pull_of_his_own() -> None:
     """Else he would get what another's credentials open."""
 
