@@ -194,8 +194,8 @@ async def runs_in(cluster: DockerCluster, engine: PrivateEngine, count: int) -> 
 async def test_an_engine_that_comes_back_runs_its_tasks_again(
     private_engine: PrivateEngine, make_docker_cluster: ClusterMaker
 ) -> None:
-    """While a node's engine is away the status says so and since when; its containers end when it is back, and others
-    run in their places, one for each.
+    """While a node's engine is away the status says so and since when, and the node gets no tasks; its containers end
+    when it is back, and others run in their places, one for each.
     """
     environments = {"node-2": {"DOCKER_HOST": private_engine.url}}
     cluster = await make_docker_cluster(1, 1, heartbeat_s=1, environments=environments)
@@ -208,25 +208,36 @@ async def test_an_engine_that_comes_back_runs_its_tasks_again(
 
     await until(reported, "the status reports the engine")
     assert (await cluster.manager.client.node(cluster.ids["node-2"]))["Status"]["State"] == "ready"
+    await scaled(cluster, 3)
+    # No task is given to a node that could not start it.
+    await until(lambda: _waits(cluster, "1 node without an engine that answers"), "the third task says why it waits")
     await private_engine.start()
-    after = await runs_in(cluster, private_engine, 2)
+    after = await runs_in(cluster, private_engine, 3)
     assert not set(before) & set(after)
 
     async def well() -> bool:
         return not await problems(cluster)
 
     await until(well, "the status reports nothing")
-    # Nothing is stuck: the node takes new tasks and lets go of old ones.
-    service = await cluster.manager.client.service("web")
-    spec = {**service["Spec"], "Mode": {"Replicated": {"Replicas": 3}}}
-    await cluster.manager.client.update_service(service["ID"], service["Version"]["Index"], spec)
-    assert set(after) < set(await runs_in(cluster, private_engine, 3))
+    # Nothing is stuck: the node lets go of old ones.
     await cluster.manager.client.remove_service("web")
 
     async def gone() -> bool:
         return not await private_engine.containers()
 
     await until(gone, "the service's containers are gone")
+
+
+async def scaled(cluster: DockerCluster, replicas: int) -> None:
+    """The service is to have so many tasks."""
+    service = await cluster.manager.client.service("web")
+    spec = {**service["Spec"], "Mode": {"Replicated": {"Replicas": replicas}}}
+    await cluster.manager.client.update_service(service["ID"], service["Version"]["Index"], spec)
+
+
+async def _waits(cluster: DockerCluster, reason: str) -> bool:
+    tasks = await cluster.manager.client.tasks(service="web")
+    return any(reason in task["Status"].get("Err", "") for task in tasks if task["Status"]["State"] == "pending")
 
 
 async def test_a_manager_starts_without_its_engine(
