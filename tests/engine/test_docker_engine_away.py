@@ -152,15 +152,18 @@ class PrivateEngine:
 
 
 @pytest.fixture
-async def private_engine() -> AsyncIterator[PrivateEngine]:
-    """An engine that the test may stop and start. Ask for it before the cluster, so that it is the last to go."""
+async def private_engine(request: pytest.FixtureRequest) -> AsyncIterator[PrivateEngine]:
+    """An engine that the test may stop and start. Ask for it before the cluster, so that it is the last to go.
+
+    Its parameters are more of the engine's options.
+    """
     if os.geteuid() != 0 or not shutil.which("dockerd") or not shutil.which("unshare"):
         missing = "needs root, dockerd and unshare for an engine of its own"
         pytest.fail(missing) if os.environ.get("SWARMPY_REQUIRE_ENGINE") == "1" else pytest.skip(missing)
     # A unix socket's path must be short.
     engine = PrivateEngine(Path(tempfile.mkdtemp(prefix="swarmpy-engine-")))
     try:
-        await engine.start()
+        await engine.start(*getattr(request, "param", ()))
         await ensure_images(str(engine.socket))
         yield engine
     finally:
@@ -262,13 +265,12 @@ async def test_a_manager_starts_without_its_engine(
     assert not set(before) & set(after)
 
 
+@pytest.mark.parametrize("private_engine", [("--live-restore",)], indirect=True, ids=["live-restore"])
 async def test_an_engine_with_live_restore_is_killed(
     private_engine: PrivateEngine, make_docker_cluster: ClusterMaker
 ) -> None:
     """Its tasks never notice; what ends after that does not escape the agent, which follows the new engine."""
     environments = {"node-2": {"DOCKER_HOST": private_engine.url}}
-    await private_engine.end()
-    await private_engine.start("--live-restore")
     cluster = await make_docker_cluster(1, 1, heartbeat_s=1, environments=environments)
     await cluster.manager.client.create_service(on_workers("web", 2))
     before = await runs_in(cluster, private_engine, 2)
