@@ -167,6 +167,9 @@ class Runtime(Protocol):
     async def describe(self) -> NodeDescription:
         """Platform, resources and engine of this machine."""
 
+    async def wait_disturbed(self) -> None:
+        """Return when there is a reason to ask the engine whether it is still there; that may never be."""
+
     async def list_tasks(self) -> Mapping[TaskId, RunningTask | None]:
         """The tasks of this node that exist on this machine, running (its status) or not (None). For adoption."""
 

@@ -347,6 +347,7 @@ class Agent:
             reporter=self._reporter,
             dependencies=self._dependencies,
             problems=self.problems,
+            engine_away=lambda: bool(self._engine.problem),
             admit=functools.partial(self._admit, address),
             on_message=self._on_message,
             stale=self._stale,

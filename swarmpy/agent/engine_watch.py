@@ -1,13 +1,15 @@
 """Whether the engine of this node answers, and what is done when it does again.
 
-An engine that hangs is as good as away: it is asked every few seconds, and the runtime's calls end by themselves.
-When it is back, it may do late what it was asked before it hung, and what nobody waits for any more: start the
-container of a task that was given up meanwhile. So for a while after that all that is there is looked at.
+An engine that hangs is as good as away: it is asked every few seconds, and the runtime's calls end by themselves. That
+one has died the runtime may know at once. When it is back, it may do late what it was asked before it hung, and what
+nobody waits for any more: start the container of a task that was given up meanwhile. So for a while after that all that
+is there is looked at.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
@@ -73,7 +75,7 @@ class EngineWatch:
     async def run(self) -> None:
         """Ask until cancelled."""
         while True:
-            await asyncio.sleep(self._backoff.next() if self.problem else DESCRIBE_PERIOD_S)
+            await self._pause()
             asked_at = self._clock.time_ns()
             try:
                 description = await self._runtime.describe()
@@ -87,6 +89,15 @@ class EngineWatch:
             if description != self.description:
                 self.description = description
                 self._changed()
+
+    async def _pause(self) -> None:
+        if self.problem:
+            await asyncio.sleep(self._backoff.next())
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DESCRIBE_PERIOD_S):
+                await self._runtime.wait_disturbed()
+                await asyncio.sleep(RETRY_FIRST_S)  # it may be disturbed again and again
 
     def _away(self, error: RuntimeUnavailable, asked_at: int) -> None:
         if not self.problem:

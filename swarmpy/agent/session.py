@@ -49,10 +49,10 @@ DEFAULT_PERIOD_S = 1.0
 class Session:
     """One session over ``channel``.
 
-    ``problems`` are told in heartbeats, which wait for nothing; ``admit`` gets the incarnation of the manager's cluster
-    before anything else is taken of it, and raises to end the session; ``on_message`` gets each message after its
-    assignments and endpoints are taken; ``read_log`` reads what a task has written; ``stale`` is set when ``request``
-    no longer describes the node, which ends the session.
+    ``problems`` and ``engine_away`` are told in heartbeats, which wait for nothing; ``admit`` gets the incarnation of
+    the manager's cluster before anything else is taken of it, and raises to end the session; ``on_message`` gets each
+    message after its assignments and endpoints are taken; ``read_log`` reads what a task has written; ``stale`` is set
+    when ``request`` no longer describes the node, which ends the session.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class Session:
         reporter: Reporter,
         dependencies: DependencyKeeper,
         problems: Callable[[], tuple[str, ...]],
+        engine_away: Callable[[], bool],
         admit: Callable[[int], Awaitable[None]],
         on_message: Callable[[SessionMessage], None],
         stale: asyncio.Event,
@@ -77,6 +78,7 @@ class Session:
         self._reporter = reporter
         self._dependencies = dependencies
         self._problems = problems
+        self._engine_away = engine_away
         self._admit = admit
         self._on_message = on_message
         self._stale = stale
@@ -170,6 +172,7 @@ class Session:
                 session_id=self._id,
                 endpoints_version=self._routing.applied_version,
                 problems=self._problems(),
+                engine_away=self._engine_away(),
             )
             timeout = max(HEARTBEAT_TIMEOUT_MIN_S, self._period_s)
             reply = await self._channel.call("dispatcher.heartbeat", codec.to_plain(beat), timeout=timeout)

@@ -27,8 +27,10 @@ from swarmpy.ports import Clock, Random, RunningTask, Runtime
 
 log = structlog.get_logger(__name__)
 
-CONCURRENT_PREPARES = 8
-"""Images pulled and containers created at a time: a hundred new tasks must not storm the engine."""
+CONCURRENT_PREPARES = 64
+"""Tasks prepared at a time. More than an engine should make containers of at once, which its runtime sees to: many may
+wait for one image, and must not hold up those that need none.
+"""
 ENGINE_RETRY_FIRST_S = 0.25
 ENGINE_RETRY_MOST_S = 10.0
 """Seconds between attempts while the engine is away."""

@@ -72,6 +72,17 @@ class ImagePins:
             found = {}
         return [self._pinned(spec, found.get(spec.task.container.image), before[spec.name]) for spec in wanted]
 
+    async def find(self, image: str, auth: str | None) -> RegistryImage | None:
+        """What the registry says of one image; None where nobody is asked or answers."""
+        if is_pinned(image) or self._how == "never":
+            return None
+        answer = await self._ask(image, auth)
+        if isinstance(answer, RegistryImage):
+            return answer
+        if not isinstance(answer, FailedPrecondition) or await self._pulls_images():
+            self._warn(not_recorded(image, str(answer)))
+        return None
+
     async def _ask(self, image: str, auth: str | None) -> RegistryImage | SwarmpyError:
         try:
             async with self._places:

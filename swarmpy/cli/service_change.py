@@ -14,6 +14,7 @@ import click
 from swarmpy.cli.client import ApiClient
 from swarmpy.cli.data_client import DataClient
 from swarmpy.cli.deploy import change
+from swarmpy.cli.pinning import ImagePins
 from swarmpy.cli.progress import SilentView, make_view, unfinished, wait_for_services
 from swarmpy.cli.registry_auth import read_docker_config
 from swarmpy.cli.settings import Settings
@@ -22,6 +23,7 @@ from swarmpy.cli.spec_options import Json, SpecCommand, field_at
 from swarmpy.cli.spec_table import TABLE
 from swarmpy.compose import shortforms
 from swarmpy.errors import InvalidArgument, NotFound
+from swarmpy.model.images import pinned
 
 TIMEOUT_S = 300.0
 
@@ -63,8 +65,8 @@ def _auth_option() -> click.Option:
 
 
 def _no_resolve_option() -> click.Option:
-    # Scripts written for the docker command have it. Here no registry is asked in any case.
-    return click.Option(["--no-resolve-image"], is_flag=True, hidden=True)
+    text = "Do not ask the image's registry for the digest that its tag stands for."
+    return click.Option(["--no-resolve-image"], is_flag=True, help=text)
 
 
 def _spec_options(*, is_new: bool) -> list[click.Parameter]:
@@ -105,6 +107,20 @@ async def _registry_auth(given: Mapping[str, Any], spec: Json) -> str | None:
     return await read_docker_config(os.environ).header(str(field_at(spec, (*CONTAINER, "Image")).get("Image", "")))
 
 
+async def pin(client: ApiClient, spec: Json, given: Mapping[str, Any], auth: str | None) -> None:
+    """Puts what the image's registry says of it into the spec: its digest, and the platforms that it exists for."""
+    template = field_at(spec, CONTAINER)
+    container = template["ContainerSpec"]
+    # Platforms of an image before say nothing of this one.
+    (template.get("Placement") or {}).pop("Platforms", None)
+    how = "never" if given.get("no_resolve_image") else "always"
+    found = await ImagePins(client, how, lambda text: click.echo(text, err=True)).find(container["Image"], auth)
+    if found is not None:
+        container["Image"] = pinned(container["Image"], found.digest)
+        platforms = [{"Architecture": p.architecture, "OS": p.os} for p in found.placement]
+        template["Placement"] = {**(template.get("Placement") or {}), "Platforms": platforms}
+
+
 def _run(work: Callable[[ApiClient], Any]) -> None:
     settings = click.get_current_context().find_object(Settings)
     assert settings is not None, "the top group makes the settings"
@@ -139,7 +155,9 @@ def _create(image: str, command: tuple[str, ...], **given: Any) -> None:
 
     async def work(client: ApiClient) -> None:
         await resolve(client, spec)
-        service_id = await client.create_service(spec, registry_auth=await _registry_auth(given, spec))
+        auth = await _registry_auth(given, spec)
+        await pin(client, spec, given, auth)
+        service_id = await client.create_service(spec, registry_auth=auth)
         click.echo(service_id)
         await _waiting(given).until_there(client, service_id, None)
 
@@ -184,6 +202,8 @@ def _update(name: str, rollback: bool, **given: Any) -> None:
         spec = apply(current["Spec"], given)
         await resolve(client, spec)
         auth = await _registry_auth(given, spec)
+        if given.get("image"):
+            await pin(client, spec, given, auth)
         await client.update_service(current["ID"], current["Version"]["Index"], spec, registry_auth=auth)
 
     async def work(client: ApiClient) -> None:

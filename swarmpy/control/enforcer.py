@@ -1,6 +1,7 @@
 """Tasks whose node became another under them: it meets their constraints no more, or has less than they reserve.
 
 They are shut down, and their services replace them elsewhere (swarmkit ``manager/orchestrator/constraintenforcer``).
+So are those that wait on a node whose engine does not answer.
 Only nodes that answer and take tasks are looked at: what is known of others is old, or they are being emptied anyhow.
 """
 
@@ -20,7 +21,7 @@ from swarmpy.control.nodes import standing
 from swarmpy.model import changes
 from swarmpy.model.ids import NodeId, ServiceId
 from swarmpy.model.objects import Node, Task
-from swarmpy.model.states import Cause, ServiceMode, TaskState
+from swarmpy.model.states import Cause, NodeState, ServiceMode, TaskState
 from swarmpy.store.view import View
 
 _NO_PLACE = "is no place for this task any more: "
@@ -71,10 +72,12 @@ def misplaced(view: View, node: Node) -> list[tuple[Task, str]]:
     Where the node has not enough for all, the oldest tasks stay.
     """
     load = NodeLoad.of(node)
+    tasks = [task for task in view.tasks_on_node(node.id) if is_active(task) and is_held_by_node(task)]
+    if node.status.engine_away and node.status.state is NodeState.READY:
+        return [(task, "its engine does not answer") for task in tasks if _could_start_elsewhere(view, task)]
     if not load.is_open:
         return []
     found = []
-    tasks = [task for task in view.tasks_on_node(node.id) if is_active(task) and is_held_by_node(task)]
     for task in sorted(tasks, key=lambda task: (task.meta.created_at_ns, task.id)):
         reason = _broken_constraint(view, node, task) or _shortage(load, task)
         if reason:
@@ -82,6 +85,13 @@ def misplaced(view: View, node: Node) -> list[tuple[Task, str]]:
         else:
             load.use(task, task.generic, 1)
     return found
+
+
+def _could_start_elsewhere(view: View, task: Task) -> bool:
+    """True for a task that was never started, unless it belongs to its node."""
+    service = view.service(task.service_id)
+    is_global = service is None or service.spec.mode.is_global
+    return task.status.state < TaskState.STARTING and not is_global
 
 
 def _broken_constraint(view: View, node: Node, task: Task) -> str:

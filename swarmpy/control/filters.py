@@ -277,6 +277,8 @@ def _is_of(has: Platform, wanted: Platform) -> bool:
 def _closed(node: Node) -> str:
     if node.status.state is not NodeState.READY:
         return node.status.state.value
+    if node.spec.availability is Availability.ACTIVE:
+        return "without an engine that answers"
     return {Availability.DRAIN: "drained", Availability.PAUSE: "paused"}.get(node.spec.availability, "")
 
 

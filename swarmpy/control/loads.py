@@ -74,7 +74,10 @@ class NodeLoad:
         """The node is now like this."""
         self.node = node
         self.is_open = (
-            node is not None and node.status.state is NodeState.READY and node.spec.availability is Availability.ACTIVE
+            node is not None
+            and node.status.state is NodeState.READY
+            and node.spec.availability is Availability.ACTIVE
+            and not node.status.engine_away
         )
 
     def generic_left(self, kind: str) -> int:

@@ -42,12 +42,14 @@ from swarmpy.model.ids import NodeId, encode_id
 from swarmpy.model.logs import LogBatch
 from swarmpy.model.objects import Kind, Node, NodeStatus, Service, StoreObject, Task, TaskStatus
 from swarmpy.model.rates import Buckets, Rate
+from swarmpy.model.schema import SERVICES_VERSION
 from swarmpy.model.since import agent_level, what_needs
 from swarmpy.model.states import NodeState, Role, TaskState
 from swarmpy.network.endpoints import EndpointTable, ingress_table
 from swarmpy.ports import Clock, Peer, Random
 from swarmpy.store.memory import Store
 from swarmpy.store.transaction import Tx
+from swarmpy.store.view import View
 from swarmpy.store.watch import Event, Resync, Watch
 from swarmpy.wire.bounded_log import BoundedLog
 from swarmpy.wire.router import MAX_NODES
@@ -159,7 +161,7 @@ class Dispatcher:
         self._silence.heard(session.node_id)
         session.endpoints_applied = max(session.endpoints_applied, beat.endpoints_version)
         self._release()
-        await self._record_problems(session.node_id, beat.problems)
+        await self._record_problems(session.node_id, beat)
         return codec.to_plain(HeartbeatReply(period_ns=self._jittered_period_ns()))
 
     async def report(self, peer: Peer, payload: Any) -> Any:
@@ -219,9 +221,9 @@ class Dispatcher:
             node = tx.node(node_id)
             if node is None:
                 raise NodeRemoved(f"node {node_id} was removed from the cluster: leave it and join again")
-            status = NodeStatus(state=NodeState.READY, message=node.status.message, address=request.address)
+            status = attrs.evolve(node.status, state=NodeState.READY, address=request.address)
             if node.status.state != NodeState.READY:
-                status = attrs.evolve(status, message="")
+                status = NodeStatus(state=NodeState.READY, address=request.address)
             tls = seen(tx.cluster(), node, peer, request.roots)
             description = claims.written(request.description, tx.cluster().schema)
             if (status, description, tls) != (node.status, node.description, node.tls):
@@ -400,16 +402,21 @@ class Dispatcher:
         # Whoever comes meanwhile has whole grace periods, and what is held meanwhile STOP_WAIT_S.
         return max(CHECK_S, min(earliest, self._silence.period_s, STOP_WAIT_S / 2))
 
-    async def _record_problems(self, node_id: NodeId, problems: tuple[str, ...]) -> None:
-        message = claims.problems_line(problems)
+    async def _record_problems(self, node_id: NodeId, beat: Heartbeat) -> None:
+        message = claims.problems_line(beat.problems)
+
+        def told(view: View, node: Node) -> NodeStatus:
+            is_away = beat.engine_away and view.cluster().schema >= SERVICES_VERSION
+            return attrs.evolve(node.status, message=message, engine_away=is_away)
 
         def record(tx: Tx) -> None:
             node = tx.node(node_id)
-            if node is not None and node.status.message != message:
-                tx.update(attrs.evolve(node, status=attrs.evolve(node.status, message=message)))
+            if node is not None and (status := told(tx, node)) != node.status:
+                tx.update(attrs.evolve(node, status=status))
 
-        node = self._store.view().node(node_id)
-        if node is not None and node.status.message != message:
+        view = self._store.view()
+        node = view.node(node_id)
+        if node is not None and told(view, node) != node.status:
             now = self._clock.monotonic()
             # One that finds new words each time has to wait: the next heartbeat tells what is so then.
             if self._complaints.of(node_id, now).take(now):

@@ -121,6 +121,8 @@ class Heartbeat:
     """The endpoint table that is in force on the node."""
     problems: tuple[str, ...] = ()
     """What does not work on the node: one line each ("published port 8080: address already in use")."""
+    engine_away: bool = False
+    """Its engine does not answer; it is among the problems too."""
 
 
 @attrs.frozen(kw_only=True)

@@ -87,6 +87,8 @@ class NodeStatus:
     message: str = ""
     address: str = ""
     """The address other nodes reach it at, without a port."""
+    engine_away: bool = False
+    """Its engine does not answer: what runs there goes on, but nothing is started."""
 
 
 @attrs.frozen(kw_only=True)

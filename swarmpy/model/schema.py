@@ -21,6 +21,6 @@ SECRETS_VERSION = 7
 Also of one with a job, a progress deadline or an unlock key: who ignores that would restart, wait or not lock. Managers
 seal what is on their disks from here on."""
 SERVICES_VERSION = 8
-"""Of an entry or a snapshot with what services have been given since then (``docs/upgrading.md`` lists it)."""
+"""Of an entry or a snapshot with what services and nodes have been given since (``docs/upgrading.md`` lists it)."""
 BASE_VERSION = REQUESTS_VERSION
 """What every manager reads that does not tell what it reads: it may be written without asking."""

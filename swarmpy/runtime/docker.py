@@ -52,6 +52,8 @@ _INSPECTIONS_AT_ONCE = 16
 _REMOVE_ATTEMPTS = 50
 _REMOVE_PAUSE = 0.1
 _AWAY_RETRY_SECONDS = 5.0
+_CREATIONS_AT_ONCE = 8
+"""Containers made at a time, with their files: a hundred new tasks must not storm the engine."""
 _QUESTIONS_AT_ONCE = 8
 """To registries, which may each take their time to answer."""
 
@@ -83,6 +85,7 @@ class DockerRuntime:
         self._events_task: asyncio.Task[None] | None = None
         self._images = ImagePulls(self._engine, random)
         self._inspections = asyncio.Semaphore(_INSPECTIONS_AT_ONCE)
+        self._creations = asyncio.Semaphore(_CREATIONS_AT_ONCE)
         self._questions = asyncio.Semaphore(_QUESTIONS_AT_ONCE)
 
     # -- the Runtime protocol --
@@ -114,6 +117,11 @@ class DockerRuntime:
         info, plugins = await self._engine.info(), await self._engine.plugins()
         return state.description(info, plugins, self._generic, self._node.hostname)
 
+    async def wait_disturbed(self) -> None:
+        """When the event stream has broken."""
+        await self._events.disturbed.wait()
+        self._events.disturbed.clear()
+
     async def list_tasks(self) -> Mapping[TaskId, RunningTask | None]:
         """The containers of this node."""
         listed = await self._engine.containers(f"{LABEL_OWNER}={self._node.id}", f"{LABEL_NODE_ID}={self._node.id}")
@@ -129,11 +137,17 @@ class DockerRuntime:
     async def prepare(self, task: Task, needed: Dependencies = NO_DEPENDENCIES, told: Told = unheard) -> None:
         """Get the image unless it is here, and create the container unless it exists. Raises TaskRejected."""
         spec = expanded(task, self._node)
-        places = container_places(spec)
         exists = await self._own(task) is not None
         if not exists:
             check_engine(spec, self._engine.api_version)
             await self._images.get(spec.image, _credentials(spec, needed), told)
+        # Not among those that are made while it waits for its image: others that have theirs go first.
+        async with self._creations:
+            await self._make(task, spec, needed, exists=exists)
+
+    async def _make(self, task: Task, spec: ContainerSpec, needed: Dependencies, *, exists: bool) -> None:
+        """Put its files into memory, and create its container unless it ``exists``. Raises TaskRejected."""
+        places = container_places(spec)
         directory = await self._files.find(task.id) if places else None
         if places and directory is None:
             # Also for a container that exists: the machine may have been restarted since.

@@ -39,6 +39,8 @@ class ContainerEvents:
         self._random = random
         self._waiting: dict[TaskId, list[_Waiter]] = {}
         self._last_second = 0  # of the engine's clock, which may differ from ours
+        self.disturbed = asyncio.Event()
+        """Set when the stream has broken; whoever waits for it clears it."""
 
     @contextmanager
     def changes(self, task_id: TaskId, *, for_health: bool = False) -> Iterator[asyncio.Event]:
@@ -59,7 +61,7 @@ class ContainerEvents:
     async def run(self) -> None:
         """Follow the stream until cancelled."""
         delay = FIRST_RETRY
-        away = False
+        away, opened_at = False, 0.0
         while True:
             try:
                 filters = {
@@ -72,13 +74,17 @@ class ContainerEvents:
                 async with self._engine.events(filters, since) as stream:
                     if away:
                         log.info("engine_back", engine=self._engine.url)
-                    away, delay = False, FIRST_RETRY
+                    away, opened_at = False, asyncio.get_running_loop().time()
                     self._wake_all()
                     await self._follow(stream)
             except SwarmpyError as error:
                 if not away:
                     log.warning("engine_away", engine=self._engine.url, error=str(error))
                 away = True
+                self.disturbed.set()
+            # One that is closed as soon as it is open is not to be asked for, and everybody woken, at full speed.
+            if asyncio.get_running_loop().time() - opened_at >= LAST_RETRY:
+                delay = FIRST_RETRY
             await asyncio.sleep(delay * self._random.uniform(0.5, 1.5))
             delay = min(delay * 2, LAST_RETRY)
 

@@ -20,6 +20,8 @@ from swarmpy.runtime.registry_errors import RegistryRefusal, Trouble
 
 log = structlog.get_logger(__name__)
 
+AT_ONCE = 8
+"""Images pulled at a time."""
 ATTEMPTS = 4
 FIRST_RETRY_S = 1.0
 """Seconds before the second attempt, doubled each time, and up to half of it less by chance: some six in all."""
@@ -57,6 +59,7 @@ class ImagePulls:
         self._random = random
         self._pulls: dict[Key, _Pull] = {}
         self._running: set[asyncio.Task[None]] = set()
+        self._places = asyncio.Semaphore(AT_ONCE)
 
     async def close(self) -> None:
         """Give up all pulls."""
@@ -114,7 +117,8 @@ class ImagePulls:
         delay = FIRST_RETRY_S
         for left in reversed(range(ATTEMPTS)):
             try:
-                await self._engine.pull(image, auth, self._teller(image, pull))
+                async with self._places:
+                    await self._engine.pull(image, auth, self._teller(image, pull))
                 return
             except EngineError as error:
                 refusal = RegistryRefusal(image, str(error), error.status, had=bool(auth))
@@ -128,7 +132,7 @@ class ImagePulls:
 
     @staticmethod
     def _teller(image: str, pull: _Pull) -> Callable[[dict[str, object]], None]:
-        progress = PullProgress(image)
+        progress = PullProgress(image.partition("@")[0])  # a digest tells people nothing
 
         def step(line: dict[str, object]) -> None:
             progress.step(line)

@@ -159,6 +159,10 @@ class ProcessRuntime:
             runtime=self.name,
         )
 
+    async def wait_disturbed(self) -> None:
+        """Never: nothing tells."""
+        await asyncio.get_running_loop().create_future()
+
     async def list_tasks(self) -> Mapping[TaskId, RunningTask | None]:
         """The tasks started since :meth:`open`."""
         return {

@@ -76,9 +76,9 @@ class RegistryRefusal:
             case Trouble.MISSING:
                 return f"{registry} does not have it"
             case Trouble.REFUSED if self.had:
-                return f"{registry} refuses the credentials of the service: log in anew, send them with the service"
+                return f"{registry} refuses the credentials of the service: docker login anew, and --with-registry-auth"
             case Trouble.REFUSED:
-                return f"{registry} asks for credentials, or has no such repository: log in, --with-registry-auth"
+                return f"{registry} asks for credentials, or has no such repository: docker login, --with-registry-auth"
             case Trouble.PLATFORM:
                 found = _PLATFORM.search(self.message)
                 return f"it is not there for this machine's platform{f', {found[1]}' if found else ''}"

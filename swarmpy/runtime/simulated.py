@@ -165,6 +165,10 @@ class SimulatedRuntime:
             engine_version="0",
         )
 
+    async def wait_disturbed(self) -> None:
+        """Never: nothing tells."""
+        await asyncio.get_running_loop().create_future()
+
     async def list_tasks(self) -> Mapping[TaskId, RunningTask | None]:
         """All tasks that were prepared and not removed."""
         self._check_here()

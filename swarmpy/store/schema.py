@@ -123,6 +123,8 @@ def _is_particular(spec: TaskSpec) -> bool:
 
 
 def _version_of_node(node: Node) -> int:
+    if node.status.engine_away:
+        return codec.SERVICES_VERSION
     if node.description.plugins or node.description.resources.generic:
         return codec.SECRETS_VERSION
     if node.tls is not None or (node.certificate is not None and node.certificate.fingerprint):

@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 from docker_clusters import ClusterMaker, DockerCluster, DockerCommand, ask, until
 from images import PRIVATE_TAG, SOCKET
-from registries import auth, forget, header, login_at, private_registry, push
+from registries import auth, forget, forget_all, header, login_at, private_registry, push
 
 from swarmpy.cli.local_cluster import LocalNode
 from swarmpy.runtime.memory_files import usual_bases
@@ -198,7 +198,7 @@ async def test_as_dockers_users_do_it(
             await cluster.no_containers()
             await docker("secret", "rm", "password", "next")
         finally:
-            await forget(engine_api, image)
+            await forget_all(engine_api, address)
 
 
 async def said_inside(cluster: DockerCluster, script: str) -> str:

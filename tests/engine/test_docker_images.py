@@ -12,9 +12,9 @@ from typing import Any
 
 import aiohttp
 import pytest
-from docker_clusters import ClusterMaker, DockerCluster, DockerCommand, until
+from docker_clusters import DockerCluster, DockerCommand, making_clusters, until
 from images import load_image
-from registries import Registry, auth, forget_all, header, login_at, push_own, running_registry
+from registries import PASSWORD, Registry, auth, forget_all, header, login_at, push_own, running_registry
 from structlog.testing import capture_logs
 
 from swarmpy.model.dependencies import Content, Dependencies
@@ -74,18 +74,18 @@ class Shop:
 
 
 @pytest.fixture
-async def shop(
-    make_docker_cluster: ClusterMaker, engine_api: aiohttp.ClientSession, tmp_path: Path
-) -> AsyncIterator[Shop]:
+async def shop(engine_api: aiohttp.ClientSession, tmp_path: Path) -> AsyncIterator[Shop]:
     """One manager, one worker."""
     if shutil.which("docker") is None:
         pytest.skip("the docker command is not installed")
     async with running_registry(tmp_path) as registry:
-        cluster = await make_docker_cluster(1, 1)
-        docker = DockerCommand(cluster.manager, tmp_path / "docker", login_at(registry.address))
         try:
-            yield Shop(cluster, registry, docker, engine_api)
+            async with making_clusters(tmp_path, engine_api) as make_cluster:
+                cluster = await make_cluster(1, 1)
+                docker = DockerCommand(cluster.manager, tmp_path / "docker", login_at(registry.address))
+                yield Shop(cluster, registry, docker, engine_api)
         finally:
+            # Not before the containers are gone: their images would be left without a name.
             await forget_all(engine_api, registry.address)
 
 
@@ -110,6 +110,36 @@ async def test_a_service_runs_the_image_that_its_tag_stood_for(shop: Shop) -> No
     await shop.docker("service", "update", "--detach", "--with-registry-auth", "--image", image, "web")
     await until(lambda: _others(shop.cluster, before), "a task of the new image")
     assert first != await shop.image_of("web") == await shop.image_inside("web")
+    await what_cannot_be_had_says_why(shop)
+
+
+async def what_cannot_be_had_says_why(shop: Shop) -> None:
+    """No such image, no credentials, the wrong ones, another platform: a line that names image and reason."""
+    await shop.push("other:1", version="3")
+    await shop.push("arm:1", architecture="arm64")
+    await shop.create("missing", "nope:1")
+    bare = (*QUICK, "--no-resolve-image", "--name")
+    await shop.docker("service", "create", *bare, "anonymous", shop.name("other:1"), *SLEEP)
+    assert "could not be accessed" not in await shop.create("foreign", "arm:1")
+    spec = {"ContainerSpec": {"Image": shop.name("other:1")}}
+    connector = aiohttp.UnixConnector(str(shop.cluster.manager.data_dir / "swarmpy.sock"))
+    async with aiohttp.ClientSession("http://docker/v1.41/", connector=connector) as api:
+        wrong = header(auth("not-it"))
+        async with api.get(f"distribution/{shop.name('other:1')}/json", headers=wrong) as response:
+            assert response.status == 403
+            assert "refuses the credentials" in (await response.json())["message"]
+        body = {"Name": "wrong", "TaskTemplate": spec}
+        async with api.post("services/create", json=body, headers=wrong) as response:
+            assert response.status == 201
+    no_such = f"No such image: {shop.name('other:1')} ({shop.registry.address}"
+    await shop.error_of("missing", f"No such image: {shop.name('nope:1')} ({shop.registry.address} does not have it)")
+    await shop.error_of("anonymous", f"{no_such} asks for credentials")
+    await shop.error_of("wrong", f"{no_such} refuses the credentials of the service")
+    await shop.error_of("foreign", "unsupported platform on 2 nodes: the image is for linux/arm64")
+    logs = await asyncio.to_thread(lambda: "".join(node.log_file.read_text() for node in shop.cluster.nodes))
+    assert "pulling_image" in logs
+    assert PASSWORD not in logs
+    assert header(auth())["X-Registry-Auth"] not in logs
 
 
 async def test_a_registry_that_is_gone_and_comes_back(shop: Shop) -> None:
@@ -130,31 +160,6 @@ async def test_a_registry_that_is_gone_and_comes_back(shop: Shop) -> None:
     assert await shop.image_of("late") == shop.name("late:1")
 
 
-async def test_what_cannot_be_had_says_why(shop: Shop) -> None:
-    """No such image, no credentials, the wrong ones, another platform: a line that names image and reason."""
-    await shop.push("web:1")
-    await shop.push("arm:1", architecture="arm64")
-    await shop.create("missing", "nope:1")
-    bare = (*QUICK, "--no-resolve-image", "--name")
-    await shop.docker("service", "create", *bare, "anonymous", shop.name("web:1"), *SLEEP)
-    assert "could not be accessed" not in await shop.create("foreign", "arm:1")
-    spec = {"ContainerSpec": {"Image": shop.name("web:1")}}
-    connector = aiohttp.UnixConnector(str(shop.cluster.manager.data_dir / "swarmpy.sock"))
-    async with aiohttp.ClientSession("http://docker/v1.41/", connector=connector) as api:
-        wrong = header(auth("not-it"))
-        async with api.get(f"distribution/{shop.name('web:1')}/json", headers=wrong) as response:
-            assert response.status == 403
-            assert "refuses the credentials" in (await response.json())["message"]
-        body = {"Name": "wrong", "TaskTemplate": spec}
-        async with api.post("services/create", json=body, headers=wrong) as response:
-            assert response.status == 201
-    no_such = f"No such image: {shop.name('web:1')} ({shop.registry.address}"
-    await shop.error_of("missing", f"No such image: {shop.name('nope:1')} ({shop.registry.address} does not have it)")
-    await shop.error_of("anonymous", f"{no_such} asks for credentials")
-    await shop.error_of("wrong", f"{no_such} refuses the credentials of the service")
-    await shop.error_of("foreign", "unsupported platform on 2 nodes: the image is for linux/arm64")
-
-
 async def _others(cluster: DockerCluster, before: set[str]) -> bool:
     now = {task["ID"] for task in await cluster.tasks("web")}
     return len(now) == 1 and not now & before
@@ -163,7 +168,7 @@ async def _others(cluster: DockerCluster, before: set[str]) -> bool:
 # -- one node ---------------------------------------------------------------------------------------------------------
 
 
-LAYER_BYTES = 4_000_000
+LAYER_BYTES = 2_000_000
 RATE = 2_000_000
 
 
@@ -235,9 +240,11 @@ async def test_tasks_of_one_image_wait_for_one_pull(
         image = f"{line.address}/shop/big:1"
         needed = Dependencies(secrets={SecretId("login"): Content(data=auth())})
         heard: list[Progress] = []
+        tasks: list[Task] = []
 
         def started() -> asyncio.Task[None]:
             task = make_task(image, pull_secret_id=SecretId("login"))
+            tasks.append(task)
             return asyncio.create_task(docker_runtime.prepare(task, needed, heard.append))
 
         try:
@@ -259,9 +266,12 @@ async def test_tasks_of_one_image_wait_for_one_pull(
             await registry.kill()
             with capture_logs() as logs:
                 pinned = make_task(f"{image}@{digest}")
+                tasks.append(pinned)
                 await docker_runtime.prepare(pinned)
             assert not logs
         finally:
+            for task in tasks:
+                await docker_runtime.remove(task.id)
             await forget_all(engine_api, line.address)
             await forget_all(engine_api, registry.address)
 

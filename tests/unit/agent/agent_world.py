@@ -108,6 +108,8 @@ class Engine:
         """Who hears how far a task's preparation is."""
         self.errors: dict[str, SwarmpyError | Exception] = {}
         self.away = False
+        self.disturbed = asyncio.Event()
+        """Set: its event stream broke."""
         self.prepare_gate: asyncio.Event | None = None
         self.healthy: asyncio.Event | None = None
         self.preparing = 0
@@ -144,6 +146,10 @@ class Engine:
         if self.away:
             raise RuntimeUnavailable("the engine is away")
         return self.description
+
+    async def wait_disturbed(self) -> None:
+        await self.disturbed.wait()
+        self.disturbed.clear()
 
     async def logs(self, task: Task, options: LogOptions) -> AsyncGenerator[LogLine, None]:
         for line in self.written.get(task.id, ()):

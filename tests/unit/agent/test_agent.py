@@ -155,7 +155,7 @@ async def test_a_replacement_waits_until_it_is_wanted() -> None:
 async def test_prepares_are_bounded() -> None:
     """Many new tasks do not all ask the engine at once, and all of them run in the end."""
     manager = Manager("m1:2377")
-    names = [f"t{i}" for i in range(30)]
+    names = [f"t{i}" for i in range(2 * CONCURRENT_PREPARES)]
     assigned(manager, *names)
     host = Host(manager)
     gate = host.engine.prepare_gate = asyncio.Event()

@@ -95,3 +95,14 @@ async def test_an_engine_that_was_never_away_is_not_suspected() -> None:
         beats = len(manager.beats)
         await eventually(lambda: len(manager.beats) >= beats + 3)
         assert STRANGER in engine.containers
+
+
+async def test_a_hint_is_followed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That an engine has died is known before it would be asked next."""
+    monkeypatch.setattr(engine_watch, "DESCRIBE_PERIOD_S", 60.0)
+    host, manager, engine = host_of("a")
+    async with host.run() as agent:
+        await eventually(lambda: state_at(manager, "a") is TaskState.RUNNING)
+        engine.away = True
+        engine.disturbed.set()
+        await eventually(agent.problems)

@@ -17,6 +17,7 @@ from swarmpy.api.request import ApiRequest
 from swarmpy.api.router import Scope
 from swarmpy.manager.operations import update_service
 from swarmpy.model.ids import NodeId
+from swarmpy.model.images import RegistryImage
 from swarmpy.model.objects import ClientCertificate
 from swarmpy.model.specs import ContainerSpec, LogDriver, Mount, ServiceSpec, TaskSpec
 from swarmpy.model.states import ApiRole, Role
@@ -109,6 +110,21 @@ async def test_a_viewer_is_refused_every_write_in_one_clear_line(world: World) -
                 assert answer.status != 403, route
     services = world.leader.store.view().services()
     assert [(s.spec.name, s.pending_delete) for s in services] == [("secretive", False)]
+
+
+async def test_a_viewer_asks_no_registry(world: World) -> None:
+    """A read, but one that makes the node's engine connect to where the name says."""
+    asked: list[str] = []
+
+    def registry(image: str, auth: bytes) -> RegistryImage:
+        asked.append(image)
+        return RegistryImage(digest="sha256:" + "5" * 64)
+
+    world.nodes["m1"].registry = registry
+    for caller, expected in ((VIEWER, 403), (ADMIN, 200)):
+        question = attrs.evolve(request("GET", "/distribution/10.0.0.1:22/x/json"), caller=caller)
+        assert (await world.apis["m1"].handle(question)).status == expected
+    assert asked == ["10.0.0.1:22/x"]
 
 
 async def test_a_viewer_sees_no_secrets(world: World) -> None:

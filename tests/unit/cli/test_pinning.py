@@ -1,4 +1,4 @@
-"""``stack deploy --resolve-image``: what becomes of the images of a stack, with a daemon that has a registry."""
+"""What becomes of images when they are deployed, with a daemon that has a registry: of a stack, and of services."""
 
 from __future__ import annotations
 
@@ -139,3 +139,40 @@ def test_a_wrong_word_is_refused(stack: Stack, capsys: pytest.CaptureFixture[str
     arguments = ["--socket", str(stack.daemon.socket), "stack", "deploy", "--resolve-image", "maybe", "-c", "x", "st"]
     assert main(arguments) == 2
     assert "'always', 'changed', 'never'" in capsys.readouterr().err
+
+
+# -- single services --------------------------------------------------------------------------------------------------
+
+
+def test_a_service_is_pinned_when_it_is_created_and_when_its_image_is_changed(
+    daemon: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not by other changes; where nobody answers it has the tag, and no platforms of the image before."""
+    daemon.has_engine = True
+    daemon.digests[IMAGE] = OLD
+
+    def run(*arguments: str) -> str:
+        code = main(["--socket", str(daemon.socket), "service", *arguments])
+        said = capsys.readouterr()
+        assert code == 0, said.err
+        return said.err
+
+    def template() -> dict[str, Any]:
+        (service,) = daemon.services.values()
+        found: dict[str, Any] = service["Spec"]["TaskTemplate"]
+        return found
+
+    platforms = {"Platforms": [{"Architecture": "amd64", "OS": "linux"}]}
+    assert run("create", "-d", "--name", "web", IMAGE) == ""
+    assert (template()["ContainerSpec"]["Image"], template()["Placement"]) == (f"{IMAGE}@{OLD}", platforms)
+    daemon.digests[IMAGE] = NEW
+    run("update", "-d", "--env-add", "A=1", "web")
+    assert template()["ContainerSpec"]["Image"] == f"{IMAGE}@{OLD}"
+    run("update", "-d", "--image", IMAGE, "web")
+    assert (template()["ContainerSpec"]["Image"], template()["Placement"]) == (f"{IMAGE}@{NEW}", platforms)
+    asked = len(daemon.asked)
+    run("update", "-d", "--no-resolve-image", "--image", "reg:5000/web:9", "web")
+    assert (template()["ContainerSpec"]["Image"], template()["Placement"]) == ("reg:5000/web:9", {})
+    assert len(daemon.asked) == asked
+    assert "image reg:5000/web:9 could not be accessed" in run("update", "-d", "--image", "reg:5000/web:9", "web")
+    assert template()["ContainerSpec"]["Image"] == "reg:5000/web:9"

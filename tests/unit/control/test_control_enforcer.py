@@ -166,3 +166,55 @@ def test_named_resources_that_are_gone_take_their_task_along() -> None:
     shrink(world, node, generic=(GenericResource(kind="gpu", names=("b", "c")),))
     (evicted,) = enforcer.decide(world.view, [node.id], 0).changes
     assert evicted.id == "a"
+
+
+# -- engines that do not answer ---------------------------------------------------------------------------------------
+
+
+def engine(world: World, node: Node, *, away: bool) -> None:
+    """The node says how its engine is."""
+    current = world.view.node(node.id)
+    assert current is not None
+    change(world, node, status=attrs.evolve(current.status, engine_away=away))
+
+
+def test_what_runs_stays_where_the_engine_is_away_and_new_tasks_go_elsewhere() -> None:
+    """Its silence says nothing about containers that run. Where there is no other node they wait, and say why."""
+    world = World()
+    a, b = world.add_node("a"), world.add_node("b")
+    web = world.add_service(spec(replicas=2))
+    world.run()
+    before = {task.id for task in world.running(web)}
+    engine(world, a, away=True)
+    world.update_service(web, spec(replicas=6))
+    world.run()
+    assert before < {task.id for task in world.running(web)}
+    assert world.spread(web) == [1, 5]
+    engine(world, b, away=True)
+    world.update_service(web, spec(replicas=7))
+    world.run()
+    (waiting,) = world.tasks(web, TaskState.PENDING)
+    assert waiting.status.err == "no suitable node (2 nodes without an engine that answers)"
+    engine(world, a, away=False)
+    world.run()
+    assert world.spread(web) == [2, 5]
+
+
+def test_what_was_never_started_leaves_an_engine_that_is_away() -> None:
+    """It could wait there for ever. A task of a global service has nowhere else to go."""
+    world = World()
+    a = world.add_node("a")
+    web = world.add_service(spec(replicas=2))
+    each = world.add_service(spec(name="each", mode=ServiceMode.GLOBAL))
+    world.settle()
+    b = world.add_node("b")
+    engine(world, a, away=True)
+    world.settle()
+    gone = [task for task in world.tasks(web) if task.desired_state is TaskState.SHUTDOWN]
+    assert {task.node_id for task in gone} == {a.id}
+    assert {task.status.err for task in gone} == {
+        f"node {a.id} is no place for this task any more: its engine does not answer"
+    }
+    wanted = [task for task in world.tasks(web) if task.desired_state.is_wanted]
+    assert [task.node_id for task in wanted] == [b.id, b.id]
+    assert a.id in {task.node_id for task in world.tasks(each) if task.desired_state.is_wanted}

@@ -165,10 +165,14 @@ class FakeAgent:
             self.endpoints_version = message.endpoints.version
         return message
 
-    async def beat(self, *, applied: int | None = None, problems: tuple[str, ...] = ()) -> Any:
+    async def beat(
+        self, *, applied: int | None = None, problems: tuple[str, ...] = (), engine_away: bool = False
+    ) -> Any:
         """A heartbeat; by default the last endpoint table is in force."""
         version = self.endpoints_version if applied is None else applied
-        beat = Heartbeat(session_id=self.session_id, endpoints_version=version, problems=problems)
+        beat = Heartbeat(
+            session_id=self.session_id, endpoints_version=version, problems=problems, engine_away=engine_away
+        )
         return await self._dispatcher.heartbeat(self.peer, codec.to_plain(beat))
 
     async def report(self, task_id: str, state: TaskState, err: str = "") -> None:

@@ -349,6 +349,32 @@ async def test_problems_of_a_node_are_recorded_once() -> None:
         await agent.close()
 
 
+async def test_an_engine_that_is_away_is_recorded_when_all_managers_read_it() -> None:
+    """Not before: until then it is only among the problems. A new session does not make it answer; a heartbeat does."""
+    async with serving("a") as world:
+        agent = FakeAgent(world.dispatcher, "a")
+        await agent.open()
+
+        def is_away() -> bool:
+            node = world.store.view().node(NodeId("a"))
+            assert node is not None
+            return node.status.engine_away
+
+        for schema, expected in ((codec.SECRETS_VERSION, False), (codec.SERVICES_VERSION, True)):
+            await world.store.update(
+                lambda tx, schema=schema: tx.update(attrs.evolve(tx.cluster(), schema=schema))  # type: ignore[misc]
+            )
+            await agent.beat(problems=("the docker engine does not answer",), engine_away=True)
+            assert is_away() is expected
+        again = FakeAgent(world.dispatcher, "a")
+        await again.open()
+        assert is_away()
+        await again.beat()
+        assert not is_away()
+        await agent.close()
+        await again.close()
+
+
 # -- more than a message takes ----------------------------------------------------------------------------------------
 
 

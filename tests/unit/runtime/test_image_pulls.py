@@ -13,7 +13,7 @@ from loop import SimLoop, run
 from swarmpy.errors import RuntimeUnavailable, TaskRejected
 from swarmpy.ports import Progress, unheard
 from swarmpy.runtime.docker_engine import EngineError
-from swarmpy.runtime.image_pulls import ATTEMPTS, ImagePulls
+from swarmpy.runtime.image_pulls import AT_ONCE, ATTEMPTS, ImagePulls
 
 IMAGE = "reg:5000/shop/web:8"
 REFUSED = EngineError('Get "http://reg:5000/v2/": dial tcp 10.0.0.1:5000: connect: connection refused', 500)
@@ -83,6 +83,17 @@ def test_it_is_pulled_once_for_all() -> None:
         assert late == early[4:]
 
     assert played(scenario) == pytest.approx(10, abs=0.1)
+
+
+def test_a_digest_is_no_part_of_what_is_told() -> None:
+    """Nobody reads it, and it would leave no room."""
+
+    async def scenario(pulls: ImagePulls, registry: Registry) -> None:
+        heard: list[Progress] = []
+        await pulls.get(f"{IMAGE}@sha256:{'5' * 64}", "", heard.append)
+        assert heard[1].message == f"pulling {IMAGE}: 1 of 10 MB, layer 1 of 1"
+
+    played(scenario)
 
 
 def test_who_has_no_credentials_gets_a_pull_of_his_own() -> None:
@@ -178,6 +189,19 @@ def test_an_engine_that_is_away_is_nobodys_fault() -> None:
         await pulls.get(IMAGE, "", unheard)
 
     played(scenario)
+
+
+def test_so_many_at_a_time() -> None:
+    """The rest waits, and comes next; a registry that is away does not hold a place while nobody asks it."""
+
+    async def scenario(pulls: ImagePulls, registry: Registry) -> None:
+        registry.errors = [REFUSED]
+        wanted = [asyncio.create_task(pulls.get(f"{IMAGE}.{n}", "", unheard)) for n in range(2 * AT_ONCE)]
+        await asyncio.sleep(0.1)
+        assert len(registry.pulls) == AT_ONCE + 1
+        await asyncio.gather(*wanted)
+
+    assert played(scenario) < 32
 
 
 def test_closing_ends_them() -> None:

@@ -43,7 +43,7 @@ def test_what_it_is_about(message: str, status: int, trouble: Trouble) -> None:
     ("message", "had", "reason"),
     [
         ("manifest unknown", False, "10.0.0.1:5000 does not have it"),
-        ("unauthorized", True, "10.0.0.1:5000 refuses the credentials of the service: log in anew, send them with"),
+        ("unauthorized", True, "10.0.0.1:5000 refuses the credentials of the service: docker login anew, and"),
         ("unauthorized", False, "10.0.0.1:5000 asks for credentials, or has no such repository"),
         ("no matching manifest for linux/arm64/v8 in the manifest list entries", False, "platform, linux/arm64/v8"),
         (
