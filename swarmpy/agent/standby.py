@@ -32,10 +32,9 @@ class _Kept:
     channel: Channel
     watching: asyncio.Task[None]
 
-    async def let_go(self) -> Channel:
+    def let_go(self) -> Channel:
         """It is the caller's now."""
         self.watching.cancel()
-        await asyncio.wait([self.watching])
         return self.channel
 
 
@@ -89,7 +88,7 @@ class Standby:
         self._look()
         if kept is None:
             return None
-        channel = await kept.let_go()
+        channel = kept.let_go()
         try:
             self._check(channel.peer)
         except SwarmpyError as error:
@@ -135,4 +134,5 @@ class Standby:
 async def _close(gone: Iterable[_Kept | None]) -> None:
     for kept in gone:
         if kept is not None:
-            await (await kept.let_go()).close()
+            await kept.let_go().close()
+            await asyncio.wait([kept.watching])

@@ -125,7 +125,7 @@ async def _sessions(load: Loads, leader: HostedNode, count: int) -> None:
 
 async def _reconnect(load: Loads, leader: HostedNode, others: list[HostedNode]) -> None:
     """The leader is killed. Where the load shares the machine, its processor time is part of how long that takes."""
-    cpu = sum(manager.cpu_s for manager in others)
+    cpu, term = sum(manager.cpu_s for manager in others), await _term(others[0])
     waiting = asyncio.create_task(load.do("reconnect", lost=leader.cluster_address))
     began = time.monotonic()
     await leader.kill()
@@ -138,9 +138,15 @@ async def _reconnect(load: Loads, leader: HostedNode, others: list[HostedNode]) 
         agents=len(there),
         **after,
         all_s=round(there[-1], 3),
+        terms=await _term(others[0]) - term,
         managers_cpu_s=round(sum(manager.cpu_s for manager in others) - cpu, 2),
         **_load(found),
     )
+
+
+async def _term(manager: HostedNode) -> int:
+    """Raft's, as this manager knows it: one more means one election, that of the next leader."""
+    return int((await manager.client.status())["raft"]["term"])
 
 
 async def _heartbeats(leader: HostedNode, count: int, seconds: float) -> None:
