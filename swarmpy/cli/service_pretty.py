@@ -23,6 +23,7 @@ def pretty(service: Json, now: datetime) -> str:
     rows += _update_status(service.get("UpdateStatus") or {}, now)
     rows += task_rows(spec.get("TaskTemplate") or {})
     rows += [
+        ("Unavailable", f"at most {spec['MaxUnavailable']}" if spec.get("MaxUnavailable") is not None else ""),
         ("Update", _update_config(spec.get("UpdateConfig"))),
         ("Rollback", _update_config(spec.get("RollbackConfig"))),
     ]
@@ -90,8 +91,14 @@ def _comma(parts: Iterable[str]) -> str:
 def _resources(amount: Json | None) -> str:
     amount = amount or {}
     cpus, memory, pids = amount.get("NanoCPUs"), amount.get("MemoryBytes"), amount.get("Pids")
+    generic = [spec for each in amount.get("GenericResources") or () for spec in each.values()]
     return _comma(
-        (f"{cpus / 1e9:g} cores" if cpus else "", size(memory) if memory else "", f"{pids} processes" if pids else "")
+        (
+            f"{cpus / 1e9:g} cores" if cpus else "",
+            size(memory) if memory else "",
+            f"{pids} processes" if pids else "",
+            *(f"{spec.get('Value')} {spec.get('Kind')}" for spec in generic),
+        )
     )
 
 

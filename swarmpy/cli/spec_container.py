@@ -157,6 +157,13 @@ CONTAINER_OPTIONS: tuple[SpecOption, ...] = (
             ("--cap-drop", "Take a capability.", _drop_capabilities),
         )
     ),
+    One(
+        name="--oom-score-adj",
+        help="Who is killed first where memory is short, -1000 to 1000.",
+        read=values.oom_score,
+        metavar="NUMBER",
+        place=(*CONTAINER, "OomScoreAdj"),
+    ),
     Pairs(name="--sysctl", help="A kernel parameter.", place=(*CONTAINER, "Sysctls")),
     Many(
         name="--ulimit",
@@ -201,4 +208,5 @@ HEALTH_OPTIONS: tuple[SpecOption, ...] = (
     _health_time("--health-timeout", "Of a check.", "Timeout", DURATION),
     _health_time("--health-retries", "Failures in a row: unwell.", "Retries", NUMBER),
     _health_time("--health-start-period", "In which failures do not count.", "StartPeriod", DURATION),
+    _health_time("--health-start-interval", "Between two checks in it.", "StartInterval", DURATION),
 )

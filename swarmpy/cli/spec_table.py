@@ -122,6 +122,16 @@ _PLACES: tuple[SpecOption, ...] = (
         )
         if (word, unit) != ("reserve", "pids")
     ),
+    Many(
+        name="--generic-resource",
+        help="Keep so many of a kind that nodes have.",
+        read=values.generic,
+        metavar="KIND=COUNT",
+        rm_metavar="KIND",
+        place=(*TASK, "Resources", "Reservations", "GenericResources"),
+        key=values.generic_kind,
+        is_meant=lambda text, item: text == values.generic_kind(item),
+    ),
     Own(name="--log-driver", help="The engine's log driver.", metavar="NAME", write=_write_log_driver),
     Own(
         name="--log-opt",
@@ -161,6 +171,11 @@ _NET: tuple[SpecOption, ...] = (
         **named("Target"),
     ),
 )
+
+
+def _write_max_unavailable(spec: Json, text: str) -> None:
+    # Without a word of it the API keeps the bound that there is.
+    spec["MaxUnavailable"] = None if text == values.NO_BOUND else text
 
 
 def _force(spec: Json, _: object) -> None:
@@ -249,6 +264,13 @@ TABLE: tuple[SpecOption, ...] = (
     *_PLACES,
     *_NET,
     *_RESTARTS,
+    Own(
+        name="--max-unavailable",
+        help="How many tasks may be missing at most, or 25%; none: no bound.",
+        read=values.max_unavailable,
+        metavar="NUMBER",
+        write=_write_max_unavailable,
+    ),
     *_updates("update", "UpdateConfig", ["pause", "continue", "rollback"]),
     *_updates("rollback", "RollbackConfig", ["pause", "continue"]),
     Own(

@@ -15,7 +15,7 @@ from typing import Any
 
 from swarmpy.api.service_json import port_to_json
 from swarmpy.compose import shortforms, units
-from swarmpy.model.specs import PortConfig
+from swarmpy.model.specs import MaxUnavailable, PortConfig
 
 Json = dict[str, Any]
 
@@ -134,15 +134,23 @@ def _target_of(port: Json) -> tuple[object, ...]:
 # -- mounts -----------------------------------------------------------------------------------------------------------
 
 _MOUNT_FIELDS = _known(
-    "type", "source", "target", "readonly", "bind-propagation", "volume-driver", "volume-opt", "volume-label",
-    "volume-nocopy", "tmpfs-size", "tmpfs-mode", src="source", dst="target", destination="target", ro="readonly",
+    "type", "source", "target", "readonly", "consistency", "bind-propagation", "bind-nonrecursive", "bind-recursive",
+    "volume-driver", "volume-opt", "volume-label", "volume-nocopy", "volume-subpath", "tmpfs-size", "tmpfs-mode",
+    src="source", dst="target", destination="target", ro="readonly",
 )  # fmt: skip
+_RECURSIVE: dict[str, Json] = {
+    "enabled": {},
+    "disabled": {"NonRecursive": True},
+    "writable": {"ReadOnlyNonRecursive": True},
+    "readonly": {"ReadOnlyForceRecursive": True},
+}
+"""What is mounted below a bind: as read-only as can be, not there, writable, or read-only by all means."""
 _OPTIONS_OF = {"bind": "BindOptions", "volume": "VolumeOptions", "tmpfs": "TmpfsOptions"}
 
 
 def mount(text: str) -> list[Json]:
     """``type=bind|volume|tmpfs,source=,target=,readonly`` with the options of the type; without a type a volume."""
-    given = _fields(text, _MOUNT_FIELDS, frozenset({"readonly", "volume-nocopy"}))
+    given = _fields(text, _MOUNT_FIELDS, frozenset({"readonly", "volume-nocopy", "bind-nonrecursive"}))
     kind = dict(given).get("type", "volume").lower()
     if kind not in _OPTIONS_OF:
         raise ValueError(f"unknown type {kind!r}: bind, volume or tmpfs")
@@ -173,6 +181,14 @@ def _add_mount_option(options: Json, name: str, value: str) -> None:
             if value not in shortforms.PROPAGATIONS:
                 raise ValueError(f"unknown propagation {value!r}: {', '.join(shortforms.PROPAGATIONS)}")
             options["Propagation"] = value
+        case "bind-nonrecursive":
+            options["NonRecursive"] = _is_yes(name, value)
+        case "bind-recursive":
+            if value not in _RECURSIVE:
+                raise ValueError(f"unknown bind-recursive {value!r}: {', '.join(_RECURSIVE)}")
+            options.update(_RECURSIVE[value])
+        case "volume-subpath":
+            options["Subpath"] = value
         case "volume-driver":
             options.setdefault("DriverConfig", {})["Name"] = value
         case "volume-opt":
@@ -291,6 +307,36 @@ def ulimit(text: str) -> list[Json]:
     if match is None:
         raise ValueError(f"{text[:60]!r} is not NAME=SOFT[:HARD]")
     return [{"Name": match[1], "Soft": int(match[2]), "Hard": int(match[3] or match[2])}]
+
+
+def generic(text: str) -> list[Json]:
+    """``KIND=COUNT``."""
+    kind, _, count = text.partition("=")
+    if not kind or not count.isdecimal():
+        raise ValueError(f"{text[:60]!r} is not KIND=COUNT")
+    return [{"DiscreteResourceSpec": {"Kind": kind, "Value": integer(count)}}]
+
+
+def generic_kind(item: Json) -> str:
+    """The kind of a generic resource."""
+    return next((str(spec.get("Kind", "")) for spec in item.values() if isinstance(spec, dict)), "")
+
+
+def oom_score(text: str) -> int:
+    """From -1000 (killed last) to 1000."""
+    if re.fullmatch(r"-?[0-9]{1,4}", text, re.ASCII) is None or not -1000 <= int(text) <= 1000:
+        raise ValueError(f"{text[:20]!r} is not a number from -1000 to 1000")
+    return int(text)
+
+
+NO_BOUND = "none"
+
+
+def max_unavailable(text: str) -> str:
+    """``2``, ``25%`` or ``none``."""
+    if text != NO_BOUND:
+        MaxUnavailable.parse(text)
+    return text
 
 
 def network(text: str) -> list[Json]:

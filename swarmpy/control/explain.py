@@ -92,7 +92,11 @@ def why_waiting(view: View, task: Task) -> str:
     if not is_active(task) or is_done or task.status.state is TaskState.RUNNING:
         return ""
     if is_ended(task):
-        return "it is not tried again, as its restart policy says"
+        # One may be rejected while it waits for its restart delay: that is not made shorter.
+        waits = task.desired_state is TaskState.READY
+        return (
+            f"it is {'tried again after its restart delay' if waits else 'not tried again, as its restart policy says'}"
+        )
     if task.status.err:
         return ""
     return _before_it(view, task) if task.desired_state is TaskState.READY else _node_trouble(view, task)

@@ -1,4 +1,4 @@
-"""Specs whose every field is right and that still mean nothing: more reserved than allowed, options of another type.
+"""Specs whose every field is right and that still mean nothing: more reserved than allowed, a limit that is two.
 
 They are refused at the door only. What was stored before there was a check runs on: on the node, what means nothing has
 never done anything.
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from swarmpy.errors import InvalidArgument
 from swarmpy.model import grammar
 from swarmpy.model.grammar import shown
-from swarmpy.model.specs import ContainerSpec, GenericResource, Mount, ResourceRequirements, Resources
+from swarmpy.model.specs import ContainerSpec, GenericResource, ResourceRequirements, Resources
 
 MIN_NANO_CPUS = 1_000_000
 MIN_MEMORY_BYTES = 4 * 1024 * 1024
@@ -62,28 +62,9 @@ def _check_generic(reserved: Iterable[GenericResource]) -> None:
 
 
 def check_meant(container: ContainerSpec) -> None:
-    """Raises InvalidArgument for options of a mount of another type, and for a limit that is given twice."""
-    for index, mount in enumerate(container.mounts):
-        options = _options_of_others(mount)
-        if options:
-            raise InvalidArgument(
-                f'invalid mount config for type "{mount.type}": field {options} must not be specified '
-                f"(ContainerSpec.Mounts[{index}])"
-            )
+    """Raises InvalidArgument for a limit of processes that is given twice."""
     names: set[str] = set()
     for limit in container.ulimits:
         if limit.name in names:
             raise InvalidArgument(f"ContainerSpec: Ulimits: {limit.name} is given twice")
         names.add(limit.name)
-
-
-def _options_of_others(mount: Mount) -> str:
-    options = {
-        "bind": ("BindOptions", mount.bind_propagation),
-        "volume": (
-            "VolumeOptions",
-            mount.volume_no_copy or mount.volume_labels or mount.volume_driver or mount.volume_driver_opts,
-        ),
-        "tmpfs": ("TmpfsOptions", mount.tmpfs_size_bytes or mount.tmpfs_mode),
-    }
-    return next((name for kind, (name, value) in options.items() if value and kind != mount.type), "")

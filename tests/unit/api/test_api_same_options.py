@@ -26,7 +26,8 @@ CREATE = """
 --replicas-max-per-node 2 --mode replicated-job --replicas 5 --max-concurrent 2 --restart-condition on-failure
 --mode replicated-job --replicas 5 --restart-max-attempts 3 --restart-delay 2s --restart-window 1m30s
 --mount source=d,target=/data,volume-driver=local,volume-opt=o=size=1m,volume-label=a=b,volume-nocopy
---mount type=bind,src=/srv,dst=/srv,readonly,bind-propagation=rslave
+--mount type=bind,src=/srv,dst=/srv,readonly,bind-propagation=rslave,bind-nonrecursive,consistency=cached
+--generic-resource gpu=2 --generic-resource disk=1
 --mount type=tmpfs,destination=/tmp,tmpfs-size=64m,tmpfs-mode=1770
 --limit-cpu 1.5 --limit-memory 64m --limit-pids 100 --reserve-cpu .25 --reserve-memory 8388608
 --update-parallelism 2 --update-delay 3s --update-order start-first --update-failure-action rollback
@@ -45,12 +46,14 @@ UPDATE = """
 --publish-add 9090:90 --publish-rm 80 --replicas 4 --image other:2 --args
 --constraint-add node.role==worker --constraint-rm node.labels.disk==ssd --force
 --mount-add type=tmpfs,target=/b --mount-rm /a --limit-memory 0 --reserve-cpu 0.5
+--generic-resource-add gpu=3 --generic-resource-rm disk
 --update-delay 2s --rollback-monitor 3s --restart-delay 9s --stop-grace-period 5s
 --health-interval 3s --hostname other --user nobody --host-add a:1.2.3.4 --host-rm db:10.0.0.1 --read-only=false
 --secret-rm s1 --secret-add source=s1,target=again --config-add c1 --dns-rm 1.1.1.1 --dns-add 8.8.8.8
 --no-healthcheck --cap-add CHOWN --cap-drop NET_ADMIN --ulimit-add nofile=3 --sysctl-rm net.core.somaxconn
 """
 BASE = (
+    "--generic-resource gpu=1 --generic-resource disk=1 "
     "--env A=1 --env B=2 --label l=1 -p 8080:80 --constraint node.labels.disk==ssd --mount type=tmpfs,target=/a "
     "--limit-memory 64m --health-cmd true --host db:10.0.0.1 --secret s1 --dns 1.1.1.1 --cap-drop CHOWN --cap-add "
     "NET_ADMIN --sysctl net.core.somaxconn=99 --read-only"

@@ -10,6 +10,7 @@ from swarmpy.cli.service_pretty import duration, pretty, size
 
 NOW = datetime(2026, 1, 1, 12, 0, 30, tzinfo=UTC)
 
+GPU = {"DiscreteResourceSpec": {"Kind": "gpu", "Value": 2}}
 SERVICE: dict[str, Any] = {
     "ID": "0hpg4pu85i88rdbwqhhed2qrd",
     "ServiceStatus": {"RunningTasks": 1, "DesiredTasks": 2},
@@ -27,7 +28,10 @@ SERVICE: dict[str, Any] = {
                 "Healthcheck": {"Test": ["CMD-SHELL", "true"], "Interval": 5 * 10**9, "Retries": 2},
                 "StopGracePeriod": 1_500_000_000,
             },
-            "Resources": {"Limits": {"NanoCPUs": 1_500_000_000, "MemoryBytes": 64 * 2**20}},
+            "Resources": {
+                "Limits": {"NanoCPUs": 1_500_000_000, "MemoryBytes": 64 * 2**20},
+                "Reservations": {"GenericResources": [{"DiscreteResourceSpec": {"Kind": "gpu", "Value": 2}}]},
+            },
             "Placement": {"Constraints": ["node.role==worker"], "MaxReplicas": 1},
             "RestartPolicy": {"Condition": "on-failure", "Delay": 5 * 10**9, "MaxAttempts": 3},
         },
@@ -59,6 +63,7 @@ def test_what_was_given_is_shown_and_nothing_else() -> None:
         "Health check:  true, every 5s, 2 retries",
         "Stop:          killed after 1500ms",
         "Limits:        1.5 cores, 64 MiB",
+        "Reservations:  2 gpu",
         "Placement:     node.role==worker",
         "               at most 1 on a node",
         "Restart:       on-failure, after 5s, at most 3 times",

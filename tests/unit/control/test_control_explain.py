@@ -145,3 +145,15 @@ def test_a_task_that_waits_says_what_for() -> None:
     world.advance(5)
     (given_up,) = [task for task in world.tasks(web) if task.desired_state is TaskState.RUNNING]
     assert why_waiting(world.view, given_up) == "it is not tried again, as its restart policy says"
+
+
+def test_a_task_that_is_rejected_during_its_delay_is_tried_again() -> None:
+    """The delay is not shortened, and it is not given up either."""
+    world = World()
+    world.add_node("a")
+    web = world.add_service(spec(replicas=1, restart=RestartPolicy(delay_ns=SECOND)))
+    world.rejecting = lambda task: True
+    world.run()
+    newest = max(world.tasks(web), key=lambda task: task.id)
+    assert (newest.status.state, newest.desired_state) == (TaskState.REJECTED, TaskState.READY)
+    assert why_waiting(world.view, newest) == "it is tried again after its restart delay"
