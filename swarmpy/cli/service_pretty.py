@@ -23,6 +23,7 @@ def pretty(service: Json, now: datetime) -> str:
     rows += _update_status(service.get("UpdateStatus") or {}, now)
     rows += task_rows(spec.get("TaskTemplate") or {})
     rows += [
+        ("May miss", spec.get("MaxUnavailable")),
         ("Update", _update_config(spec.get("UpdateConfig"))),
         ("Rollback", _update_config(spec.get("RollbackConfig"))),
     ]

@@ -15,7 +15,7 @@ from typing import Any
 
 from swarmpy.api.service_json import port_to_json
 from swarmpy.compose import shortforms, units
-from swarmpy.model.specs import PortConfig
+from swarmpy.model.specs import MaxUnavailable, PortConfig
 
 Json = dict[str, Any]
 
@@ -25,6 +25,9 @@ _YES, _NO = ("", "1", "true"), ("0", "false")
 
 
 # -- numbers and words ------------------------------------------------------------------------------------------------
+
+
+NO_BOUND = "none"
 
 
 def integer(text: str) -> int:
@@ -43,6 +46,14 @@ def ratio(text: str) -> float:
     if not 0 <= value <= 1:
         raise ValueError(f"{text[:60]!r} is not a number from 0 to 1")
     return value
+
+
+def bound(text: str) -> int | str:
+    """How many tasks may be missing, as the API has it: a number, a percentage, or "none"."""
+    if text == NO_BOUND:
+        return text
+    found = MaxUnavailable.parse(text)
+    return str(found) if found.is_percentage else found.amount
 
 
 def words(text: str) -> list[str]:
