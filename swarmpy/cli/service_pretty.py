@@ -23,7 +23,7 @@ def pretty(service: Json, now: datetime) -> str:
     rows += _update_status(service.get("UpdateStatus") or {}, now)
     rows += task_rows(spec.get("TaskTemplate") or {})
     rows += [
-        ("Unavailable", f"at most {spec['MaxUnavailable']}" if spec.get("MaxUnavailable") is not None else ""),
+        ("May miss", spec.get("MaxUnavailable")),
         ("Update", _update_config(spec.get("UpdateConfig"))),
         ("Rollback", _update_config(spec.get("RollbackConfig"))),
     ]

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from swarmpy.api.service_json import MAX_UNAVAILABLE
 from swarmpy.cli import spec_values as values
 from swarmpy.cli.spec_container import CONTAINER, CONTAINER_OPTIONS, DURATION, HEALTH_OPTIONS, NUMBER, TASK, named
 from swarmpy.cli.spec_options import Json, Many, One, Own, Pairs, Place, SpecOption, field_at, read_pair
@@ -57,6 +58,11 @@ def _write_max_concurrent(spec: Json, amount: int) -> None:
     field_at(spec, ("Mode", "ReplicatedJob", "MaxConcurrent"))["MaxConcurrent"] = amount
 
 
+def _write_max_unavailable(spec: Json, bound: int | str) -> None:
+    # An update that says nothing of it keeps it.
+    spec[MAX_UNAVAILABLE] = None if bound == values.NO_BOUND else bound
+
+
 _AMOUNT: tuple[SpecOption, ...] = (
     Own(
         name="--mode",
@@ -72,6 +78,13 @@ _AMOUNT: tuple[SpecOption, ...] = (
         **NUMBER,
     ),
     Own(name="--replicas", help="How many tasks; of a job: how many are to complete.", write=write_replicas, **NUMBER),
+    Own(
+        name="--max-unavailable",
+        help="Tasks that drains and updates may leave missing: a number, a percentage, or none.",
+        read=values.bound,
+        metavar="TASKS",
+        write=_write_max_unavailable,
+    ),
     One(name="--replicas-max-per-node", help="0: any number.", place=(*_PLACEMENT, "MaxReplicas"), **NUMBER),
 )
 
@@ -173,11 +186,6 @@ _NET: tuple[SpecOption, ...] = (
 )
 
 
-def _write_max_unavailable(spec: Json, text: str) -> None:
-    # Without a word of it the API keeps the bound that there is.
-    spec["MaxUnavailable"] = None if text == values.NO_BOUND else text
-
-
 def _force(spec: Json, _: object) -> None:
     task = field_at(spec, (*TASK, "ForceUpdate"))
     task["ForceUpdate"] = int(task.get("ForceUpdate") or 0) + 1
@@ -264,13 +272,6 @@ TABLE: tuple[SpecOption, ...] = (
     *_PLACES,
     *_NET,
     *_RESTARTS,
-    Own(
-        name="--max-unavailable",
-        help="How many tasks may be missing at most, or 25%; none: no bound.",
-        read=values.max_unavailable,
-        metavar="NUMBER",
-        write=_write_max_unavailable,
-    ),
     *_updates("update", "UpdateConfig", ["pause", "continue", "rollback"]),
     *_updates("rollback", "RollbackConfig", ["pause", "continue"]),
     Own(

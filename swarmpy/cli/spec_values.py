@@ -27,6 +27,9 @@ _YES, _NO = ("", "1", "true"), ("0", "false")
 # -- numbers and words ------------------------------------------------------------------------------------------------
 
 
+NO_BOUND = "none"
+
+
 def integer(text: str) -> int:
     """A whole number of zero or more."""
     if re.fullmatch(r"[0-9]{1,19}", text, re.ASCII) is None or int(text) > _INT64_MAX:
@@ -43,6 +46,14 @@ def ratio(text: str) -> float:
     if not 0 <= value <= 1:
         raise ValueError(f"{text[:60]!r} is not a number from 0 to 1")
     return value
+
+
+def bound(text: str) -> int | str:
+    """How many tasks may be missing, as the API has it: a number, a percentage, or "none"."""
+    if text == NO_BOUND:
+        return text
+    found = MaxUnavailable.parse(text)
+    return str(found) if found.is_percentage else found.amount
 
 
 def words(text: str) -> list[str]:
@@ -327,16 +338,6 @@ def oom_score(text: str) -> int:
     if re.fullmatch(r"-?[0-9]{1,4}", text, re.ASCII) is None or not -1000 <= int(text) <= 1000:
         raise ValueError(f"{text[:20]!r} is not a number from -1000 to 1000")
     return int(text)
-
-
-NO_BOUND = "none"
-
-
-def max_unavailable(text: str) -> str:
-    """``2``, ``25%`` or ``none``."""
-    if text != NO_BOUND:
-        MaxUnavailable.parse(text)
-    return text
 
 
 def network(text: str) -> list[Json]:

@@ -111,7 +111,7 @@ def _service(scope: Scope, name: str, service: Mapping[str, Any]) -> ServiceSpec
         **mode,
         update=update_config(deploy.get("update_config")),
         rollback=update_config(deploy.get("rollback_config")),
-        max_unavailable=max_unavailable(deploy),
+        max_unavailable=max_unavailable(scope, path, service, is_job=mode["mode"].is_job),
         endpoint=_endpoint(scope, path, service.get("ports", []), deploy.get("endpoint_mode", "")),
     )
     _check(scope, path, spec.task)
@@ -163,7 +163,7 @@ def _mode(scope: Scope, path: Path, deploy: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _refuse_updates_of_jobs(scope: Scope, path: Path, deploy: Mapping[str, Any]) -> None:
-    for key in ("update_config", "rollback_config", "x-swarmpy-max-unavailable"):
+    for key in ("update_config", "rollback_config"):
         if deploy.get(key) is not None:
             raise scope.error((*path, "deploy", key), "jobs are executed anew when they change: remove it")
 

@@ -99,10 +99,17 @@ def update_config(given: Mapping[str, Any] | None) -> UpdateConfig | None:
     )
 
 
-def max_unavailable(given: Mapping[str, Any]) -> MaxUnavailable | None:
-    """How many of the service's tasks may be missing at a time, by drains, moves and updates together."""
+def max_unavailable(scope: Scope, path: Path, service: Mapping[str, Any], *, is_job: bool) -> MaxUnavailable | None:
+    """How many of the service's tasks may be missing at a time, by drains, moves and updates together.
+
+    A key of the service: Docker refuses a file that has a key of ours below ``deploy``. Raises ComposeError for a job.
+    """
     key = "x-swarmpy-max-unavailable"
-    return MaxUnavailable.parse(scalar_text(given[key])) if key in given else None
+    if key not in service:
+        return None
+    if is_job:
+        raise scope.error((*path, key), "the tasks of a job are to complete, and none is kept running: remove it")
+    return MaxUnavailable.parse(scalar_text(service[key]))
 
 
 def duration(given: Mapping[str, Any], key: str) -> int | None:

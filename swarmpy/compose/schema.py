@@ -109,6 +109,10 @@ def _bound(document: Document, path: Path, value: Any) -> None:
         raise document.error(path, str(error)) from error
 
 
+def _misplaced_bound(document: Document, path: Path, _: Any) -> None:
+    raise document.error(path, "it is a key of the service, beside deploy: docker refuses a file that has it here")
+
+
 def _form(check: Callable[[str], None]) -> Check:
     """A string that is empty or, whatever its placeholders stand for, of the form that ``check`` wants."""
     return formatted(lambda value: check(masked(value)) if value else None)
@@ -172,7 +176,7 @@ _DEPLOY = record(
             }
         ),
         "restart_policy": record({"condition": text, "delay": _duration, "max_attempts": _count, "window": _duration}),
-        "x-swarmpy-max-unavailable": _bound,
+        "x-swarmpy-max-unavailable": _misplaced_bound,
         "placement": record(
             {
                 "constraints": _texts,
@@ -273,6 +277,7 @@ _SERVICE_HINTS = {
 _SERVICE = record(
     {
         "build": either(as_text=text, as_mapping=anything),
+        "x-swarmpy-max-unavailable": _bound,
         "cap_add": _capabilities,
         "cap_drop": _capabilities,
         "cgroup_parent": text,

@@ -194,7 +194,7 @@ def test_availability_and_labels(hosts: Hosts) -> None:
     file = hosts.directory / "zone.yml"
     file.write_text(
         "services: {web: {image: none, command: sleep 1000, stop_grace_period: 1s, "
-        "deploy: {replicas: 2, x-swarmpy-max-unavailable: 1, placement: {constraints: [node.labels.zone == a]}}}}\n"
+        "x-swarmpy-max-unavailable: 1, deploy: {replicas: 2, placement: {constraints: [node.labels.zone == a]}}}}\n"
     )
     manager.does("stack", "deploy", "--detach", "-c", file, "zone")
     until(lambda: any("zone_web" in p and "no suitable node" in p for p in manager.status()["problems"]), "it waits")

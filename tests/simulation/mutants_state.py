@@ -33,6 +33,7 @@ STORE = (
     _cluster(
         name="short-updates-missed",
         bug="What another manager told in short of tasks is not applied.",
+        killer=5,
         module="swarmpy.store.memory",
         edits=(Edit("for patch in entry.patches:", "for patch in entry.patches[:0]:"),),
     ),
@@ -91,7 +92,7 @@ CLUSTER = (
     _cluster(
         name="secrets-outlive-their-task",
         bug="An agent keeps the secrets of tasks that are over.",
-        killer=32,
+        killer=37,
         module="swarmpy.agent.worker",
         edits=(
             Edit(
@@ -103,7 +104,7 @@ CLUSTER = (
     _cluster(
         name="secrets-of-the-first-session",
         bug="An agent goes on asking for secrets over the connection of its first session.",
-        killer=11,
+        killer=7,
         module="swarmpy.agent.dependencies",
         edits=(
             Edit("        self._ask = ask\n", "        self._ask = self._ask or ask\n"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import attrs
 from api_world import World
@@ -26,6 +27,20 @@ async def test_the_docker_command_leaves_what_may_be_missing(docker: Docker, wor
     assert changed is not None
     assert changed.spec.task.container.env == ("B=2",)
     assert changed.spec.max_unavailable == spec.max_unavailable
+
+
+async def test_the_docker_command_takes_a_stack_file_of_ours(docker: Docker, tmp_path: Path, world: World) -> None:
+    """It passes over what may be missing beside ``deploy``, and refuses it below."""
+    file = tmp_path / "stack.yml"
+    rest = "networks: {outside: {external: true, name: host}}"
+    web = "version: '3.8'\nservices: {web: {image: 'busybox:1', networks: [outside], %s}}\n" + rest
+    deploy = ("stack", "deploy", "-c", str(file), "--resolve-image", "never", "--detach=true", "st")
+    file.write_text(web % "x-swarmpy-max-unavailable: 1")
+    await docker(*deploy)
+    [service] = world.leader.store.view().services()
+    assert service.spec.max_unavailable is None
+    file.write_text(web % "deploy: {x-swarmpy-max-unavailable: 1}")
+    assert "x-swarmpy-max-unavailable is not allowed" in await docker(*deploy, fails=True)
 
 
 async def test_services_by_the_docker_command(docker: Docker, world: World) -> None:

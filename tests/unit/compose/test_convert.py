@@ -389,8 +389,8 @@ def test_jobs_have_completions_instead_of_replicas(tmp_path: Path) -> None:
 
 
 def test_tasks_that_may_be_missing(tmp_path: Path) -> None:
-    """A number or a percentage, of the whole service and not of its updates alone."""
-    lines = "deploy: {x-swarmpy-max-unavailable: %s}"
+    """A number or a percentage; a key of the service, as Docker refuses a file that has it below ``deploy``."""
+    lines = "x-swarmpy-max-unavailable: %s"
     assert web(tmp_path, "deploy: {replicas: 3}").max_unavailable is None
     assert web(tmp_path, lines % "2").max_unavailable == MaxUnavailable(amount=2)
     for text in ("25%", '"25%"'):
@@ -398,12 +398,14 @@ def test_tasks_that_may_be_missing(tmp_path: Path) -> None:
     for wrong, words in (("0", "at least 1 task"), ("101%", "more than all"), ("few", "neither a number"), ("[]", "")):
         with pytest.raises(ComposeError, match=f"x-swarmpy-max-unavailable.*{words}"):
             web(tmp_path, lines % wrong)
-    with pytest.raises(ComposeError, match="x-swarmpy-max-unavailable: jobs"):
-        web(tmp_path, "deploy: {mode: global-job, x-swarmpy-max-unavailable: 1}")
+    with pytest.raises(ComposeError, match="x-swarmpy-max-unavailable: the tasks of a job"):
+        web(tmp_path, "deploy: {mode: global-job}\nx-swarmpy-max-unavailable: 1")
+    with pytest.raises(ComposeError, match="it is a key of the service, beside deploy"):
+        web(tmp_path, "deploy: {x-swarmpy-max-unavailable: 1}")
 
 
 def test_updates_may_have_a_progress_deadline(tmp_path: Path) -> None:
-    """Under a name of ours, which Docker ignores."""
+    """Under a name of ours."""
     lines = "deploy:\n  update_config: {x-swarmpy-progress-deadline: 90s}"
     update = web(tmp_path, lines).update
     assert update is not None

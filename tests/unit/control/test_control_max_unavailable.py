@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 from control_world import GIB, SECOND, World, spec
 
@@ -210,7 +211,8 @@ def test_an_update_takes_no_more_than_the_bound() -> None:
 def held_up(failure_action: str = "pause") -> tuple[World, str, Node]:
     """An update that may not begin, as the tasks of a dead node have no other place."""
     world = World()
-    a, b = world.add_node("a", memory=2 * GIB), world.add_node("b", memory=2 * GIB)
+    world.add_node("a", memory=2 * GIB)
+    b = world.add_node("b", memory=2 * GIB)
     update = UpdateConfig(progress_deadline_ns=60 * SECOND, failure_action=failure_action, monitor_ns=0)
     reserve = Resources(memory_bytes=GIB)
     web = world.add_service(spec(replicas=4, max_unavailable=ONE, update=update, reserve=reserve))
@@ -219,7 +221,6 @@ def held_up(failure_action: str = "pause") -> tuple[World, str, Node]:
     world.run()
     world.update_service(web, spec(image="nginx:2", replicas=4, max_unavailable=ONE, update=update, reserve=reserve))
     world.run()
-    assert a.id != b.id
     return world, web, b
 
 
@@ -275,7 +276,8 @@ def test_an_update_that_is_held_up_has_its_deadline() -> None:
 def test_an_update_that_starts_first_takes_nothing_away() -> None:
     """So that it may go on while something is missing."""
     world = World()
-    a, b = world.add_node("a"), world.add_node("b", memory=GIB)
+    world.add_node("a")
+    b = world.add_node("b", memory=GIB)
     web = world.add_service(
         spec(replicas=2, max_unavailable=ONE, update=START_FIRST, placement=Placement(max_replicas=1))
     )
@@ -286,7 +288,6 @@ def test_an_update_that_starts_first_takes_nothing_away() -> None:
     wanted = spec(replicas=2, image="nginx:2", max_unavailable=ONE, update=START_FIRST)
     world.update_service(web, wanted)
     world.advance(60)
-    assert a.id != b.id
     assert world.images(web) == ["nginx:2"] * 2
 
 
@@ -296,11 +297,7 @@ def test_an_update_that_starts_first_takes_nothing_away() -> None:
 def relabel(world: World, node: Node, **labels: str) -> None:
     current = world.view.node(node.id)
     assert current is not None
-    world.write(changes.update(Node(**{**_fields(current), "spec": NodeSpec(labels=labels)})))
-
-
-def _fields(node: Node) -> dict[str, object]:
-    return {"id": node.id, "meta": node.meta, "description": node.description, "status": node.status}
+    world.write(changes.update(attrs.evolve(current, spec=NodeSpec(labels=labels))))
 
 
 def test_tasks_leave_a_node_that_does_not_fit_one_after_the_other() -> None:

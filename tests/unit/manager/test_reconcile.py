@@ -11,11 +11,12 @@ import attrs
 import pytest
 from manager_world import InstantProposer, MovedClock, make_store
 
-from swarmpy.control import orchestrator
+from swarmpy.control import enforcer, orchestrator
 from swarmpy.manager.reconcile import Reconciler
+from swarmpy.model import codec
 from swarmpy.model.ids import ServiceId
 from swarmpy.model.objects import Service, Task, TaskStatus
-from swarmpy.model.specs import ContainerSpec, Placement, RestartPolicy, ServiceSpec, TaskSpec
+from swarmpy.model.specs import ContainerSpec, MaxUnavailable, NodeSpec, Placement, RestartPolicy, ServiceSpec, TaskSpec
 from swarmpy.model.states import NodeState, TaskState
 from swarmpy.store.memory import Store
 
@@ -127,6 +128,50 @@ async def test_a_node_that_is_relabelled_loses_what_does_not_belong_there() -> N
         for each in stopping:
             await world.observe(each, TaskState.SHUTDOWN)
         await until(lambda: [t.node_id for t in world.tasks()] == ["b"] * 3)
+
+
+async def test_a_node_that_does_not_fit_is_looked_at_again_when_its_service_has_changed() -> None:
+    """One task after the other leaves it: each when the one before runs elsewhere, or the bound is another."""
+    async with reconciling("a", "b") as world:
+        store = world.store
+
+        async def label(name: str, zone: str) -> None:
+            node = store.view().node(name)
+            assert node is not None
+            await store.update(lambda tx: tx.update(attrs.evolve(node, spec=NodeSpec(labels={"zone": zone}))))
+
+        def waiting() -> list[Task]:
+            return [task for task in world.tasks() if enforcer.is_held_up(task)]
+
+        async def settle_down() -> None:
+            """Agents obey."""
+            for task in store.view().tasks():
+                if task.status.state is TaskState.ASSIGNED and task.desired_state is TaskState.RUNNING:
+                    await world.observe(task, TaskState.RUNNING)
+                elif task.status.state is TaskState.RUNNING and task.desired_state is TaskState.SHUTDOWN:
+                    await world.observe(task, TaskState.SHUTDOWN)
+
+        cluster = attrs.evolve(store.view().cluster(), schema=codec.SCHEMA_VERSION)
+        await store.update(lambda tx: tx.update(cluster))
+        await label("a", "x")
+        task = TaskSpec(container=IDLE, placement=Placement(constraints=("node.labels.zone==x",)))
+        spec = ServiceSpec(name="web", replicas=4, task=task, max_unavailable=MaxUnavailable(amount=1))
+        await store.update(lambda tx: tx.create(Service(id=ServiceId("s1"), spec=spec)))
+        await until(lambda: [t.status.state for t in world.tasks()] == [TaskState.ASSIGNED] * 4)
+        await settle_down()
+        await label("a", "y")
+        await until(lambda: len(waiting()) == 3)
+        await label("b", "x")
+        await until(lambda: any(t.node_id == "b" and t.desired_state is TaskState.READY for t in store.view().tasks()))
+        await settle_down()
+        await until(lambda: [t.node_id for t in world.tasks()].count("b") == 1)
+        assert len(waiting()) == 3, "the one on b does not run yet"
+        await settle_down()
+        await until(lambda: len(waiting()) == 2)
+        service = store.view().service("s1")
+        assert service is not None
+        await store.update(lambda tx: tx.update(attrs.evolve(service, spec=attrs.evolve(spec, max_unavailable=None))))
+        await until(lambda: not waiting() and not any(task.node_id == "a" for task in world.tasks()))
 
 
 async def test_a_task_without_a_node_says_why_and_goes_on_when_one_comes() -> None:
