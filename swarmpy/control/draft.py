@@ -119,8 +119,12 @@ class Draft:
         return is_active(task) and not is_ended(task) and not task.started_at_ns and not self.is_outdated(task)
 
     def is_stopping(self, task: Task) -> bool:
-        """True while a task that is wanted no more still runs where somebody can be waited for."""
-        return not is_active(task) and is_held_by_node(task) and not self.standing(task).is_lost
+        """True while a task that is wanted no more still runs, or may, where somebody can be waited for."""
+        if is_active(task) or not is_held_by_node(task) or self.standing(task).is_lost:
+            return False
+        # One that was never started does not start any more; an engine that is away cannot even say that it has not.
+        node = self.view.node(task.node_id) if task.node_id is not None else None
+        return task.status.state >= TaskState.STARTING or node is None or not node.status.engine_away
 
     def put(self, task: Task) -> None:
         """The task is now like this."""

@@ -197,9 +197,8 @@ def _moves_tasks(event: Event) -> bool:
     new, old = event.object, event.old
     if not isinstance(new, Node) or not isinstance(old, Node):
         return True
-    return (new.spec, new.status.state, new.description, new.role) != (
-        old.spec,
-        old.status.state,
-        old.description,
-        old.role,
-    )
+    return _of_interest(new) != _of_interest(old)
+
+
+def _of_interest(node: Node) -> tuple[object, ...]:
+    return (node.spec, node.status.state, node.status.engine_away, node.description, node.role)

@@ -216,5 +216,5 @@ def test_what_was_never_started_leaves_an_engine_that_is_away() -> None:
         f"node {a.id} is no place for this task any more: its engine does not answer"
     }
     wanted = [task for task in world.tasks(web) if task.desired_state.is_wanted]
-    assert [task.node_id for task in wanted] == [b.id, b.id]
+    assert [(task.node_id, task.desired_state) for task in wanted] == [(b.id, TaskState.RUNNING)] * 2
     assert a.id in {task.node_id for task in world.tasks(each) if task.desired_state.is_wanted}

@@ -14,7 +14,7 @@ from manager_world import InstantProposer, MovedClock, make_store
 from swarmpy.control import enforcer, orchestrator
 from swarmpy.manager.reconcile import Reconciler
 from swarmpy.model import codec
-from swarmpy.model.ids import ServiceId
+from swarmpy.model.ids import NodeId, ServiceId
 from swarmpy.model.objects import Service, Task, TaskStatus
 from swarmpy.model.specs import ContainerSpec, MaxUnavailable, NodeSpec, Placement, RestartPolicy, ServiceSpec, TaskSpec
 from swarmpy.model.states import NodeState, TaskState
@@ -172,6 +172,27 @@ async def test_a_node_that_does_not_fit_is_looked_at_again_when_its_service_has_
         assert service is not None
         await store.update(lambda tx: tx.update(attrs.evolve(service, spec=attrs.evolve(spec, max_unavailable=None))))
         await until(lambda: not waiting() and not any(task.node_id == "a" for task in world.tasks()))
+
+
+async def test_what_was_never_started_leaves_a_node_whose_engine_is_away() -> None:
+    """Nobody has to say that it has stopped: that engine could not."""
+    async with reconciling("a") as world:
+        spec = ServiceSpec(name="web", replicas=2, task=TaskSpec(container=IDLE))
+        await world.store.update(lambda tx: tx.create(Service(id=ServiceId("s1"), spec=spec)))
+        await until(lambda: [t.node_id for t in world.tasks() if t.node_id] == ["a"] * 2)
+        schema = codec.SERVICES_VERSION
+        await world.store.update(lambda tx: tx.update(attrs.evolve(tx.cluster(), schema=schema)))
+        runs, waits = world.tasks()
+        await world.observe(runs, TaskState.RUNNING)
+        await world.observe(waits, TaskState.PREPARING)
+        a = world.store.view().node("a")
+        assert a is not None
+        b = attrs.evolve(a, id=NodeId("b"))
+        await world.store.update(lambda tx: tx.create(b))
+        away = attrs.evolve(a.status, engine_away=True)
+        await world.store.update(lambda tx: tx.update(attrs.evolve(tx.node("a"), status=away)))
+        await until(lambda: sorted(str(t.node_id) for t in world.tasks(TaskState.RUNNING)) == ["a", "b"])
+        assert [t.id for t in world.tasks(TaskState.SHUTDOWN)] == [waits.id]
 
 
 async def test_a_task_without_a_node_says_why_and_goes_on_when_one_comes() -> None:
