@@ -83,9 +83,15 @@ class Draft:
         self._standings: dict[NodeId, Standing] = {}
         self._wake: int | None = None
         self._allowance: Allowance | None = None
-        for task in view.tasks_of_service(service.id):
-            self._before[task.id] = task
-            self.slots.setdefault(slot_of(task), {})[task.id] = task
+        tasks = view.tasks_of_service(service.id)
+        self._before = {task.id: task for task in tasks}
+        for task in tasks:
+            key = task.slot or slot_of(task)
+            slot = self.slots.get(key)
+            if slot is None:
+                self.slots[key] = {task.id: task}
+            else:
+                slot[task.id] = task
 
     def slot(self, key: SlotKey) -> tuple[Task, ...]:
         """The tasks of a slot, past and present."""

@@ -59,9 +59,7 @@ def decide_update(draft: Draft) -> None:
     state = service.update_status.state if service.update_status else None
     if state in PAUSED or not is_allocated(service):
         return
-    if state in FINISHED and not any(
-        is_active(task) and draft.is_outdated(task) for slot in draft.slots.values() for task in slot.values()
-    ):
+    if state in FINISHED and not _is_any_outdated(draft):
         return
     if state in FINISHED:
         _set_status(draft, UpdateState.UPDATING, f"update in progress{_fallback(draft)}")
@@ -82,6 +80,13 @@ def decide_update(draft: Draft) -> None:
         _tell_waiting(draft, draft.allowance.reason if turn.is_held_up else "")
         for slot in turn.slots:
             _replace(draft, slot, start_first=_starts_first(draft, config))
+
+
+def _is_any_outdated(draft: Draft) -> bool:
+    # Of the many tasks of a service nearly all are of its version, and there is nothing else to look at then.
+    version = draft.service.spec_version
+    other = [task for slot in draft.slots.values() for task in slot.values() if task.spec_version != version]
+    return any(is_active(task) and draft.is_outdated(task) for task in other)
 
 
 def _progress(draft: Draft, key: SlotKey, config: UpdateConfig) -> SlotProgress:
