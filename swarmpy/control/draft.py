@@ -13,7 +13,7 @@ import attrs
 from swarmpy.control.availability import Allowance
 from swarmpy.control.decision import Decision, NewId, earlier
 from swarmpy.control.nodes import Standing, orphaned, standing_of
-from swarmpy.control.outdated import is_outdated
+from swarmpy.control.outdated import has_image, is_outdated
 from swarmpy.control.waiting import Waits
 from swarmpy.model import changes
 from swarmpy.model.defaults import restart_policy
@@ -80,6 +80,7 @@ class Draft:
         self._service_before = service
         self._before: dict[TaskId, Task] = {}
         self._touched: dict[TaskId, Task] = {}
+        self._outdated: dict[tuple[int, int, int, bool, bool], bool] = {}
         self._standings: dict[NodeId, Standing] = {}
         self._wake: int | None = None
         self._allowance: Allowance | None = None
@@ -116,7 +117,21 @@ class Draft:
 
     def is_outdated(self, task: Task) -> bool:
         """True when the task has to be replaced to become what the service asks for."""
-        return is_outdated(self.view, self.service, task)
+        service = self.service
+        if service.job is not None:
+            return is_outdated(self.view, service, task)
+        if task.spec_version == service.spec_version:
+            return False
+        # Of a spec that wants the same places it is the same for all its tasks, wherever they are. All that is known by
+        # its identity here lives as long as the draft.
+        state = task.status.state
+        key = (id(service.spec), id(task.spec), id(task.ports), state >= TaskState.PENDING, has_image(state))
+        found = self._outdated.get(key)
+        if found is None:
+            found = is_outdated(self.view, service, task)
+            if task.spec.placement == service.spec.task.placement:
+                self._outdated[key] = found
+        return found
 
     def is_of_update(self, task: Task) -> bool:
         """True for a task that was made since the present update began or, of the same wishes, has yet to run."""

@@ -21,6 +21,8 @@ from tests.bench.clusters import HostedNode, leader_of, running
 from tests.bench.figures import emit
 
 SETTLE_S = 5.0
+HEARTBEAT_S = 5
+"""Docker's period: a process full of agents starts thousands of tasks at once, and would be late with a shorter one."""
 UPDATE_PARTS = 10
 """A rolling update replaces so much of the tasks at a time."""
 
@@ -34,6 +36,7 @@ async def scale(options: argparse.Namespace) -> None:
         token = (await leader.client.get("/swarm"))["JoinTokens"]["Worker"]
         others = [manager for manager in cluster.managers if manager is not leader]
         async with loads(options.agents, token, [leader, *others]) as load:
+            await _set_heartbeat(leader)
             await load.do("join", at_once=AT_ONCE)
             await load.do("open")
             shape = {"managers": options.managers, "agents": options.agents, "tasks": count}
@@ -58,6 +61,13 @@ async def _lose_a_node(load: Loads, leader: HostedNode, service: str, shape: dic
         lost = [node_id for answer in await load.do("lose") for node_id in answer["lost"]]
         found["tasks_lost"] = (await leader.do("tasks_on", nodes=lost))["tasks"]
         await leader.do("until_running", service=service, count=shape["tasks"], image="none:2", without=lost)
+
+
+async def _set_heartbeat(leader: HostedNode) -> None:
+    swarm = await leader.client.get("/swarm")
+    spec = swarm["Spec"]
+    spec["Dispatcher"]["HeartbeatPeriod"] = HEARTBEAT_S * 1_000_000_000
+    await leader.client.post("/swarm/update", spec, query={"version": str(swarm["Version"]["Index"])})
 
 
 def _spec(count: int, image: str) -> dict[str, Any]:
