@@ -21,8 +21,6 @@ from tests.bench.clusters import HostedNode, leader_of, running
 from tests.bench.figures import emit
 
 SETTLE_S = 5.0
-HEARTBEAT_S = 5
-"""Docker's period: a process full of agents starts thousands of tasks at once, and would be late with a shorter one."""
 UPDATE_PARTS = 10
 """A rolling update replaces so much of the tasks at a time."""
 
@@ -36,7 +34,7 @@ async def scale(options: argparse.Namespace) -> None:
         token = (await leader.client.get("/swarm"))["JoinTokens"]["Worker"]
         others = [manager for manager in cluster.managers if manager is not leader]
         async with loads(options.agents, token, [leader, *others]) as load:
-            await _set_heartbeat(leader)
+            await _set_heartbeat(leader, options.agent_heartbeat_s)
             await load.do("join", at_once=AT_ONCE)
             await load.do("open")
             shape = {"managers": options.managers, "agents": options.agents, "tasks": count}
@@ -63,10 +61,10 @@ async def _lose_a_node(load: Loads, leader: HostedNode, service: str, shape: dic
         await leader.do("until_running", service=service, count=shape["tasks"], image="none:2", without=lost)
 
 
-async def _set_heartbeat(leader: HostedNode) -> None:
+async def _set_heartbeat(leader: HostedNode, seconds: float) -> None:
     swarm = await leader.client.get("/swarm")
     spec = swarm["Spec"]
-    spec["Dispatcher"]["HeartbeatPeriod"] = HEARTBEAT_S * 1_000_000_000
+    spec["Dispatcher"]["HeartbeatPeriod"] = round(seconds * 1e9)
     await leader.client.post("/swarm/update", spec, query={"version": str(swarm["Version"]["Index"])})
 
 
