@@ -17,6 +17,7 @@ from swarmpy.control.outdated import has_image, is_outdated
 from swarmpy.control.waiting import Waits
 from swarmpy.model import changes
 from swarmpy.model.defaults import restart_policy
+from swarmpy.model.evolving import evolver
 from swarmpy.model.ids import NodeId, TaskId
 from swarmpy.model.objects import Meta, Service, Task, TaskStatus
 from swarmpy.model.states import Cause, TaskState
@@ -51,10 +52,13 @@ def age_key(task: Task) -> tuple[int, int, str]:
     return (task.spec_version, task.meta.created_at_ns, task.id)
 
 
+with_desired = evolver(Task, "desired_state", "cause")
+
+
 def retired(task: Task, desired: TaskState, now_ns: int, cause: Cause) -> Task:
     """``task`` when it is wanted no more. One that no node ever had is over at once: nobody else will end it."""
     if desired > task.desired_state:
-        task = attrs.evolve(task, desired_state=desired, cause=cause)
+        task = with_desired(task, desired, cause)
     if task.status.state >= TaskState.ASSIGNED:
         return task
     status = attrs.evolve(task.status, state=TaskState.SHUTDOWN, timestamp_ns=now_ns, message="shutdown", err="")
@@ -155,7 +159,7 @@ class Draft:
     def remove(self, task: Task, cause: Cause) -> None:
         """The task is to disappear, from the history as well."""
         if task.desired_state is not TaskState.REMOVE:
-            self.put(attrs.evolve(task, desired_state=TaskState.REMOVE, cause=cause))
+            self.put(with_desired(task, TaskState.REMOVE, cause))
 
     def explain(self, task: Task, reason: str) -> None:
         """Why the task is still where it should not be; "" when that is over."""
@@ -170,7 +174,7 @@ class Draft:
 
     def promote(self, task: Task) -> None:
         """A task that waited may start."""
-        self.put(attrs.evolve(task, desired_state=self._wanted, cause=Cause.DELAY_OVER))
+        self.put(with_desired(task, self._wanted, Cause.DELAY_OVER))
 
     def start(self, key: SlotKey, *, not_before_ns: int = 0) -> Task:
         """A new task for the slot, of the service's current spec.
