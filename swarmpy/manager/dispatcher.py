@@ -338,7 +338,7 @@ class Dispatcher:
                 self._forget_if_gone(NodeId(event.id))
             elif isinstance(event.object, Task):
                 task = event.object
-                if task.node_id is not None:
+                if task.node_id is not None and not _is_report(event.old, task):
                     affected.add(task.node_id)
                 if task.status.state > TaskState.RUNNING:
                     self._gate.forget(task.id)
@@ -421,6 +421,17 @@ class Dispatcher:
             # One that finds new words each time has to wait: the next heartbeat tells what is so then.
             if self._complaints.of(node_id, now).take(now):
                 await self._store.update(record)
+
+
+def _is_report(old: StoreObject | None, new: Task) -> bool:
+    """True for a change of which the task's node need not be told: it told it itself.
+
+    A node with a hundred tasks reports four times of each, and each time all of them would be looked at.
+    """
+    if not isinstance(old, Task) or old.status.state < TaskState.ASSIGNED or old.node_id != new.node_id:
+        return False
+    # One that is to stop may be held back, and let go by what it reports.
+    return old.desired_state is new.desired_state and new.desired_state.is_wanted
 
 
 def _touches_routing(event: Event | Resync) -> bool:
