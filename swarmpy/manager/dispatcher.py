@@ -145,7 +145,7 @@ class Dispatcher:
                 if message is not None:
                     yield codec.to_plain(message)
                     await asyncio.sleep(0)
-                else:
+                if message is None or not session.told.is_behind:
                     await session.wake.wait()
             if self._ended:
                 raise NotLeader
@@ -430,8 +430,10 @@ def _is_report(old: StoreObject | None, new: Task) -> bool:
     """
     if not isinstance(old, Task) or old.status.state < TaskState.ASSIGNED or old.node_id != new.node_id:
         return False
-    # One that is to stop may be held back, and let go by what it reports.
-    return old.desired_state is new.desired_state and new.desired_state.is_wanted
+    if old.desired_state is not new.desired_state:
+        return False
+    # One that is to stop, and that requests are on their way to, is held back until it reports.
+    return new.desired_state.is_wanted or not (is_routed(old) or is_routed(new))
 
 
 def _touches_routing(event: Event | Resync) -> bool:
