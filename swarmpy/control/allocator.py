@@ -15,6 +15,7 @@ from swarmpy.control.ports import PortTable, is_allocated
 from swarmpy.errors import UserError
 from swarmpy.model import changes
 from swarmpy.model.changes import Change
+from swarmpy.model.evolving import evolver
 from swarmpy.model.ids import ServiceId
 from swarmpy.model.objects import Service, Task, TaskStatus
 from swarmpy.model.specs import PortConfig
@@ -66,9 +67,12 @@ def decide(view: View, service_ids: Iterable[ServiceId]) -> Decision:
     return Decision(changes=tuple(found))
 
 
+_with_ports = evolver(Task, "status", "ports")
+
+
 def _allocated(task: Task, service: Service) -> Task:
     # The time stays that of the task's creation: it has been waiting since then.
     status = TaskStatus(
         state=TaskState.PENDING, timestamp_ns=task.status.timestamp_ns, message="pending task scheduling"
     )
-    return attrs.evolve(task, status=status, ports=service.ports)
+    return _with_ports(task, status, service.ports)

@@ -13,10 +13,11 @@ import attrs
 from swarmpy.control.availability import Allowance
 from swarmpy.control.decision import Decision, NewId, earlier
 from swarmpy.control.nodes import Standing, orphaned, standing_of
-from swarmpy.control.outdated import is_outdated
+from swarmpy.control.outdated import has_image, is_outdated
 from swarmpy.control.waiting import Waits
 from swarmpy.model import changes
 from swarmpy.model.defaults import restart_policy
+from swarmpy.model.evolving import evolver
 from swarmpy.model.ids import NodeId, TaskId
 from swarmpy.model.objects import Meta, Service, Task, TaskStatus
 from swarmpy.model.states import Cause, TaskState
@@ -51,10 +52,13 @@ def age_key(task: Task) -> tuple[int, int, str]:
     return (task.spec_version, task.meta.created_at_ns, task.id)
 
 
+with_desired = evolver(Task, "desired_state", "cause")
+
+
 def retired(task: Task, desired: TaskState, now_ns: int, cause: Cause) -> Task:
     """``task`` when it is wanted no more. One that no node ever had is over at once: nobody else will end it."""
     if desired > task.desired_state:
-        task = attrs.evolve(task, desired_state=desired, cause=cause)
+        task = with_desired(task, desired, cause)
     if task.status.state >= TaskState.ASSIGNED:
         return task
     status = attrs.evolve(task.status, state=TaskState.SHUTDOWN, timestamp_ns=now_ns, message="shutdown", err="")
@@ -80,12 +84,19 @@ class Draft:
         self._service_before = service
         self._before: dict[TaskId, Task] = {}
         self._touched: dict[TaskId, Task] = {}
+        self._outdated: dict[tuple[int, int, int, bool, bool], bool] = {}
         self._standings: dict[NodeId, Standing] = {}
         self._wake: int | None = None
         self._allowance: Allowance | None = None
-        for task in view.tasks_of_service(service.id):
-            self._before[task.id] = task
-            self.slots.setdefault(slot_of(task), {})[task.id] = task
+        tasks = view.tasks_of_service(service.id)
+        self._before = {task.id: task for task in tasks}
+        for task in tasks:
+            key = task.slot or slot_of(task)
+            slot = self.slots.get(key)
+            if slot is None:
+                self.slots[key] = {task.id: task}
+            else:
+                slot[task.id] = task
 
     def slot(self, key: SlotKey) -> tuple[Task, ...]:
         """The tasks of a slot, past and present."""
@@ -110,7 +121,21 @@ class Draft:
 
     def is_outdated(self, task: Task) -> bool:
         """True when the task has to be replaced to become what the service asks for."""
-        return is_outdated(self.view, self.service, task)
+        service = self.service
+        if service.job is not None:
+            return is_outdated(self.view, service, task)
+        if task.spec_version == service.spec_version:
+            return False
+        # Of a spec that wants the same places it is the same for all its tasks, wherever they are. All that is known by
+        # its identity here lives as long as the draft.
+        state = task.status.state
+        key = (id(service.spec), id(task.spec), id(task.ports), state >= TaskState.PENDING, has_image(state))
+        found = self._outdated.get(key)
+        if found is None:
+            found = is_outdated(self.view, service, task)
+            if task.spec.placement == service.spec.task.placement:
+                self._outdated[key] = found
+        return found
 
     def is_of_update(self, task: Task) -> bool:
         """True for a task that was made since the present update began or, of the same wishes, has yet to run."""
@@ -138,7 +163,7 @@ class Draft:
     def remove(self, task: Task, cause: Cause) -> None:
         """The task is to disappear, from the history as well."""
         if task.desired_state is not TaskState.REMOVE:
-            self.put(attrs.evolve(task, desired_state=TaskState.REMOVE, cause=cause))
+            self.put(with_desired(task, TaskState.REMOVE, cause))
 
     def explain(self, task: Task, reason: str) -> None:
         """Why the task is still where it should not be; "" when that is over."""
@@ -153,7 +178,7 @@ class Draft:
 
     def promote(self, task: Task) -> None:
         """A task that waited may start."""
-        self.put(attrs.evolve(task, desired_state=self._wanted, cause=Cause.DELAY_OVER))
+        self.put(with_desired(task, self._wanted, Cause.DELAY_OVER))
 
     def start(self, key: SlotKey, *, not_before_ns: int = 0) -> Task:
         """A new task for the slot, of the service's current spec.

@@ -6,11 +6,9 @@ has not heard.
 
 from __future__ import annotations
 
-import attrs
-
 from swarmpy.control import global_mode, replicated
 from swarmpy.control.decision import Decision, NewId
-from swarmpy.control.draft import Draft
+from swarmpy.control.draft import Draft, with_desired
 from swarmpy.control.jobs import decide_job
 from swarmpy.control.restart import supervise
 from swarmpy.control.update import decide_update
@@ -52,5 +50,5 @@ def decide_service(view: View, service_id: ServiceId, now_ns: int, new_id: NewId
 
 def _remove_tasks(view: View, service_id: ServiceId) -> Decision:
     kept = (task for task in view.tasks_of_service(service_id) if task.desired_state < TaskState.REMOVE)
-    gone = (attrs.evolve(task, desired_state=TaskState.REMOVE, cause=Cause.REMOVED) for task in kept)
+    gone = (with_desired(task, TaskState.REMOVE, Cause.REMOVED) for task in kept)
     return Decision(changes=tuple(map(changes.update, gone)))

@@ -23,11 +23,16 @@ def is_outdated(view: View, service: Service, task: Task) -> bool:
     return task.spec_version != service.spec_version and _is_different(view, service, task)
 
 
+def has_image(state: TaskState) -> bool:
+    """True for a task that needs no credentials for the registry any more."""
+    return TaskState.READY <= state <= TaskState.RUNNING
+
+
 def _is_different(view: View, service: Service, task: Task) -> bool:
     if task.status.state >= TaskState.PENDING and task.ports != service.ports:
         return True
     wanted = service.spec.task
-    if TaskState.READY <= task.status.state <= TaskState.RUNNING:
+    if has_image(task.status.state):
         wanted = _with_credentials_of(task, wanted)
     if task.spec is wanted or task.spec == wanted:
         return False

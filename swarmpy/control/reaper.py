@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from swarmpy.control.decision import Decision
-from swarmpy.control.draft import SlotKey, age_key, is_active, is_ended, slot_of
+from swarmpy.control.draft import SlotKey, age_key, is_ended, slot_of
 from swarmpy.control.nodes import standing
 from swarmpy.model import changes
 from swarmpy.model.defaults import restart_policy
@@ -35,10 +35,10 @@ def _doomed(view: View, limit: int, service_id: ServiceId) -> list[Task]:
     doomed: list[Task] = []
     ended: dict[SlotKey, list[Task]] = {}
     for task in view.tasks_of_service(service_id):
-        if service is None or task.desired_state == TaskState.REMOVE:
+        if service is None or task.desired_state is TaskState.REMOVE:
             if not _may_still_run(view, task):
                 doomed.append(task)
-        elif not is_active(task) and is_ended(task):
+        elif not task.desired_state.is_wanted and is_ended(task):
             ended.setdefault(slot_of(task), []).append(task)
     if service is None or limit < 0:
         return doomed

@@ -21,10 +21,10 @@ ENDED_BY_ITSELF = frozenset({TaskState.COMPLETE, TaskState.FAILED, TaskState.REJ
 
 def supervise(draft: Draft, key: SlotKey) -> None:
     """Bring one slot back to one task that runs or is on its way, as far as its restart policy allows."""
-    tasks = draft.slot(key)
-    if len(tasks) == 1 and _is_well(draft, tasks[0]):
+    held = draft.slots[key]
+    if len(held) == 1 and _is_well(draft, only := next(iter(held.values()))):
         # Nearly all slots of nearly all decisions: nothing else is asked of them.
-        if tasks[0].status.err:
+        if only.status.err:
             _stop_waiting(draft, key)
         return
     _stop_waiting(draft, key)
@@ -66,7 +66,9 @@ def _attempts(draft: Draft, ended: Task, window_ns: int) -> int:
 
 
 def _is_well(draft: Draft, task: Task) -> bool:
-    return task.desired_state == TaskState.RUNNING and not is_ended(task) and draft.standing(task) is Standing.FINE
+    if task.desired_state is not TaskState.RUNNING or task.status.state.is_terminal:
+        return False
+    return draft.standing(task) is Standing.FINE
 
 
 def _active(draft: Draft, key: SlotKey) -> list[Task]:

@@ -39,8 +39,6 @@ class SlotProgress:
     """A new task that ended too early, if any."""
     arrived_at_ns: int | None
     """When the first of the new tasks began to run (or ended); None: not yet."""
-    is_part: bool
-    """The slot was, or is, to be updated (or is new and failed, which says the same of the new spec)."""
 
 
 @attrs.frozen(kw_only=True)
@@ -59,16 +57,13 @@ def decide_update(draft: Draft) -> None:
     state = service.update_status.state if service.update_status else None
     if state in PAUSED or not is_allocated(service):
         return
-    if state in FINISHED and not any(
-        is_active(task) and draft.is_outdated(task) for slot in draft.slots.values() for task in slot.values()
-    ):
+    if state in FINISHED and not _is_any_outdated(draft):
         return
     if state in FINISHED:
         _set_status(draft, UpdateState.UPDATING, f"update in progress{_fallback(draft)}")
     is_rollback = state is UpdateState.ROLLBACK_STARTED
     config = update_config(service.spec.rollback if is_rollback else service.spec.update)
-    slots = [_progress(draft, key, config) for key in draft.slots]
-    part = [slot for slot in slots if slot.is_part]
+    part = [slot for key in draft.slots if (slot := _progress(draft, key, config)) is not None]
     failed = [slot.failed for slot in part if slot.failed is not None]
     if config.failure_action != "continue" and failed and len(failed) / len(part) > (config.max_failure_ratio or 0):
         _fail(draft, f"due to failure or early termination of task {failed[0].id}", config, is_rollback=is_rollback)
@@ -84,20 +79,38 @@ def decide_update(draft: Draft) -> None:
             _replace(draft, slot, start_first=_starts_first(draft, config))
 
 
-def _progress(draft: Draft, key: SlotKey, config: UpdateConfig) -> SlotProgress:
+def _is_any_outdated(draft: Draft) -> bool:
+    # Of the many tasks of a service nearly all are of its version, and there is nothing else to look at then.
+    version = draft.service.spec_version
+    other = [task for slot in draft.slots.values() for task in slot.values() if task.spec_version != version]
+    return any(is_active(task) and draft.is_outdated(task) for task in other)
+
+
+def _progress(draft: Draft, key: SlotKey, config: UpdateConfig) -> SlotProgress | None:
+    """None where the slot neither was nor is to be updated. One that is new and failed is part: it says the same."""
+    held = draft.slots[key]
+    if len(held) == 1:
+        # So are nearly all.
+        (only,) = held.values()
+        if not is_ended(only):
+            if not draft.is_outdated(only):
+                return None
+            left = (only,) if is_active(only) else ()
+            return SlotProgress(key=key, outdated=left, coming=(), failed=None, arrived_at_ns=None)
     tasks = draft.slot(key)
     outdated = [task for task in tasks if draft.is_outdated(task)]
     new = [task for task in tasks if draft.is_of_update(task)]
     arrivals = [task.started_at_ns or task.applied_at_ns for task in new if task.status.state in ARRIVED]
     outdated_ids = {task.id for task in outdated}
     failed = next((task for task in new if _ended_early(task, config)), None)
+    if not (outdated or failed):
+        return None
     return SlotProgress(
         key=key,
         outdated=tuple(task for task in outdated if is_active(task)),
         coming=tuple(t for t in tasks if is_active(t) and not is_ended(t) and t.id not in outdated_ids),
         failed=failed,
         arrived_at_ns=min(arrivals, default=None),
-        is_part=bool(outdated or failed),
     )
 
 

@@ -113,6 +113,8 @@ class Told:
     sequence: int = 0
     is_whole: bool = False
     """The whole set was told, and what comes are changes of it."""
+    is_behind: bool = False
+    """The last update was not all that there was to tell."""
 
     def next_update(
         self, wanted: Mapping[TaskId, Task], size_of: Callable[[Task], int], most: float
@@ -123,9 +125,10 @@ class Told:
         """
         changed = [t for t in wanted.values() if (old := self.tasks.get(t.id)) is None or not _same_order(old, t)]
         removed = tuple(task_id for task_id in self.tasks if task_id not in wanted)
+        part = _beginning(changed, size_of, most)
+        self.is_behind = len(part) < len(changed)
         if self.is_whole and not changed and not removed:
             return None
-        part = _beginning(changed, size_of, most)
         sequence, self.sequence = self.sequence, self.sequence + 1
         self.tasks = {i: t for i, t in self.tasks.items() if i in wanted} | {task.id: task for task in part}
         more = not self.is_whole and len(part) < len(changed)

@@ -145,7 +145,7 @@ class Dispatcher:
                 if message is not None:
                     yield codec.to_plain(message)
                     await asyncio.sleep(0)
-                else:
+                if message is None or not session.told.is_behind:
                     await session.wake.wait()
             if self._ended:
                 raise NotLeader
@@ -338,7 +338,7 @@ class Dispatcher:
                 self._forget_if_gone(NodeId(event.id))
             elif isinstance(event.object, Task):
                 task = event.object
-                if task.node_id is not None:
+                if task.node_id is not None and not _is_report(event.old, task):
                     affected.add(task.node_id)
                 if task.status.state > TaskState.RUNNING:
                     self._gate.forget(task.id)
@@ -421,6 +421,19 @@ class Dispatcher:
             # One that finds new words each time has to wait: the next heartbeat tells what is so then.
             if self._complaints.of(node_id, now).take(now):
                 await self._store.update(record)
+
+
+def _is_report(old: StoreObject | None, new: Task) -> bool:
+    """True for a change of which the task's node need not be told: it told it itself.
+
+    A node with a hundred tasks reports four times of each, and each time all of them would be looked at.
+    """
+    if not isinstance(old, Task) or old.status.state < TaskState.ASSIGNED or old.node_id != new.node_id:
+        return False
+    if old.desired_state is not new.desired_state:
+        return False
+    # One that is to stop, and that requests are on their way to, is held back until it reports.
+    return new.desired_state.is_wanted or not (is_routed(old) or is_routed(new))
 
 
 def _touches_routing(event: Event | Resync) -> bool:

@@ -30,6 +30,9 @@ COLLECT_S = 0.01
 """Seconds to wait after a change for others that belong to it."""
 MAX_WRITE = 200
 """Most changes of one log entry (swarmkit's bound for its batches)."""
+REST = 3
+"""A service is left alone for so many times as long as it took to decide on it. One of tens of thousands of tasks takes
+a tenth of a second, and each of their reports would have it decided on once more."""
 MAX_ROUNDS = 50
 """Rounds of deciding without a pause before it is said that decisions do not settle."""
 
@@ -47,6 +50,7 @@ class Reconciler:
         """Nodes with tasks that are to leave them when their service may miss them."""
         self._waits: dict[ServiceId, Waits] = {}
         self._wake_at: dict[ServiceId, float] = {}
+        self._rests_until: dict[ServiceId, float] = {}
         self._following = Following(store)
         self._placing: Placing
 
@@ -110,6 +114,8 @@ class Reconciler:
             written += await self._apply(nodes.decide(self._store.view(), self._clock.time_ns()))
             written += await self._enforce()
             for service_id in dirty:
+                if self._rests(service_id):
+                    continue
                 written += await self._settle_service(service_id)
                 # Of thousands of services most need nothing, and nothing would be waited for.
                 await asyncio.sleep(0)
@@ -138,10 +144,24 @@ class Reconciler:
             await asyncio.sleep(0)
         return written
 
+    def _rests(self, service_id: ServiceId) -> bool:
+        """True for a service that has had its share of the loop; it is decided on when others have had theirs."""
+        until = self._rests_until.get(service_id)
+        if until is None:
+            return False
+        if until <= self._clock.monotonic():
+            del self._rests_until[service_id]
+            return False
+        self._wake_at[service_id] = until
+        return True
+
     async def _settle_service(self, service_id: ServiceId) -> int:
         now, now_ns = self._clock.monotonic(), self._clock.time_ns()
         waits = self._waits.pop(service_id, None) or Waits(self._clock.monotonic)
         decision = orchestrator.decide_service(self._store.view(), service_id, now_ns, self._new_id, waits)
+        took = self._clock.monotonic() - now
+        if took > COLLECT_S:
+            self._rests_until[service_id] = now + (1 + REST) * took
         self._wake_at.pop(service_id, None)
         if decision.wake_at_ns is not None:
             # On a clock that nobody sets: a wait is as long as it was when it was decided on.

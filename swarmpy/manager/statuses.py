@@ -10,6 +10,7 @@ import structlog
 
 from swarmpy.errors import Unavailable
 from swarmpy.model.assignments import TaskStatusUpdate
+from swarmpy.model.evolving import evolver
 from swarmpy.model.ids import NodeId, TaskId
 from swarmpy.model.objects import Task, TaskStatus
 from swarmpy.model.states import Actor, TaskState, may_advance
@@ -25,6 +26,9 @@ MAX_WRITE = 500
 """Most tasks of one log entry."""
 MAX_PENDING = 50_000
 """Most tasks waiting to be written; agents are told to come again beyond it."""
+
+
+_observed = evolver(Task, "status", "applied_at_ns", "started_at_ns")
 
 
 def accept(task: Task | None, node_id: NodeId, status: TaskStatus, now_ns: int) -> Task | None:
@@ -43,7 +47,7 @@ def accept(task: Task | None, node_id: NodeId, status: TaskStatus, now_ns: int) 
     elif not may_advance(Actor.AGENT, task.status.state, status.state):
         return None
     started_at_ns = task.started_at_ns or (now_ns if status.state is TaskState.RUNNING else 0)
-    return attrs.evolve(task, status=status, applied_at_ns=now_ns, started_at_ns=started_at_ns)
+    return _observed(task, status, now_ns, started_at_ns)
 
 
 def is_edit(task: Task, status: TaskStatus) -> bool:

@@ -29,15 +29,12 @@ class TaskState(enum.IntEnum):
     REMOVE = 800
     ORPHANED = 832
 
-    @property
-    def is_wanted(self) -> bool:
+    def __init__(self, value: int) -> None:
+        # Attributes and no properties: they are asked for of every task, over and over.
+        self.is_wanted = value <= 576
         """Of a desired state: True when the task is to run, for good (RUNNING) or until it completes (COMPLETE)."""
-        return self <= TaskState.COMPLETE
-
-    @property
-    def is_terminal(self) -> bool:
+        self.is_terminal = value > 512
         """True when the task has ended for good (and REMOVE, which is beyond all running states)."""
-        return self > TaskState.RUNNING
 
 
 class Cause(enum.IntEnum):

@@ -252,6 +252,9 @@ class Stack(Generic[T]):
 
     def group(self, index: Index[T], key: Hashable) -> tuple[T, ...]:
         """The objects of one group of an index."""
+        if not any(table.objects for table in self._upper):
+            # As a view of the committed state is: all that is in the group is there, and is in no other layer.
+            return tuple([obj for obj in map(self._base.objects.get, self._base.group(index, key)) if obj is not None])
         found: dict[str, T] = {}
         for table in reversed(self._tables):
             for object_id in table.group(index, key):

@@ -55,7 +55,7 @@ class Tx(View):
             raise AlreadyExists(f"{kind} {obj.id} exists already")
         self._check_unique(obj)
         meta = Meta(created_at_ns=self._now_ns, updated_at_ns=self._now_ns)
-        self._record(create_change(attrs.evolve(obj, meta=meta)))
+        self._record(create_change(with_meta(obj, meta)))
 
     def update(self, obj: StoreObject, expected_version: int | None = None) -> None:
         """Replace the object of the same id.

@@ -90,6 +90,8 @@ def main() -> int:
     parser.add_argument("--origins", type=int, default=1, help="addresses the attacker comes from, of hostile")
     parser.add_argument("--services", type=int, default=10_000, help="of list")
     parser.add_argument("--agents", type=int, default=500, help="of agents and scale")
+    # Docker's period: a process full of agents starts thousands of tasks at once, and would be late with a shorter one.
+    parser.add_argument("--agent-heartbeat-s", type=float, default=5.0, help="of scale")
     parser.add_argument("--most-nodes", type=int, default=100_000, help="of scheduler")
     parser.add_argument("--most-tasks", type=int, default=1_000_000, help="of scheduler")
     options = parser.parse_args()

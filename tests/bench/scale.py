@@ -34,6 +34,7 @@ async def scale(options: argparse.Namespace) -> None:
         token = (await leader.client.get("/swarm"))["JoinTokens"]["Worker"]
         others = [manager for manager in cluster.managers if manager is not leader]
         async with loads(options.agents, token, [leader, *others]) as load:
+            await _set_heartbeat(leader, options.agent_heartbeat_s)
             await load.do("join", at_once=AT_ONCE)
             await load.do("open")
             shape = {"managers": options.managers, "agents": options.agents, "tasks": count}
@@ -58,6 +59,13 @@ async def _lose_a_node(load: Loads, leader: HostedNode, service: str, shape: dic
         lost = [node_id for answer in await load.do("lose") for node_id in answer["lost"]]
         found["tasks_lost"] = (await leader.do("tasks_on", nodes=lost))["tasks"]
         await leader.do("until_running", service=service, count=shape["tasks"], image="none:2", without=lost)
+
+
+async def _set_heartbeat(leader: HostedNode, seconds: float) -> None:
+    swarm = await leader.client.get("/swarm")
+    spec = swarm["Spec"]
+    spec["Dispatcher"]["HeartbeatPeriod"] = round(seconds * 1e9)
+    await leader.client.post("/swarm/update", spec, query={"version": str(swarm["Version"]["Index"])})
 
 
 def _spec(count: int, image: str) -> dict[str, Any]:

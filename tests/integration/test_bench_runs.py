@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
         ("scheduler", ["--most-nodes", "1000", "--most-tasks", "1000"]),
         ("agents", ["--managers", "3", "--agents", "12"]),
         ("handshake", []),
+        ("scale", ["--managers", "1", "--agents", "6", "--tasks", "60", "--agent-heartbeat-s", "1"]),
         ("big", ["--managers", "3", "--tasks", "200"]),
     ],
 )

@@ -130,8 +130,8 @@ CLUSTER = (
         module="swarmpy.control.loads",
         edits=(
             Edit(
-                "node.status.state is NodeState.READY and node.spec.availability is Availability.ACTIVE",
-                "node.status.state is NodeState.READY and node.spec.availability is not Availability.PAUSE",
+                "and node.spec.availability is Availability.ACTIVE",
+                "and node.spec.availability is not Availability.PAUSE",
             ),
         ),
     ),

@@ -13,6 +13,7 @@ import pytest
 from manager_world import FakeAgent, InstantProposer, MovedClock, make_service, make_store, make_task
 
 from swarmpy.errors import FailedPrecondition, NodeRemoved, NotLeader, PermissionDenied
+from swarmpy.manager import dispatcher
 from swarmpy.manager.dispatcher import PART_BYTES, Dispatcher
 from swarmpy.model import codec
 from swarmpy.model.assignments import SessionMessage
@@ -229,6 +230,29 @@ async def test_reports_are_written_and_only_rise() -> None:
         assert world.proposer.entries == entries
         await agent.close()
         await other.close()
+
+
+async def test_reports_have_nobody_look_at_all_the_tasks_of_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a node said itself is no news for it; what is decided on the task is."""
+    looks: list[str] = []
+    node_tasks = dispatcher.node_tasks
+    monkeypatch.setattr(dispatcher, "node_tasks", lambda view, *rest: looks.append(rest[0]) or node_tasks(view, *rest))
+    async with serving("a") as world:
+        without_ports = attrs.evolve(make_task("t1", "a", TaskState.ASSIGNED), ports=())
+        await world.store.update(lambda tx: tx.create(without_ports))
+        agent = FakeAgent(world.dispatcher, "a")
+        await agent.open()
+        told = asyncio.create_task(agent.take())
+        await asyncio.sleep(5 * dispatcher.COLLECT_S)  # the session has been woken by what was before
+        looks.clear()
+        for state in (TaskState.ACCEPTED, TaskState.STARTING, TaskState.RUNNING):
+            await agent.report("t1", state)
+        await asyncio.sleep(5 * dispatcher.COLLECT_S)
+        assert looks == []
+        await world.desire("t1", TaskState.SHUTDOWN)
+        await told
+        assert agent.tasks[TaskId("t1")].desired_state is TaskState.SHUTDOWN
+        await agent.close()
 
 
 async def test_a_task_that_ran_may_be_rejected_by_a_node_that_forgot_it() -> None:

@@ -12,6 +12,7 @@ import pytest
 from manager_world import InstantProposer, MovedClock, make_store
 
 from swarmpy.control import enforcer, orchestrator
+from swarmpy.manager import reconcile
 from swarmpy.manager.reconcile import Reconciler
 from swarmpy.model import codec
 from swarmpy.model.ids import NodeId, ServiceId
@@ -301,3 +302,28 @@ async def test_a_removed_service_goes_when_its_tasks_have_stopped() -> None:
         await world.observe(world.tasks(TaskState.REMOVE)[0], TaskState.SHUTDOWN)
         await until(lambda: world.store.view().service("s1") is None)
         assert not world.store.view().tasks()
+
+
+async def test_a_service_that_takes_long_to_decide_on_leaves_the_loop_to_others(monkeypatch) -> None:
+    """It is left alone for a while, others are not; nothing that happened meanwhile is missed."""
+    decided = []
+    decide = orchestrator.decide_service
+
+    def slowly(view, service_id, *rest):
+        decided.append(service_id)
+        if service_id == "s1":
+            world.clock.seconds += 0.1
+        return decide(view, service_id, *rest)
+
+    async with reconciling("a") as world:
+        monkeypatch.setattr(orchestrator, "decide_service", slowly)
+        await world.create(1)
+        await until(lambda: [t.status.state for t in world.tasks()] == [TaskState.ASSIGNED])
+        assert decided == ["s1"]
+        await world.observe(world.tasks()[0], TaskState.FAILED)
+        await world.create_idle_service()
+        await until(lambda: len([t for t in world.tasks() if t.service_id == "s2"]) == 1)
+        assert decided.count("s1") == 1
+        world.clock.seconds += reconcile.REST * 0.1
+        await until(lambda: len(world.tasks(TaskState.READY)) == 1)
+        assert decided.count("s1") == 2
