@@ -125,7 +125,6 @@ class Load:
             "failed": len(self.failures),
             "forgiven": dict(self.forgiven),
             "seconds": round(time.monotonic() - self._began, 1),
-            "worst_ms": {step: round(seconds * 1e3) for step, seconds in self.worst_s.items()},
         }
 
     @contextlib.asynccontextmanager

@@ -158,6 +158,13 @@ class Course:
         await node.start()
         await self._is_back(node, began)
 
+    async def die(self, node: LocalNode, kill_containers: Callable[[str], Awaitable[None]]) -> None:
+        """kill -9 of a daemon and, by the id of its node, of its containers: of all that a machine has."""
+        self._load.fates[node.address] = Fate.KILLED
+        async with asyncio.TaskGroup() as group:
+            group.create_task(node.kill())
+            group.create_task(kill_containers(self._ids[node.name]))
+
     async def _is_back(self, node: LocalNode, began: float) -> None:
         """It answers, as does every other, and the cluster knows it."""
         since = time.monotonic()
