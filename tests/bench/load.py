@@ -114,7 +114,23 @@ async def _kill_leader(course: Course, _: LocalCluster, leader: LocalNode, __: L
     await course.kill(leader)
 
 
-_CHANGES = (_start_first, _stop_first, _up, _down, _drain, _restart, _kill_leader, _restart_leader)
+async def _kill_leader_in_update(course: Course, _: LocalCluster, leader: LocalNode, __: LocalNode) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(course.update("start-first"))
+        group.create_task(course.kill(leader))
+
+
+_CHANGES = (
+    _start_first,
+    _stop_first,
+    _up,
+    _down,
+    _drain,
+    _restart,
+    _kill_leader,
+    _restart_leader,
+    _kill_leader_in_update,
+)
 
 
 async def _machine_dies(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import load_server
-from load_clients import Fate, Load
+from load_clients import NOTHING, Fate, Load
 
 from swarmpy.cli.local_cluster import LocalCluster, LocalNode
 from swarmpy.errors import SwarmpyError
@@ -182,12 +182,15 @@ class Course:
     # -- inside -----------------------------------------------------------------------------------------------------
 
     def _begin(self, what: str) -> float:
-        self._load.doing = what
+        # Two may be under way at once.
+        before = self._load.doing
+        self._load.doing = what if before == NOTHING else f"{before}, {what}"
         return time.monotonic()
 
     def _end(self, began: float) -> None:
-        self.seconds[self._load.doing] = round(time.monotonic() - began, 2)
-        self._load.doing = "nothing"
+        if self._load.doing != NOTHING:
+            self.seconds[self._load.doing] = round(time.monotonic() - began, 2)
+        self._load.doing = NOTHING
 
     async def _tasks(self) -> list[Json]:
         found: list[Json] = await self._client.get("/tasks", query={"filters": json.dumps({"service": [SERVICE]})})
