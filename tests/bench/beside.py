@@ -1,7 +1,7 @@
 """How long changes of a service take: with swarmpy, with Docker Swarm, and the least that the engine itself takes.
 
-Each has an engine of its own, of the same version, one after the other. What counts is when the engine has started,
-killed or removed the last container, as its events say.
+Docker Swarm has an engine of its own, of the same version. What counts is when the engine has started, killed or
+removed the last container, as its events say.
 """
 
 from __future__ import annotations
@@ -38,8 +38,7 @@ AT_ONCE = 8
 class Server:
     """One that takes services, and the engine that it uses."""
 
-    def __init__(self, name: str, api: Api, engine: Engine) -> None:
-        self.name = name
+    def __init__(self, api: Api, engine: Engine) -> None:
         self.api = api
         self.engine = engine
 
@@ -93,26 +92,31 @@ def container(command: list[str], grace_s: float) -> Json:
 
 
 async def beside(options: argparse.Namespace) -> None:
-    """Everything once for warmth, and then ``runs`` times; the ratios are those of the medians."""
+    """Everything once for warmth, and then ``runs`` times; the ratios are those of the medians.
+
+    The engine alone and swarmpy take turns on one engine: the machine's speed may change meanwhile.
+    """
     if shutil.which("dockerd") is None:
         print("bench: no dockerd on this machine: nothing to compare with", file=sys.stderr)
         return
-    figures: dict[str, dict[str, float]] = {}
-    async with running_engine() as engine:
-        figures["engine"] = await _floor(engine, options)
-        async with _swarmpy(engine) as server:
-            figures["swarmpy"] = await _measure(server, options)
+    floor, ours, theirs = _series(), _series(), _series()
+    async with running_engine() as engine, _swarmpy(engine) as server:
+        for run in range(options.runs + 1):
+            _note(floor, await _floor(engine, options), is_warm=run > 0)
+            _note(ours, await _measure(server, options), is_warm=run > 0)
     async with running_engine() as engine:
         await engine.api.ask("POST", "swarm/init", {"ListenAddr": "127.0.0.1:2377", "AdvertiseAddr": "127.0.0.1"})
-        figures["swarm"] = await _measure(Server("swarm", engine.api, engine), options)
-    ours, theirs, floor = figures["swarmpy"], figures["swarm"], figures["engine"]
-    for what in ours:
+        for run in range(options.runs + 1):
+            _note(theirs, await _measure(Server(engine.api, engine), options), is_warm=run > 0)
+    medians = {name: _tell(name, took) for name, took in (("engine", floor), ("swarmpy", ours), ("swarm", theirs))}
+    for what in MEASURED:
+        engine_s, swarmpy_s, swarm_s = (medians[name][what] for name in ("engine", "swarmpy", "swarm"))
         emit(
             bench="swarm",
             what=what,
-            swarmpy_to_swarm=round(ours[what] / theirs[what], 2),
-            swarmpy_to_engine=round(ours[what] / floor[what], 2),
-            swarm_to_engine=round(theirs[what] / floor[what], 2),
+            swarmpy_to_swarm=round(swarmpy_s / swarm_s, 2),
+            swarmpy_to_engine=round(swarmpy_s / engine_s, 2),
+            swarm_to_engine=round(swarm_s / engine_s, 2),
         )
 
 
@@ -126,7 +130,7 @@ async def _swarmpy(engine: Engine) -> AsyncIterator[Server]:
         await cluster.form()
         api = Api(cluster.nodes[0].data_dir / "swarmpy.sock")
         try:
-            yield Server("swarmpy", api, engine)
+            yield Server(api, engine)
         finally:
             await api.close()
     finally:
@@ -134,56 +138,52 @@ async def _swarmpy(engine: Engine) -> AsyncIterator[Server]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-async def _measure(server: Server, options: argparse.Namespace) -> dict[str, float]:
-    replicas = options.replicas
-    took: Series = {what: [] for what in MEASURED}
-    for run in range(options.runs + 1):
-        service, deployed = await server.deploy(DEAF, replicas, options.grace_s, parallelism=2)
-        updated = await server.update(service, replicas)
-        await server.remove(service, replicas)
-        removed = []
-        for command, grace_s in TO_REMOVE:
-            service, _ = await server.deploy(command, 1, grace_s)
-            removed.append(await server.remove(service, 1))
-        if run:
-            _note(took, deployed, updated, *removed)
-    return _tell(server.name, took)
+async def _measure(server: Server, options: argparse.Namespace) -> list[float]:
+    service, deployed = await server.deploy(DEAF, options.replicas, options.grace_s, parallelism=2)
+    updated = await server.update(service, options.replicas)
+    await server.remove(service, options.replicas)
+    removed = []
+    for command, grace_s in TO_REMOVE:
+        service, _ = await server.deploy(command, 1, grace_s)
+        removed.append(await server.remove(service, 1))
+    return [deployed, updated, *removed]
 
 
-async def _floor(engine: Engine, options: argparse.Namespace) -> dict[str, float]:
+async def _floor(engine: Engine, options: argparse.Namespace) -> list[float]:
     """The same containers, made, replaced and removed by the engine itself, with nobody to decide anything."""
-    took: Series = {what: [] for what in MEASURED}
-    for run in range(options.runs + 1):
+    began = time.time()
+    made = await _make(engine, DEAF, options.replicas, options.grace_s)
+    deployed = await engine.until(options.replicas, "start", began) - began
+    began = time.time()
+    for start in range(0, len(made), 2):
+        pair = made[start : start + 2]
+        new, _ = await asyncio.gather(
+            asyncio.gather(*(_create(engine, DEAF, options.grace_s) for _ in pair)),
+            asyncio.gather(*(_stop(engine, old, options.grace_s) for old in pair)),
+        )
+        await asyncio.gather(*(engine.api.ask("POST", f"containers/{each}/start") for each in new))
+    updated = time.time() - began
+    await engine.clear()
+    await engine.empty()
+    removed = []
+    for command, grace_s in TO_REMOVE:
+        (one,) = await _make(engine, command, 1, grace_s)
         began = time.time()
-        made = await _make(engine, DEAF, options.replicas, options.grace_s)
-        deployed = await engine.until(options.replicas, "start", began) - began
-        began = time.time()
-        for start in range(0, len(made), 2):
-            pair = made[start : start + 2]
-            new, _ = await asyncio.gather(
-                asyncio.gather(*(_create(engine, DEAF, options.grace_s) for _ in pair)),
-                asyncio.gather(*(_stop(engine, old, options.grace_s) for old in pair)),
-            )
-            await asyncio.gather(*(engine.api.ask("POST", f"containers/{each}/start") for each in new))
-            made[start : start + 2] = new
-        updated = time.time() - began
-        await engine.clear()
-        removed = []
-        for command, grace_s in TO_REMOVE:
-            (one,) = await _make(engine, command, 1, grace_s)
-            began = time.time()
-            await _stop(engine, one, grace_s)
-            await engine.api.ask("DELETE", f"containers/{one}")
-            removed.append(time.time() - began)
-            await engine.empty()
-        if run:
-            _note(took, deployed, updated, *removed)
-    return _tell("engine", took)
+        await _stop(engine, one, grace_s)
+        await engine.api.ask("DELETE", f"containers/{one}")
+        removed.append(time.time() - began)
+        await engine.empty()
+    return [deployed, updated, *removed]
 
 
-def _note(took: Series, *seconds: float) -> None:
-    for what, each in zip(MEASURED, seconds, strict=True):
-        took[what].append(each)
+def _series() -> Series:
+    return {what: [] for what in MEASURED}
+
+
+def _note(took: Series, seconds: list[float], *, is_warm: bool) -> None:
+    if is_warm:
+        for what, each in zip(MEASURED, seconds, strict=True):
+            took[what].append(each)
 
 
 async def _make(engine: Engine, command: list[str], count: int, grace_s: float) -> list[str]:
