@@ -95,6 +95,7 @@ class TaskManager:
     async def run(self, outcome: fsm.Outcome) -> None:
         """Return when the task is removed. ``outcome``: what was found of it on this machine."""
         last: fsm.Outcome | None = outcome
+        is_cleared = False
         while True:
             self._changed.clear()
             step = fsm.advance(self._desired, self.status, last, self._clock.time_ns())
@@ -108,6 +109,10 @@ class TaskManager:
                 elif not isinstance(last, fsm.Interrupted):
                     self._backoff.reset()
             elif not self.removing:
+                if self._desired is TaskState.REMOVE and not is_cleared:
+                    # It has ended, which is on its way to a manager. What is left of it goes without another word.
+                    is_cleared = True
+                    await self._removed()
                 await self._changed.wait()
                 last, self._news = self._news, None
             elif await self._removed():

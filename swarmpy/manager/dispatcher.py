@@ -62,6 +62,8 @@ COMPLAINTS = Rate(burst=10, per_s=0.5)
 """How often what does not work on one node is written down."""
 JITTER = 0.1
 """Heartbeat periods vary by this share, so that agents do not call in step."""
+BEGIN_S = 1.0
+"""Most seconds that an agent waits for a term to begin: it ended before, if that takes longer."""
 COLLECT_S = 0.01
 """Seconds to wait after a change for others that belong to it."""
 CHECK_S = 0.2
@@ -101,6 +103,7 @@ class Dispatcher:
         self.logs = LogBroker(store, clock, random, level=self._level_of, wake=self.wake)
         self._edits: Buckets[NodeId] = Buckets(EDITS, most=MAX_NODES)
         self._complaints: Buckets[NodeId] = Buckets(COMPLAINTS, most=MAX_NODES)
+        self._begun = asyncio.Event()
         self._ended = False
 
     async def run(self) -> None:
@@ -108,12 +111,14 @@ class Dispatcher:
         try:
             with self._store.watch() as watch:
                 self._begin()
+                self._begun.set()
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._follow(watch), name="dispatcher-follow")
                     group.create_task(self._check(), name="dispatcher-check")
                     group.create_task(self._statuses.run(), name="dispatcher-statuses")
         finally:
             self._ended = True
+            self._begun.set()
             for session in self._sessions.values():
                 session.closed = True
                 session.wake.set()
@@ -214,6 +219,12 @@ class Dispatcher:
 
     async def _open(self, peer: Peer, request: SessionRequest) -> Session:
         node_id = _node_of(peer)
+        # Before that there is no table, and a node that is told so would let go of all its ports.
+        try:
+            async with asyncio.timeout(BEGIN_S):
+                await self._begun.wait()
+        except TimeoutError:
+            raise NotLeader from None
 
         def register(tx: Tx) -> None:
             if request.incarnation > tx.cluster().incarnation:

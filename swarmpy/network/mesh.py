@@ -19,7 +19,7 @@ import structlog
 from swarmpy.model.assignments import Endpoint, PublishedPort
 from swarmpy.model.wildcards import ANY_IPV4, ANY_IPV6
 from swarmpy.network.balancer import Balancer
-from swarmpy.network.draining import Drain
+from swarmpy.network.draining import DRAIN_S, Drain
 from swarmpy.network.forward import Side, tie
 from swarmpy.network.listening import Listener, listening_socket
 from swarmpy.ports import Random
@@ -110,6 +110,8 @@ class UserspaceMesh:
         async with self._lock:
             stopping = [self._stop_listening(port, gently=True) for port in list(self._listeners)]
             await asyncio.gather(*stopping)
+        if self.connections:
+            log.info("connections_waited_for", count=self.connections, at_most_s=DRAIN_S)
         drain = Drain(loop.time())
         while self._sides or self._connecting:
             is_over = drain.over(loop.time())

@@ -84,6 +84,8 @@ class DockerRuntime:
         self._events = ContainerEvents(self._engine, node_id, random)
         self._events_task: asyncio.Task[None] | None = None
         self._images = ImagePulls(self._engine, random)
+        self._fresh: set[TaskId] = set()
+        """Whose containers were created in this life, and not started: there is nothing to be found out about them."""
         self._inspections = asyncio.Semaphore(_INSPECTIONS_AT_ONCE)
         self._creations = asyncio.Semaphore(_CREATIONS_AT_ONCE)
         self._questions = asyncio.Semaphore(_QUESTIONS_AT_ONCE)
@@ -159,6 +161,7 @@ class DockerRuntime:
         name = container_name(task)
         try:
             await self._engine.create(name, create_config(task, self._node, str(directory or "")))
+            self._fresh.add(task.id)
         except EngineError as error:
             if error.status == 409:
                 await self._check_taken(task, name, error)
@@ -172,9 +175,13 @@ class DockerRuntime:
 
     async def start(self, task: Task) -> RunningTask:
         """Start the container and wait until it is healthy, if it can tell. Raises TaskFailed, TaskRejected."""
-        container = await self._own(task)
-        if container is None:
-            await self.prepare(task)
+        container = None
+        if task.id not in self._fresh:
+            container = await self._own(task)
+            if container is None:
+                await self.prepare(task)
+        # Only once: another attempt may find it running, or ended.
+        self._fresh.discard(task.id)
         if container is None or container["State"]["Status"] == "created":
             await self._check_files(task)
             try:
@@ -238,6 +245,7 @@ class DockerRuntime:
 
     async def remove(self, task_id: TaskId) -> None:
         """Delete the container, running or not, with its anonymous volumes, and its files in memory."""
+        self._fresh.discard(task_id)
         await self._delete(task_id)
         await self._files.remove(task_id)
 

@@ -18,6 +18,8 @@ secrets      a thousand secrets on their way to a node, and what one question co
 sealing      what encryption at rest costs, beside a committed write
 hostile      the cluster port under attack: what a steady client notices of it
 scale        many agents and tasks: deploying them, at rest, a rolling update, a lost node (--agents, --tasks)
+load         requests through all nodes while services and nodes change, with a Docker Engine: how many fail
+swarm        deploy, update and removal of a service, beside Docker Swarm and the engine itself (root and dockerd)
 scheduler    seconds to place tasks, in the shapes of SwarmKit's benchmarks: bound them by --most-nodes and --most-tasks
 """
 
@@ -33,6 +35,7 @@ from swarmpy.errors import SwarmpyError
 from tests.bench import (
     agents,
     attackers,
+    beside,
     big,
     cost,
     failover,
@@ -40,6 +43,7 @@ from tests.bench import (
     hostile,
     idle,
     listing,
+    load,
     machine,
     scale,
     scheduler,
@@ -68,6 +72,8 @@ BENCHES: dict[str, Callable[[argparse.Namespace], Coroutine[Any, Any, None]]] = 
     "sealing": sealing.sealing,
     "scale": scale.scale,
     "scheduler": scheduler.scheduler_bench,
+    "load": load.load,
+    "swarm": beside.beside,
 }
 
 
@@ -92,6 +98,10 @@ def main() -> int:
     parser.add_argument("--agents", type=int, default=500, help="of agents and scale")
     # Docker's period: a process full of agents starts thousands of tasks at once, and would be late with a shorter one.
     parser.add_argument("--agent-heartbeat-s", type=float, default=5.0, help="of scale")
+    parser.add_argument("--requests", type=int, default=20_000, help="of load")
+    parser.add_argument("--clients", type=int, default=1, help="of either kind for each node, of load")
+    parser.add_argument("--replicas", type=int, default=10, help="of swarm")
+    parser.add_argument("--grace-s", type=float, default=0.0, help="stop grace period of what is updated, of swarm")
     parser.add_argument("--most-nodes", type=int, default=100_000, help="of scheduler")
     parser.add_argument("--most-tasks", type=int, default=1_000_000, help="of scheduler")
     options = parser.parse_args()

@@ -165,6 +165,25 @@ async def test_containers_are_adopted(docker_runtime: DockerRuntime) -> None:
         await asyncio.wait_for(wait, 10)
 
 
+async def test_a_container_that_has_ended_is_not_started_again(
+    docker_runtime: DockerRuntime, engine_api: aiohttp.ClientSession
+) -> None:
+    """Nor by the runtime that made it: it was started once, whatever became of the answer."""
+    task = make_task("-c", "sleep 0.1; exit 3", command=("sh",))
+
+    async def started_at() -> str:
+        async with engine_api.get(f"containers/{task.name}/json") as response:
+            return str((await response.json())["State"]["StartedAt"])
+
+    await docker_runtime.prepare(task)
+    await docker_runtime.start(task)
+    assert (await asyncio.wait_for(docker_runtime.wait(task), 20)).exit_code == 3
+    first = await started_at()
+    await docker_runtime.start(task)
+    assert (await asyncio.wait_for(docker_runtime.wait(task), 20)).exit_code == 3
+    assert await started_at() == first
+
+
 async def test_containers_of_others_are_left_alone(
     docker_runtime: DockerRuntime, engine_api: aiohttp.ClientSession
 ) -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 
-from clusters import ClusterMaker
+from clusters import ClusterMaker, until
 from load_clients import Load
 from load_course import Course, as_process, leader_of, service
 
 PORT = 18490
+
+
+async def all_are_asked(load: Load) -> bool:
+    return set(load.last_answer) == set(load.addresses)
 
 
 async def test_no_request_fails_while_managers_come_and_go(make_cluster: ClusterMaker) -> None:
@@ -24,6 +28,7 @@ async def test_no_request_fails_while_managers_come_and_go(make_cluster: Cluster
     leader = await leader_of(cluster)
     follower, course.operator = (manager for manager in cluster.managers if manager is not leader)
     async with load.clients():
+        await until(lambda: all_are_asked(load), "every node has connections")
         await course.restart(follower)
         async with asyncio.TaskGroup() as group:
             group.create_task(course.update("start-first"))

@@ -20,6 +20,8 @@ import enum
 import time
 from collections.abc import AsyncIterator, Sequence
 
+NOTHING = "nothing"
+"""Done at the time."""
 TIMEOUT_S = 15.0
 PAUSE_S = 0.01
 """Between two requests of a client: some machines have two cores for everything."""
@@ -111,7 +113,7 @@ class Load:
         self.failures: list[str] = []
         self.worst_s: dict[str, float] = collections.defaultdict(float)
         """The longest that a request took, by what was done at the time."""
-        self.doing = "nothing"
+        self.doing = NOTHING
         self.servers: set[str] = set()
         self.last_answer: dict[str, float] = {}
         """When each address was last answered through, as :func:`time.monotonic`."""
@@ -125,7 +127,6 @@ class Load:
             "failed": len(self.failures),
             "forgiven": dict(self.forgiven),
             "seconds": round(time.monotonic() - self._began, 1),
-            "worst_ms": {step: round(seconds * 1e3) for step, seconds in self.worst_s.items()},
         }
 
     @contextlib.asynccontextmanager

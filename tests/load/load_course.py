@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import load_server
-from load_clients import Fate, Load
+from load_clients import NOTHING, Fate, Load
 
 from swarmpy.cli.local_cluster import LocalCluster, LocalNode
 from swarmpy.errors import SwarmpyError
@@ -158,6 +158,13 @@ class Course:
         await node.start()
         await self._is_back(node, began)
 
+    async def die(self, node: LocalNode, kill_containers: Callable[[str], Awaitable[None]]) -> None:
+        """kill -9 of a daemon and, by the id of its node, of its containers: of all that a machine has."""
+        self._load.fates[node.address] = Fate.KILLED
+        async with asyncio.TaskGroup() as group:
+            group.create_task(node.kill())
+            group.create_task(kill_containers(self._ids[node.name]))
+
     async def _is_back(self, node: LocalNode, began: float) -> None:
         """It answers, as does every other, and the cluster knows it."""
         since = time.monotonic()
@@ -175,12 +182,15 @@ class Course:
     # -- inside -----------------------------------------------------------------------------------------------------
 
     def _begin(self, what: str) -> float:
-        self._load.doing = what
+        # Two may be under way at once.
+        before = self._load.doing
+        self._load.doing = what if before == NOTHING else f"{before}, {what}"
         return time.monotonic()
 
     def _end(self, began: float) -> None:
-        self.seconds[self._load.doing] = round(time.monotonic() - began, 2)
-        self._load.doing = "nothing"
+        if self._load.doing != NOTHING:
+            self.seconds[self._load.doing] = round(time.monotonic() - began, 2)
+        self._load.doing = NOTHING
 
     async def _tasks(self) -> list[Json]:
         found: list[Json] = await self._client.get("/tasks", query={"filters": json.dumps({"service": [SERVICE]})})

@@ -161,4 +161,11 @@ CLUSTER = (
         module="swarmpy.control.ports",
         edits=(Edit("if key not in taken and self._is_free(service, key):", "if key not in taken:"),),
     ),
+    _cluster(
+        name="stop-before-all-have-found-the-leader",
+        bug="A task is told to stop while a node that looks for its new leader routes to it.",
+        killer=7,
+        module="swarmpy.manager.dispatcher",
+        edits=(Edit("if not self._silence.expected <= self._sessions.keys():", "if not self._sessions:"),),
+    ),
 )

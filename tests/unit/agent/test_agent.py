@@ -110,6 +110,21 @@ async def test_desired_shutdown_stops_a_task() -> None:
         assert not host.engine.containers[A].running
 
 
+async def test_what_is_to_disappear_is_removed_at_once() -> None:
+    """A task that nobody keeps for its history leaves nothing, before the manager has heard that it has ended."""
+    manager = Manager("m1:2377")
+    assigned(manager, "a")
+    host = Host(manager)
+    async with host.run():
+        await eventually(lambda: state_at(manager, "a") is S.RUNNING)
+        stop = (make_task("a", desired=S.REMOVE),)
+        manager.tell(assignments=AssignmentUpdate(sequence=2, base_sequence=1, tasks=stop))
+        await eventually(lambda: A not in host.engine.containers)
+        await eventually(lambda: state_at(manager, "a") is S.SHUTDOWN)
+        manager.tell(assignments=AssignmentUpdate(sequence=3, base_sequence=2, removed=(A,)))
+        await eventually(lambda: host.agent is not None and A not in host.agent.statuses)
+
+
 async def test_a_lower_wish_does_not_bring_it_back() -> None:
     """A desired state that falls again, as a new leader may say, is not followed."""
     manager = Manager("m1:2377")

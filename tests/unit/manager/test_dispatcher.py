@@ -179,6 +179,27 @@ async def test_a_node_that_is_down_or_removed_is_not_waited_for() -> None:
         await one.close()
 
 
+async def test_who_comes_before_the_term_has_begun_is_told_the_whole_table() -> None:
+    """An agent that waited for the leader may be the first to run: it must not be told that no port is published."""
+    async with serving("a") as earlier:
+        await earlier.store.update(lambda tx: tx.create(make_service()))
+        await earlier.store.update(lambda tx: tx.create(make_task("t1", "a")))
+        first = FakeAgent(earlier.dispatcher, "a")
+        await first.open()
+        await first.close()
+    dispatcher = Dispatcher(store=earlier.store, clock=earlier.clock, random=random.Random(3), managers=tuple)
+    agent = FakeAgent(dispatcher, "a")
+    opening = asyncio.create_task(agent.open())
+    running = asyncio.create_task(dispatcher.run())
+    await opening
+    table = agent.messages[0].endpoints
+    assert table is not None
+    assert [[e.task_id for e in endpoints] for _, endpoints in table.ports] == [["t1"]]
+    await agent.close()
+    running.cancel()
+    await asyncio.wait([running])
+
+
 async def test_a_silent_node_cannot_hold_a_stop_for_ever() -> None:
     """After a bounded wait a task is told to stop although a node has not confirmed the table."""
     async with serving("a", "b") as world:
