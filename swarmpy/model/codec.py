@@ -17,7 +17,7 @@ from typing import Any, NoReturn, TypeVar
 import cattrs
 import msgpack
 from attrs import has
-from cattrs.gen import make_dict_unstructure_fn
+from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn
 from cattrs.preconf.msgpack import make_converter
 
 from swarmpy.errors import DataDirMismatch, ProtocolViolation
@@ -134,6 +134,19 @@ def _take(converter: cattrs.Converter, field: type[Any], *types: type[Any]) -> N
     converter.register_structure_hook(field, check)
 
 
+def _mapping_only(cls: type[Any]) -> Any:
+    """An object from a mapping and nothing else: to a text of any length, too, one may ask whether a name is in it."""
+    structure = make_dict_structure_fn(cls, _told, _cattrs_detailed_validation=False)
+
+    def check(value: Any, as_class: type[Any]) -> Any:
+        if type(value) is not dict:
+            raise TypeError(f"{cls.__name__} expected, {type(value).__name__} found")
+        return structure(value, as_class)
+
+    return check
+
+
+_told.register_structure_hook_factory(has, _mapping_only)
 for _field in (bool, int, str, bytes):
     _take(_told, _field, _field)
 _take(_told, float, float, int)

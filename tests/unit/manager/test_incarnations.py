@@ -147,6 +147,7 @@ async def test_a_leader_refuses_those_who_know_better(world: World) -> None:
     with pytest.raises(Superseded):
         check_incarnation(world.store.view().cluster(), {"incarnation": 6})
     dispatcher = Dispatcher(store=world.store, clock=world.clock, random=random.Random(3), managers=tuple)
+    running = asyncio.create_task(dispatcher.run())
     version = world.store.version
     for node in ("c", "nobody"):
         agent = FakeAgent(dispatcher, node)
@@ -159,6 +160,8 @@ async def test_a_leader_refuses_those_who_know_better(world: World) -> None:
     await agent.open()
     assert agent.messages[0].incarnation == 5
     await agent.close()
+    running.cancel()
+    await asyncio.wait([running])
 
 
 async def test_a_node_not_heard_of_since_gets_a_minute(world: World) -> None:

@@ -11,7 +11,7 @@ from swarmpy.errors import DataDirMismatch, ProtocolViolation
 from swarmpy.model import changes, codec
 from swarmpy.model.assignments import AssignmentUpdate, Endpoint, EndpointUpdate, PublishedPort, SessionMessage
 from swarmpy.model.ids import NodeId, ServiceId, TaskId
-from swarmpy.model.objects import ContainerStatus, Meta, Node, Service, StoreObject, Task, TaskStatus
+from swarmpy.model.objects import ContainerStatus, Meta, Node, NodeDescription, Service, StoreObject, Task, TaskStatus
 from swarmpy.model.requests import Answered, RequestId
 from swarmpy.model.specs import (
     ContainerSpec,
@@ -109,6 +109,15 @@ def test_absent_fields_take_their_defaults() -> None:
     assert codec.from_plain(Node, {"id": "n"}) == Node(id=NodeId("n"))
     with pytest.raises(ProtocolViolation, match="malformed Node"):
         codec.from_plain(Node, {})
+
+
+@pytest.mark.parametrize("data", ["", [], "id", ["id"], b"", None, 0])
+def test_an_object_is_made_from_a_mapping_only(data: object) -> None:
+    """Also where all its fields have defaults, so that nothing is missed."""
+    with pytest.raises(ProtocolViolation, match="malformed NodeDescription"):
+        codec.from_plain(NodeDescription, data)
+    with pytest.raises(ProtocolViolation, match="malformed Node: TypeError: NodeDescription expected"):
+        codec.from_plain(Node, {"id": "n", "description": data})
 
 
 def test_a_newer_schema_is_refused() -> None:
