@@ -15,7 +15,14 @@ import attrs
 from swarmpy.compose import shortforms
 from swarmpy.compose.convert_container import Scope, container_spec
 from swarmpy.compose.convert_data import config_references, config_specs, secret_references, secret_specs
-from swarmpy.compose.convert_deploy import max_unavailable, placement, resources, restart_policy, update_config
+from swarmpy.compose.convert_deploy import (
+    PROGRESS_DEADLINE,
+    max_unavailable,
+    placement,
+    resources,
+    restart_policy,
+    update_config,
+)
 from swarmpy.compose.load import ComposeFile, StackFile
 from swarmpy.compose.security_options import privileges
 from swarmpy.compose.yaml_reader import Path
@@ -85,7 +92,7 @@ def _service(scope: Scope, name: str, service: Mapping[str, Any]) -> ServiceSpec
         )
     deploy: Mapping[str, Any] = service.get("deploy") or {}
     image = _image(scope, path, service)
-    mode = _mode(scope, path, deploy)
+    mode = _mode(scope, path, service)
     logging = service.get("logging")
     spec = ServiceSpec(
         name=full_name,
@@ -109,8 +116,8 @@ def _service(scope: Scope, name: str, service: Mapping[str, Any]) -> ServiceSpec
             networks=_networks(scope, name, service.get("networks")),
         ),
         **mode,
-        update=update_config(deploy.get("update_config")),
-        rollback=update_config(deploy.get("rollback_config")),
+        update=update_config(deploy.get("update_config"), service),
+        rollback=update_config(deploy.get("rollback_config"), service),
         max_unavailable=max_unavailable(scope, path, service, is_job=mode["mode"].is_job),
         endpoint=_endpoint(scope, path, service.get("ports", []), deploy.get("endpoint_mode", "")),
     )
@@ -142,8 +149,9 @@ def _image(scope: Scope, path: Path, service: Mapping[str, Any]) -> str:
         raise scope.error((*path, "image"), str(error)) from error
 
 
-def _mode(scope: Scope, path: Path, deploy: Mapping[str, Any]) -> dict[str, Any]:
+def _mode(scope: Scope, path: Path, service: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of the spec that say how many tasks there are."""
+    deploy: Mapping[str, Any] = service.get("deploy") or {}
     mode = deploy.get("mode", "") or "replicated"
     replicas = deploy.get("replicas")
     at = (*path, "deploy", "mode")
@@ -154,7 +162,7 @@ def _mode(scope: Scope, path: Path, deploy: Mapping[str, Any]) -> dict[str, Any]
             (*path, "deploy", "replicas"), f"a {mode} service runs one task on each node: remove replicas or the mode"
         )
     if ServiceMode(mode).is_job:
-        _refuse_updates_of_jobs(scope, path, deploy)
+        _refuse_updates_of_jobs(scope, path, service)
     amount = None if replicas is None else int(replicas)
     if mode == "replicated-job":
         # As the docker CLI reads it: all of them at once.
@@ -162,10 +170,12 @@ def _mode(scope: Scope, path: Path, deploy: Mapping[str, Any]) -> dict[str, Any]
     return {"mode": ServiceMode(mode), "replicas": amount}
 
 
-def _refuse_updates_of_jobs(scope: Scope, path: Path, deploy: Mapping[str, Any]) -> None:
+def _refuse_updates_of_jobs(scope: Scope, path: Path, service: Mapping[str, Any]) -> None:
     for key in ("update_config", "rollback_config"):
-        if deploy.get(key) is not None:
+        if service["deploy"].get(key) is not None:
             raise scope.error((*path, "deploy", key), "jobs are executed anew when they change: remove it")
+    if PROGRESS_DEADLINE in service:
+        raise scope.error((*path, PROGRESS_DEADLINE), "jobs are executed anew when they change: remove it")
 
 
 # -- ports and networks ---------------------------------------------------------------------------------------------

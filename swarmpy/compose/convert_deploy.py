@@ -20,6 +20,7 @@ from swarmpy.model.specs import (
     UpdateConfig,
 )
 
+PROGRESS_DEADLINE = "x-swarmpy-progress-deadline"
 _ON_FAILURE = re.compile(r"on-failure(?::([0-9]{1,9}))?", re.ASCII)
 
 
@@ -83,10 +84,15 @@ def placement(given: Mapping[str, Any] | None) -> Placement | None:
     )
 
 
-def update_config(given: Mapping[str, Any] | None) -> UpdateConfig | None:
-    """How tasks are replaced; without a parallelism they are replaced one at a time."""
+def update_config(given: Mapping[str, Any] | None, service: Mapping[str, Any]) -> UpdateConfig | None:
+    """How tasks are replaced; without a parallelism they are replaced one at a time.
+
+    The progress deadline may be given for the service, too: Docker refuses a file that has a key of ours below
+    ``deploy``.
+    """
+    deadline_ns = duration(service, PROGRESS_DEADLINE)
     if given is None:
-        return None
+        return None if deadline_ns is None else UpdateConfig(progress_deadline_ns=deadline_ns)
     ratio = given.get("max_failure_ratio")
     return UpdateConfig(
         parallelism=int(given.get("parallelism", 1)),
@@ -95,7 +101,7 @@ def update_config(given: Mapping[str, Any] | None) -> UpdateConfig | None:
         monitor_ns=duration(given, "monitor"),
         max_failure_ratio=None if ratio is None else float(ratio),
         order=given.get("order"),
-        progress_deadline_ns=duration(given, "x-swarmpy-progress-deadline"),
+        progress_deadline_ns=duration(given, PROGRESS_DEADLINE) if PROGRESS_DEADLINE in given else deadline_ns,
     )
 
 

@@ -278,6 +278,7 @@ _SERVICE = record(
     {
         "build": either(as_text=text, as_mapping=anything),
         "x-swarmpy-max-unavailable": _bound,
+        "x-swarmpy-progress-deadline": _duration,
         "cap_add": _capabilities,
         "cap_drop": _capabilities,
         "cgroup_parent": text,

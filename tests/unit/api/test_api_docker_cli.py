@@ -30,12 +30,12 @@ async def test_the_docker_command_leaves_what_may_be_missing(docker: Docker, wor
 
 
 async def test_the_docker_command_takes_a_stack_file_of_ours(docker: Docker, tmp_path: Path, world: World) -> None:
-    """It passes over what may be missing beside ``deploy``, and refuses it below."""
+    """It passes over keys of ours beside ``deploy``, and refuses them below."""
     file = tmp_path / "stack.yml"
     rest = "networks: {outside: {external: true, name: host}}"
     web = "version: '3.8'\nservices: {web: {image: 'busybox:1', networks: [outside], %s}}\n" + rest
     deploy = ("stack", "deploy", "-c", str(file), "--resolve-image", "never", "--detach=true", "st")
-    file.write_text(web % "x-swarmpy-max-unavailable: 1")
+    file.write_text(web % "x-swarmpy-max-unavailable: 1, x-swarmpy-progress-deadline: 90s")
     await docker(*deploy)
     [service] = world.leader.store.view().services()
     assert service.spec.max_unavailable is None

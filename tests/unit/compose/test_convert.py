@@ -412,3 +412,18 @@ def test_updates_may_have_a_progress_deadline(tmp_path: Path) -> None:
     assert update.progress_deadline_ns == 90_000_000_000
     with pytest.raises(ComposeError, match="x-swarmpy-progress-deadline"):
         web(tmp_path, lines.replace("90s", "soon"))
+
+
+def test_a_service_may_have_one_progress_deadline(tmp_path: Path) -> None:
+    """Of updates and rollbacks that have none of their own."""
+    of_service = "x-swarmpy-progress-deadline: 60s\n"
+    spec = web(tmp_path, of_service + "deploy:\n  update_config: {x-swarmpy-progress-deadline: 90s}")
+    assert spec.update is not None
+    assert spec.update.progress_deadline_ns == 90_000_000_000
+    assert spec.rollback == UpdateConfig(progress_deadline_ns=60_000_000_000)
+    spec = web(tmp_path, of_service + "deploy:\n  update_config: {order: start-first}")
+    assert spec.update == UpdateConfig(parallelism=1, order="start-first", progress_deadline_ns=60_000_000_000)
+    with pytest.raises(ComposeError, match="x-swarmpy-progress-deadline"):
+        web(tmp_path, of_service.replace("60s", "soon"))
+    with pytest.raises(ComposeError, match="x-swarmpy-progress-deadline: jobs are executed anew"):
+        web(tmp_path, of_service + "deploy: {mode: global-job}")
