@@ -16,9 +16,10 @@ from swarmpy.model import codec
 from swarmpy.model.assignments import AssignmentUpdate
 from swarmpy.model.evolving import evolver
 from swarmpy.model.ids import NodeId, ServiceId, TaskId
-from swarmpy.model.objects import Task
-from swarmpy.model.states import Cause, TaskState
+from swarmpy.model.objects import Kind, Node, Service, StoreObject, Task
+from swarmpy.model.states import Cause, NodeState, TaskState
 from swarmpy.store.view import View
+from swarmpy.store.watch import Event, Resync
 
 STOP_WAIT_S = 2.0
 """Most seconds between a task leaving the endpoint table and being told to stop (Docker waits 2 s always)."""
@@ -163,3 +164,35 @@ class TaskSizes:
                 self._specs.popitem(last=False)
         labels = sum(len(name) + len(value) for name, value in task.service_labels.items())
         return size + labels + BESIDE_SPEC_BYTES
+
+
+def is_report(old: StoreObject | None, new: Task) -> bool:
+    """True for a change of which the task's node need not be told: it told it itself.
+
+    A node with a hundred tasks reports four times of each, and each time all of them would be looked at.
+    """
+    if not isinstance(old, Task) or old.status.state < TaskState.ASSIGNED or old.node_id != new.node_id:
+        return False
+    if old.desired_state is not new.desired_state:
+        return False
+    # One that is to stop, and that requests are on their way to, is held back until it reports.
+    return new.desired_state.is_wanted or not (is_routed(old) or is_routed(new))
+
+
+def touches_routing(event: Event | Resync) -> bool:
+    """False for the many changes of tasks that no request is routed to."""
+    if isinstance(event, Resync):
+        return True
+    match event.kind:
+        case Kind.CLUSTER | Kind.SECRET | Kind.CONFIG:
+            return False
+        case Kind.NODE:
+            return _node_state(event.object) != _node_state(event.old)
+        case Kind.SERVICE:
+            return any(isinstance(service, Service) and service.ports for service in (event.object, event.old))
+        case Kind.TASK:
+            return any(isinstance(task, Task) and is_routed(task) for task in (event.object, event.old))
+
+
+def _node_state(node: StoreObject | None) -> NodeState | None:
+    return node.status.state if isinstance(node, Node) else None

@@ -11,21 +11,19 @@ import math
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from typing import Any
 
-import attrs
 import structlog
 
-from swarmpy.errors import FailedPrecondition, NodeRemoved, NotLeader, PermissionDenied, Unavailable
-from swarmpy.manager import claims
+from swarmpy.errors import FailedPrecondition, NotLeader, PermissionDenied, Unavailable
+from swarmpy.manager import claims, node_records
 from swarmpy.manager.agent_session import Session
-from swarmpy.manager.assignments import STOP_WAIT_S, StopGate, TaskSizes, is_routed, node_tasks
+from swarmpy.manager.assignments import STOP_WAIT_S, StopGate, TaskSizes, is_report, node_tasks, touches_routing
 from swarmpy.manager.certificates import role_wanted
 from swarmpy.manager.dependencies import Deliveries
 from swarmpy.manager.events import drain
-from swarmpy.manager.incarnations import superseded
 from swarmpy.manager.log_broker import LOG_LEVEL, LogBroker
 from swarmpy.manager.silence import Silence
 from swarmpy.manager.statuses import StatusBuffer, is_edit
-from swarmpy.manager.trust import Orders, seen
+from swarmpy.manager.trust import Orders
 from swarmpy.model import codec
 from swarmpy.model.assignments import (
     AGENT_LEVEL,
@@ -40,16 +38,13 @@ from swarmpy.model.assignments import (
 from swarmpy.model.dependencies import DependenciesRequest, is_needed
 from swarmpy.model.ids import NodeId, encode_id
 from swarmpy.model.logs import LogBatch
-from swarmpy.model.objects import Kind, Node, NodeStatus, Service, StoreObject, Task, TaskStatus
+from swarmpy.model.objects import Kind, Task, TaskStatus
 from swarmpy.model.rates import Buckets, Rate
-from swarmpy.model.schema import SERVICES_VERSION
 from swarmpy.model.since import agent_level, what_needs
 from swarmpy.model.states import NodeState, Role, TaskState
 from swarmpy.network.endpoints import EndpointTable, ingress_table
 from swarmpy.ports import Clock, Peer, Random
 from swarmpy.store.memory import Store
-from swarmpy.store.transaction import Tx
-from swarmpy.store.view import View
 from swarmpy.store.watch import Event, Resync, Watch
 from swarmpy.wire.bounded_log import BoundedLog
 from swarmpy.wire.router import MAX_NODES
@@ -226,22 +221,8 @@ class Dispatcher:
         except TimeoutError:
             raise NotLeader from None
 
-        def register(tx: Tx) -> None:
-            if request.incarnation > tx.cluster().incarnation:
-                raise superseded()
-            node = tx.node(node_id)
-            if node is None:
-                raise NodeRemoved(f"node {node_id} was removed from the cluster: leave it and join again")
-            status = attrs.evolve(node.status, state=NodeState.READY, address=request.address)
-            if node.status.state != NodeState.READY:
-                status = NodeStatus(state=NodeState.READY, address=request.address)
-            tls = seen(tx.cluster(), node, peer, request.roots)
-            description = claims.written(request.description, tx.cluster().schema)
-            if (status, description, tls) != (node.status, node.description, node.tls):
-                tx.update(attrs.evolve(node, status=status, description=description, tls=tls))
-
         session = Session(encode_id(self._random.randbytes(16)), node_id, request.level)
-        await self._store.update(register)
+        await self._store.update(lambda tx: node_records.register(tx, peer, node_id, request))
         if self._ended:
             raise NotLeader
         previous = self._sessions.get(node_id)
@@ -329,7 +310,7 @@ class Dispatcher:
         while await watch.wait():
             await asyncio.sleep(COLLECT_S)
             events = drain(watch)
-            if any(_touches_routing(event) for event in events):
+            if any(touches_routing(event) for event in events):
                 self._table.replace(ingress_table(self._store.view()))
             self.wake(sorted(self._affected(events)))
             for session in self._sessions.values():
@@ -349,7 +330,7 @@ class Dispatcher:
                 self._forget_if_gone(NodeId(event.id))
             elif isinstance(event.object, Task):
                 task = event.object
-                if task.node_id is not None and not _is_report(event.old, task):
+                if task.node_id is not None and not is_report(event.old, task):
                     affected.add(task.node_id)
                 if task.status.state > TaskState.RUNNING:
                     self._gate.forget(task.id)
@@ -394,7 +375,7 @@ class Dispatcher:
             if not silent:
                 continue
             try:
-                await self._store.update(lambda tx, silent=silent: _mark_down(tx, silent))  # type: ignore[misc]
+                await self._store.update(lambda tx, silent=silent: node_records.mark_down(tx, silent))  # type: ignore[misc]
             except Unavailable as error:
                 log.debug("nodes_not_marked_down", reason=str(error))
                 continue
@@ -414,64 +395,11 @@ class Dispatcher:
         return max(CHECK_S, min(earliest, self._silence.period_s, STOP_WAIT_S / 2))
 
     async def _record_problems(self, node_id: NodeId, beat: Heartbeat) -> None:
-        message = claims.problems_line(beat.problems)
-
-        def told(view: View, node: Node) -> NodeStatus:
-            is_away = beat.engine_away and view.cluster().schema >= SERVICES_VERSION
-            return attrs.evolve(node.status, message=message, engine_away=is_away)
-
-        def record(tx: Tx) -> None:
-            node = tx.node(node_id)
-            if node is not None and (status := told(tx, node)) != node.status:
-                tx.update(attrs.evolve(node, status=status))
-
-        view = self._store.view()
-        node = view.node(node_id)
-        if node is not None and told(view, node) != node.status:
+        if node_records.says_more(self._store.view(), node_id, beat):
             now = self._clock.monotonic()
             # One that finds new words each time has to wait: the next heartbeat tells what is so then.
             if self._complaints.of(node_id, now).take(now):
-                await self._store.update(record)
-
-
-def _is_report(old: StoreObject | None, new: Task) -> bool:
-    """True for a change of which the task's node need not be told: it told it itself.
-
-    A node with a hundred tasks reports four times of each, and each time all of them would be looked at.
-    """
-    if not isinstance(old, Task) or old.status.state < TaskState.ASSIGNED or old.node_id != new.node_id:
-        return False
-    if old.desired_state is not new.desired_state:
-        return False
-    # One that is to stop, and that requests are on their way to, is held back until it reports.
-    return new.desired_state.is_wanted or not (is_routed(old) or is_routed(new))
-
-
-def _touches_routing(event: Event | Resync) -> bool:
-    """False for the many changes of tasks that no request is routed to."""
-    if isinstance(event, Resync):
-        return True
-    match event.kind:
-        case Kind.CLUSTER | Kind.SECRET | Kind.CONFIG:
-            return False
-        case Kind.NODE:
-            return _node_state(event.object) != _node_state(event.old)
-        case Kind.SERVICE:
-            return any(isinstance(service, Service) and service.ports for service in (event.object, event.old))
-        case Kind.TASK:
-            return any(isinstance(task, Task) and is_routed(task) for task in (event.object, event.old))
-
-
-def _node_state(node: StoreObject | None) -> NodeState | None:
-    return node.status.state if isinstance(node, Node) else None
-
-
-def _mark_down(tx: Tx, node_ids: list[NodeId]) -> None:
-    for node_id in node_ids:
-        node: Node | None = tx.node(node_id)
-        if node is not None and node.status.state != NodeState.DOWN:
-            status = attrs.evolve(node.status, state=NodeState.DOWN, message="heartbeat failure")
-            tx.update(attrs.evolve(node, status=status))
+                await self._store.update(lambda tx: node_records.note(tx, node_id, beat))
 
 
 def _node_of(peer: Peer) -> NodeId:
