@@ -147,9 +147,11 @@ class Draft:
         """True while a task that is wanted no more still runs, or may, where somebody can be waited for."""
         if is_active(task) or not is_held_by_node(task) or self.standing(task).is_lost:
             return False
-        # One that was never started does not start any more; an engine that is away cannot even say that it has not.
+        # One that was never started is told not to; an engine that is away cannot say whether anything is left of it.
+        # Of a job it is waited for all the same: should it have been about to start, its work would be done twice.
         node = self.view.node(task.node_id) if task.node_id is not None else None
-        return task.status.state >= TaskState.STARTING or node is None or not node.status.engine_away
+        may_run = task.status.state >= TaskState.STARTING or self.service.spec.mode.is_job
+        return may_run or node is None or not node.status.engine_away
 
     def put(self, task: Task) -> None:
         """The task is now like this."""

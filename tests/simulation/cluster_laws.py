@@ -243,10 +243,13 @@ class ClusterLaws(Ledger):
         node = view.node(task.node_id or "")
         if task.status.state < TaskState.ASSIGNED or node is None or node.status.state is NodeState.DOWN:
             return False
+        if node.status.engine_away and task.status.state < TaskState.STARTING and task.iteration is None:
+            # Nobody can tell whether something is left of it, but it does not run.
+            return False
         return self._loop.now - self._came_back_at.get(node.id, -HINDSIGHT_S) >= HINDSIGHT_S
 
     def _note_node(self, node: Node, old: Node | None) -> None:
-        if old is not None and old.status.state is NodeState.DOWN:
+        if old is not None and (old.status.state is NodeState.DOWN or old.status.engine_away):
             self._came_back_at[node.id] = self._loop.now
         if node.spec.availability is Availability.DRAIN:
             self._drained_at.setdefault(node.id, self._loop.now)

@@ -49,6 +49,12 @@ FOUND = (
         world="managers",
         what="a member that restarted before it had a leader's new address on its disk answered where that had been",
     ),
+    Found(
+        name="never-started-and-not-waited-for",
+        seed=253,
+        world="cluster",
+        what="a task that was never started by an engine that is away is not waited for, which no law allowed",
+    ),
 )
 
 

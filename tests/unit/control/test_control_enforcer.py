@@ -11,7 +11,7 @@ from control_world import GIB, World, spec
 from swarmpy.control import enforcer
 from swarmpy.model import changes
 from swarmpy.model.ids import NodeId, ServiceId, TaskId
-from swarmpy.model.objects import Node, NodeDescription, NodeStatus, Task, TaskStatus
+from swarmpy.model.objects import JobStatus, Node, NodeDescription, NodeStatus, Task, TaskStatus
 from swarmpy.model.specs import GenericResource, Placement, ResourceRequirements, Resources, TaskSpec
 from swarmpy.model.states import Availability, NodeState, Role, ServiceMode, TaskState
 
@@ -218,3 +218,21 @@ def test_what_was_never_started_leaves_an_engine_that_is_away() -> None:
     wanted = [task for task in world.tasks(web) if task.desired_state.is_wanted]
     assert [(task.node_id, task.desired_state) for task in wanted] == [(b.id, TaskState.RUNNING)] * 2
     assert a.id in {task.node_id for task in world.tasks(each) if task.desired_state.is_wanted}
+
+
+def test_a_job_waits_for_what_may_still_be_done() -> None:
+    """Should its task have been about to start as the engine came back, the work would be done twice."""
+    world = World()
+    a = world.add_node("a")
+    wanted = spec(replicas=None, mode=ServiceMode.REPLICATED_JOB, total_completions=1, update=None)
+    work = world.add_service(wanted)
+    world.write(changes.update(attrs.evolve(world.service(work), job=JobStatus())))
+    world.settle()
+    world.add_node("b")
+    engine(world, a, away=True)
+    world.settle()
+    (left,) = world.tasks(work)
+    assert (left.node_id, left.desired_state) == (a.id, TaskState.SHUTDOWN)
+    world.report(left, TaskState.SHUTDOWN)
+    world.settle()
+    assert [task.desired_state for task in world.tasks(work) if task.id != left.id] == [TaskState.COMPLETE]
