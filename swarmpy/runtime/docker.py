@@ -139,16 +139,28 @@ class DockerRuntime:
     async def prepare(self, task: Task, needed: Dependencies = NO_DEPENDENCIES, told: Told = unheard) -> None:
         """Get the image unless it is here, and create the container unless it exists. Raises TaskRejected."""
         spec = expanded(task, self._node)
-        exists = await self._own(task) is not None
+        # The engine says by itself that there is no such image, or such a container already: it is asked before only
+        # where files are to be written.
+        has_files = bool(container_places(spec))
+        exists = has_files and await self._own(task) is not None
         if not exists:
             check_engine(spec, self._engine.api_version)
+        if has_files and not exists:
             await self._images.get(spec.image, _credentials(spec, needed), told)
         # Not among those that are made while it waits for its image: others that have theirs go first.
         async with self._creations:
-            await self._make(task, spec, needed, exists=exists)
+            is_made = await self._make(task, spec, needed, exists=exists)
+        if not is_made:
+            await self._images.get(spec.image, _credentials(spec, needed), told)
+            async with self._creations:
+                if not await self._make(task, spec, needed, exists=exists):
+                    raise TaskRejected(f"image {spec.image} was removed from the engine as its container was made")
 
-    async def _make(self, task: Task, spec: ContainerSpec, needed: Dependencies, *, exists: bool) -> None:
-        """Put its files into memory, and create its container unless it ``exists``. Raises TaskRejected."""
+    async def _make(self, task: Task, spec: ContainerSpec, needed: Dependencies, *, exists: bool) -> bool:
+        """Put its files into memory, and create its container unless it ``exists``; False when there is no image.
+
+        Raises TaskRejected.
+        """
         places = container_places(spec)
         directory = await self._files.find(task.id) if places else None
         if places and directory is None:
@@ -157,7 +169,7 @@ class DockerRuntime:
             files = await asyncio.to_thread(task_files, places, needed, task=task, container=spec, node=self._node)
             directory = await self._files.write(task.id, files)
         if exists:
-            return
+            return True
         name = container_name(task)
         try:
             await self._engine.create(name, create_config(task, self._node, str(directory or "")))
@@ -165,13 +177,16 @@ class DockerRuntime:
         except EngineError as error:
             if error.status == 409:
                 await self._check_taken(task, name, error)
-                return
+                return True
+            if error.status == 404 and not await self._engine.has_image(spec.image):
+                return False
             if directory is not None and str(directory) in str(error):
                 raise TaskRejected(
                     f"the engine does not see the files of its secrets and configs in {directory}: it has to run on "
                     "this machine, with the mounts that this daemon has"
                 ) from error
             raise state.create_refused(str(error)) from error
+        return True
 
     async def start(self, task: Task) -> RunningTask:
         """Start the container and wait until it is healthy, if it can tell. Raises TaskFailed, TaskRejected."""
