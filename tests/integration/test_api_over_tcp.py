@@ -102,7 +102,7 @@ def test_an_admin_does_with_docker_what_can_be_done(cluster: list[Host], cards: 
 
 def test_a_viewer_looks_and_changes_nothing(cluster: list[Host], cards: Path, tmp_path: Path) -> None:
     """Lists and inspection without secrets; all else is refused in one line, at the leader or another manager."""
-    leader, follower, _ = cluster
+    leader, follower, worker = cluster
     works(leader, cards / "alice", *CREATE, "web", "--env", "PASSWORD=hunter2", "none")
     bob = cards / "bob"
     for host in (leader, follower):
@@ -115,8 +115,8 @@ def test_a_viewer_looks_and_changes_nothing(cluster: list[Host], cards: Path, tm
             (*CREATE, "other", "none"),
             ("service", "rm", "web"),
             ("service", "scale", "-d", "web=3"),
-            ("node", "rm", "--force", "host-3"),
-            ("node", "demote", "host-2"),
+            ("node", "rm", "--force", worker.name),
+            ("node", "demote", follower.name),
             ("swarm", "leave", "--force"),
             ("swarm", "update", "--task-history-limit", "1"),
             ("swarm", "join-token", "--rotate", "worker"),
@@ -144,7 +144,7 @@ def test_our_own_command_over_tcp(cluster: list[Host], cards: Path, tmp_path: Pa
     assert done.returncode == 0, done.stderr
     assert in_process("swarm", "restore", "--check", tmp_path / "backup").returncode == 0
     env = {"SWARMPY_API": f"tcp://{leader.address}", "DOCKER_CERT_PATH": str(cards / "alice")}
-    assert "host-1" in swarmpy("node", "ls", env=env).stdout
+    assert leader.name in swarmpy("node", "ls", env=env).stdout
     for arguments in (["swarm", "init"], ["node", "run"], ["node", "join", "--token", "x", "127.0.0.1"]):
         done = in_process(*ask, *arguments)
         assert (done.returncode, "this is about the daemon of this machine" in done.stderr) == (2, True)
@@ -166,7 +166,7 @@ def test_the_server_is_known_by_its_names(cluster: list[Host], cards: Path) -> N
             found: Any = secured.getpeercert()
         return {name for _, name in found["subjectAltName"]}
 
-    assert {leader.address, "host-1.example", "localhost"} <= names(leader)
+    assert {leader.address, f"{leader.name}.example", "localhost"} <= names(leader)
     assert follower.address not in names(leader)
     # Both are this machine: what listens on one address is asked for by another.
     with socket.socket() as relay:
@@ -310,11 +310,11 @@ def test_only_managers_serve(cluster: list[Host], cards: Path) -> None:
     """A worker hangs up on whoever connects; promoted it serves, demoted it does not again."""
     leader, _, worker = cluster
     assert docker(worker, cards / "alice", "node", "ls").returncode != 0
-    leader.does("node", "promote", "host-3")
+    leader.does("node", "promote", worker.name)
     until(lambda: docker(worker, cards / "alice", "node", "ls").returncode == 0, "the new manager serves", 60)
-    leader.does("node", "demote", "host-3")
+    leader.does("node", "demote", worker.name)
     until(lambda: docker(worker, cards / "alice", "node", "ls").returncode != 0, "it does not any more", 60)
-    until(lambda: leader.nodes()["host-3"] == ("ready", ""), "it is a worker")
+    until(lambda: leader.nodes()[worker.name] == ("ready", ""), "it is a worker")
 
 
 def test_what_was_done_is_written_down_on_both_managers(cluster: list[Host], cards: Path) -> None:

@@ -454,6 +454,7 @@ def test_a_node_that_cannot_renew_is_helped_before_it_expires(hosts: Hosts) -> N
     assert "certificate ends on" in worker.does("status")
     moved = hosts.moved(manager)
     moved.resume("--listen-addr", moved.cluster_address, "--advertise-addr", moved.cluster_address)
+    until(moved.nodes, "the manager leads again")
     assert worker.does(*again, moved.cluster_address) == "This node joined a swarm as a worker.\n"
     assert number(identity(worker)) == number(old) + 1
     until(lambda: moved.nodes()[worker.name] == ("ready", ""), "it has found its manager")
