@@ -55,6 +55,12 @@ FOUND = (
         world="cluster",
         what="a task that was never started by an engine that is away is not waited for, which no law allowed",
     ),
+    Found(
+        name="superfluous-while-others-are-missing",
+        seed=1299,
+        world="cluster",
+        what="a slot's second task went while more slots were missing than may be, which takes nothing away",
+    ),
 )
 
 
