@@ -80,6 +80,7 @@ class ClusterLaws(Ledger):
         self._drained_at: dict[str, float] = {}
         self._left_drain_at: dict[str, float] = {}
         self._came_back_at: dict[str, float] = {}
+        self._engine_back_at: dict[str, float] = {}
         """When a node that was down was last seen to be back."""
         self._sessions: dict[tuple[str, str], _Told] = {}
         """By manager and node."""
@@ -246,10 +247,13 @@ class ClusterLaws(Ledger):
         if node.status.engine_away and task.status.state < TaskState.STARTING and task.iteration is None:
             # Nobody can tell whether something is left of it, but it does not run.
             return False
-        return self._loop.now - self._came_back_at.get(node.id, -HINDSIGHT_S) >= HINDSIGHT_S
+        back_at = (found.get(node.id, -HINDSIGHT_S) for found in (self._came_back_at, self._engine_back_at))
+        return self._loop.now - max(back_at) >= HINDSIGHT_S
 
     def _note_node(self, node: Node, old: Node | None) -> None:
-        if old is not None and (old.status.state is NodeState.DOWN or old.status.engine_away):
+        if old is not None and old.status.engine_away:
+            self._engine_back_at[node.id] = self._loop.now
+        if old is not None and old.status.state is NodeState.DOWN:
             self._came_back_at[node.id] = self._loop.now
         if node.spec.availability is Availability.DRAIN:
             self._drained_at.setdefault(node.id, self._loop.now)
@@ -304,6 +308,9 @@ class ClusterLaws(Ledger):
         for agent in self._cluster.machines.values():
             session_id = self._open_session(machine, agent, since=unwanted_at)
             if agent.plane is None or (session_id is None and not _looks_for(dispatcher, view, agent)):
+                continue
+            if self._loop.now - self._came_back_at.get(agent.name, -HINDSIGHT_S) < HINDSIGHT_S:
+                # It was down as others were waited for.
                 continue
             if session_id is not None and not agent.plane.routes_to(task.id):
                 away[machine.name, agent.name] = session_id
