@@ -221,10 +221,18 @@ class _Walk:
             self._newer.add(f"entry {entry.index} is {OF_NEWER}")
         elif one.fault:
             self._contents.add(f"entry {entry.index} {one.fault}")
+        elif not is_new:
+            self._look_for_in_snapshot(entry)
         if one.fault:
             self._stop(entry)
         elif is_new and self._conf is not None and KINDS[entry.kind] is EntryKind.CONF_CHANGE:
             self._conf = changed(self._conf, conf_change(entry))
+
+    def _look_for_in_snapshot(self, entry: StoredEntry) -> None:
+        is_for_store = entry.kind == EntryKind.NORMAL and entry.data
+        if self._store is not None and is_for_store and entry.index > self._store.version:
+            self._contents.add(f"the snapshot at {self.base} holds the state before entry {entry.index}")
+            self._store = None
 
     def _look_at_order(self, entry: StoredEntry) -> None:
         expected = self._previous + 1 if self._previous else min(entry.index, self.base + 1)

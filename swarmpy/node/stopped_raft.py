@@ -143,7 +143,11 @@ def _share(lock: int, node_dir: Path) -> None:
 
 
 def state_of(log: StoppedLog, snapshot: StoredSnapshot | None) -> Store:
-    """A store as the snapshot left it, whose digest is checked. Raises LogCorrupted, DataDirMismatch."""
+    """A store as the snapshot left it, whose digest is checked; its version is that of the last entry that it heard of.
+
+    That is less than the snapshot's index where the entries between the two are Raft's own (a leader's first one, a
+    change of the membership), which no store hears of. Raises LogCorrupted, DataDirMismatch.
+    """
     store = Store(SystemClock())
     data = b"" if snapshot is None else log.data_of(snapshot)
     if snapshot is not None and snapshot.index > BOOTSTRAP_INDEX:
@@ -152,7 +156,7 @@ def state_of(log: StoppedLog, snapshot: StoredSnapshot | None) -> Store:
         except LogCorrupted:
             # What it says quotes the data, which holds secrets.
             raise LogCorrupted(f"the snapshot {snapshot.file} cannot be decoded") from None
-        if store.version != snapshot.index:
+        if store.version > snapshot.index:
             raise LogCorrupted(f"the snapshot {snapshot.file} holds the state at {store.version}")
     return store
 

@@ -84,9 +84,10 @@ class StoppedManager:
         """The log's directory."""
         return self.path / "raft"
 
-    async def fill(self, *, snapshot_at: int = 0, keep_from: int = 0, killed: bool = False) -> None:
+    async def fill(self, *, snapshot_at: int = 0, state_at: int = 0, keep_from: int = 0, killed: bool = False) -> None:
         """Write it as a daemon does; with a snapshot at that index, and entries kept from another one on.
 
+        ``state_at``: put the state after this entry into the snapshot, instead of what belongs there.
         ``killed``: as it is when the daemon never came to close its log, so that all is in the write-ahead log.
         """
         data = DataDir(self.path)
@@ -106,7 +107,10 @@ class StoppedManager:
         await bootstrap(log, ME)
         await log.append(HardState(term=3, vote=2, commit=8), entries())
         if snapshot_at:
-            await log.save_snapshot(await snapshot_of(snapshot_at), keep_from)
+            snapshot = attrs.evolve(
+                await snapshot_of(snapshot_at), data=(await snapshot_of(state_at or snapshot_at)).data
+            )
+            await log.save_snapshot(snapshot, keep_from)
         if killed:
             shutil.copytree(data.raft, self.path / "killed")
         await log.close()
@@ -147,10 +151,9 @@ async def snapshot_of(index: int) -> Snapshot:
     """The state after the entry ``index``."""
     store = Store(SystemClock())
     for entry in entries():
-        if entry.index <= index and entry.kind is EntryKind.NORMAL:
+        # As a member does it: the store never hears of the entries of Raft itself.
+        if entry.index <= index and entry.kind is EntryKind.NORMAL and entry.data:
             store.apply(entry.index, entry.data)
-        elif entry.index <= index:
-            store.apply(entry.index, b"")
     term = next(entry.term for entry in entries() if entry.index == index)
     return Snapshot(index=index, term=term, conf=ConfState(voters=(ME, OTHER)), data=await store.snapshot())
 

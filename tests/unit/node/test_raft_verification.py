@@ -12,6 +12,7 @@ from swarmpy.cli.main import main
 from swarmpy.model import codec
 from swarmpy.model.changes import create
 from swarmpy.node.raft_verification import Outcome, verify
+from swarmpy.node.stopped_raft import EntrySummary, stopped_log, summaries
 from swarmpy.raft.messages import HardState
 from swarmpy.wire.log_files import write_mark
 from swarmpy.wire.log_rows import hard_state_checksum
@@ -33,6 +34,12 @@ def outcomes(manager: StoppedManager) -> dict[str, Outcome]:
     return {f.check: f.outcome for f in verify(manager.path) if f.outcome is not Outcome.OK}
 
 
+def summaries_of(manager: StoppedManager) -> list[EntrySummary]:
+    """What ``raft dump`` tells."""
+    with stopped_log(manager.path) as log:
+        return list(summaries(log))
+
+
 def test_sound(manager: StoppedManager, capsys: pytest.CaptureFixture[str]) -> None:
     """One line for each check, the verdict, exit code 0."""
     assert main(["raft", "verify", str(manager.path)]) == 0
@@ -42,6 +49,25 @@ def test_sound(manager: StoppedManager, capsys: pytest.CaptureFixture[str]) -> N
     assert "every entry applies; nodes: 1, services: 1, tasks: 1" in said[8]
     assert "voters: 2, learners: 0" in said[9]
     assert "8 is committed, the log ends at 9" in said[10]
+
+
+@pytest.mark.parametrize("index", [4, 5, 9])
+async def test_snapshot_at_an_entry_of_raft_itself(tmp_path: Path, index: int) -> None:
+    """Its state is that of an earlier entry: a change of the membership and a leader's first entry change nothing."""
+    manager = StoppedManager(tmp_path / "data")
+    await manager.fill(snapshot_at=index, keep_from=4)
+    assert outcomes(manager) == {}
+    assert [entry.fault for entry in summaries_of(manager)] == [""] * 6
+
+
+@pytest.mark.parametrize(("state_at", "check"), [(7, "snapshot"), (3, "replay")])
+async def test_snapshot_of_another_state(tmp_path: Path, state_at: int, check: str) -> None:
+    """A later one never, an earlier one not when an entry between the two changes something."""
+    manager = StoppedManager(tmp_path / "data")
+    await manager.fill(snapshot_at=6, state_at=state_at, keep_from=4)
+    found = outcomes(manager)
+    assert found.pop(check) is Outcome.DAMAGED
+    assert Outcome.DAMAGED not in found.values()
 
 
 def hard_state(state: HardState) -> Damage:
