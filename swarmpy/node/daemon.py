@@ -36,7 +36,8 @@ from swarmpy.node.doors import open_doors
 from swarmpy.node.facts import NodeFacts
 from swarmpy.node.founding import found
 from swarmpy.node.joining import fetch_identity
-from swarmpy.node.member import Member, new_raft_id
+from swarmpy.node.manager_half import new_raft_id
+from swarmpy.node.member import Member
 from swarmpy.node.moving import manager_hints, where_now
 from swarmpy.node.opening import make_vault, opened_vault
 from swarmpy.node.renewal import renew

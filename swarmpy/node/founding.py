@@ -14,6 +14,8 @@ from swarmpy.model.states import Availability, NodeState, Role
 from swarmpy.ports import Random
 from swarmpy.security import ca, tokens
 from swarmpy.security.identity import NodeIdentity, new_key_and_csr
+from swarmpy.store.memory import Store
+from swarmpy.store.transaction import Tx
 
 
 @attrs.frozen(kw_only=True)
@@ -23,6 +25,15 @@ class Founding:
     cluster: Cluster
     node: Node
     identity: NodeIdentity
+
+    async def write(self, store: Store) -> None:
+        """Write it, on the leader. Raises as :meth:`Store.update`."""
+
+        def create(tx: Tx) -> None:
+            tx.create(self.cluster)
+            tx.create(self.node)
+
+        await store.update(create)
 
 
 def found(

@@ -18,7 +18,7 @@ from swarmpy.model.objects import Cluster, Node, NodeDescription
 from swarmpy.model.states import Role
 from swarmpy.node import addresses
 from swarmpy.node.datadir import NodeState
-from swarmpy.node.member import new_raft_id
+from swarmpy.node.manager_half import new_raft_id
 from swarmpy.node.renewal import taken_over
 from swarmpy.ports import Clock, Dialer, Random, Runtime
 from swarmpy.raft.messages import ConfState, Member, Snapshot

@@ -5,35 +5,37 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from swarmpy.node.member import Member
+from swarmpy.node.manager_half import ManagerHalf
 
 
-class Entering(Member):
+class Entering(ManagerHalf):
     """Only the part that enters; what enters is noted, and never comes to an end."""
 
     def __init__(self) -> None:
         self.manager = None
+        self.group = None
         self._entering = None
         self.entered: list[Any] = []
 
-    async def _enter_group(self, manager: Any) -> None:
+    async def enter_group(self, manager: Any) -> None:
         self.entered.append(manager)
         await asyncio.Event().wait()
 
 
 async def test_a_successor_enters_while_the_one_before_still_tries() -> None:
     """One that was replaced tries on until its call is over; the new half must not be taken for it."""
-    member = Entering()
+    half = Entering()
     first: Any = object()
     second: Any = object()
     async with asyncio.TaskGroup() as group:
+        half.group = group
         for manager in (first, first, second, second):
-            member.manager = manager
-            member._enter_beside(group, manager)
+            half.manager = manager
+            half.enter_beside(manager)
             await asyncio.sleep(0)
-            assert member._is_entering
-        member.manager = None
-        assert not member._is_entering
-        assert member.entered == [first, second]
+            assert half.is_entering
+        half.manager = None
+        assert not half.is_entering
+        assert half.entered == [first, second]
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task.cancel()
