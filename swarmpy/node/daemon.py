@@ -9,14 +9,12 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
-import attrs
 import structlog
 
 from swarmpy.api.api import Api
 from swarmpy.api.backend import InitRequest, JoinRequest, RestoreRequest
 from swarmpy.errors import (
     AlreadyInCluster,
-    DataDirMismatch,
     DeadlineExceeded,
     NotInCluster,
     NotLocked,
@@ -24,26 +22,23 @@ from swarmpy.errors import (
     SwarmpyError,
     Unavailable,
 )
-from swarmpy.model.ids import ClusterId, NodeId
-from swarmpy.model.objects import Cluster
 from swarmpy.model.states import Role
-from swarmpy.node import addresses, forced, restoring
+from swarmpy.node import addresses, forced
 from swarmpy.node.audit_log import FILE as AUDIT_FILE
 from swarmpy.node.audit_log import AuditLog
 from swarmpy.node.config import NodeConfig
 from swarmpy.node.datadir import DataDir, NodeState
 from swarmpy.node.doors import open_doors
+from swarmpy.node.entering import Entry, by_founding, by_joining, runtime_for
 from swarmpy.node.facts import NodeFacts
-from swarmpy.node.founding import found
-from swarmpy.node.joining import fetch_identity
 from swarmpy.node.manager_half import new_raft_id
 from swarmpy.node.member import Member
 from swarmpy.node.moving import manager_hints, where_now
-from swarmpy.node.opening import make_vault, opened_vault
+from swarmpy.node.opening import Known, make_vault, who_is_here
 from swarmpy.node.renewal import renew
-from swarmpy.ports import Clock, Random, Runtime
-from swarmpy.runtime.choose import choose_runtime
-from swarmpy.security.identity import NodeIdentity, load_identity, save_identity
+from swarmpy.node.restoring import by_restoring
+from swarmpy.ports import Clock, Random
+from swarmpy.security.identity import save_identity
 from swarmpy.security.sealing import UnlockKey
 from swarmpy.security.vault import Vault
 from swarmpy.wire.descriptors import raise_limit
@@ -53,7 +48,6 @@ log = structlog.get_logger(__name__)
 
 READY_TIMEOUT_S = 30.0
 _NOT_IN_SWARM = "This node is not part of a swarm"
-_Known = tuple[NodeState, NodeIdentity, Vault]
 
 
 class Node(NodeFacts):
@@ -87,7 +81,7 @@ class Node(NodeFacts):
                 await open_doors(servers, self._api, self._config, self._data.socket, self._clock)
                 self._failed = asyncio.get_running_loop().create_future()
                 if known is not None:
-                    await self._resume(*known)
+                    await self._resume(known)
                 elif self._gate.waiting is None and self._config.has_addresses:
                     log.warning("addresses_not_used", reason="this node is in no cluster: give them as it enters one")
                 if started is not None:
@@ -110,59 +104,41 @@ class Node(NodeFacts):
             stopped.cancel()
             await asyncio.wait([stopped])
 
-    def _who_am_i_if_unlocked(self) -> _Known | None:
+    def _who_am_i_if_unlocked(self) -> Known | None:
         try:
             return self._who_am_i()
         except SwarmLocked:
             self._gate.close(self._data.load())
             return None
 
-    def _who_am_i(self, unlock_key: UnlockKey | None = None) -> _Known | None:
-        """Raises SwarmLocked and WrongUnlockKey, too."""
-        state = self._data.load()
-        if state is None:
-            return None
-        self._data.finish_renewal(state)
-        vault = opened_vault(self._data, unlock_key)
-        identity = load_identity(self._data.path, vault.ring)
-        if identity is None:
-            raise DataDirMismatch(
-                f"{self._data.path} says that this is node {state.node_id}, but its certificate is missing: restore "
-                f"{self._data.certificates}, or empty the directory and join again"
-            )
-        if (identity.node_id, identity.cluster_id) != (state.node_id, state.cluster_id):
-            raise DataDirMismatch(
-                f"the certificate in {self._data.certificates} is of node {identity.node_id} of cluster "
-                f"{identity.cluster_id}, but {self._data.path} is of node {state.node_id} of cluster "
-                f"{state.cluster_id}: files of two nodes are mixed up"
-            )
-        if identity.role is Role.MANAGER and not self._data.has_raft_log:
-            # It may have voted as who it was: it comes back as somebody new, and the others give the log to that one.
-            log.warning("raft_log_missing", directory=str(self._data.raft), consequence="joining the managers anew")
-            state = attrs.evolve(state, raft_id=new_raft_id(self._random))
-            self._data.save(state)
-        return state, identity, vault
+    def _who_am_i(self, unlock_key: UnlockKey | None = None) -> Known | None:
+        return who_is_here(self._data, self._random, unlock_key)
 
-    async def _resume(self, state: NodeState, identity: NodeIdentity, vault: Vault) -> None:
+    async def _resume(self, known: Known) -> None:
         asked = self._config.runtime
-        kind = state.runtime if asked in (None, "auto") else asked
+        kind = known.state.runtime if asked in (None, "auto") else asked
+        state = await asyncio.to_thread(where_now, self._data, self._config, known.state)
         # A node whose engine is not there yet, or no more, is a member all the same; a manager may be needed.
-        state = await asyncio.to_thread(where_now, self._data, self._config, state)
-        runtime = await self._runtime(state.node_id, state.advertise_address, kind, may_be_away=True)
-        hints = manager_hints(self._config)
-        self._start_member(self._new_member(state, identity, runtime, vault=vault, manager_hints=hints))
-        log.info("node_resumed", node=state.node_id, cluster=state.cluster_id, role=identity.role.value)
+        runtime = await runtime_for(
+            self._config, self._data, state.node_id, state.advertise_address, kind, may_be_away=True
+        )
+        entry = Entry(state=state, identity=known.identity, runtime=runtime)
+        self._start_member(self._new_member(entry, known.vault, manager_hints(self._config)))
+        log.info("node_resumed", node=state.node_id, cluster=state.cluster_id, role=known.identity.role.value)
 
-    def _new_member(self, state: NodeState, identity: NodeIdentity, runtime: Runtime, **more: object) -> Member:
+    def _new_member(self, entry: Entry, vault: Vault, hints: tuple[str, ...] = ()) -> Member:
         return Member(
             data=self._data,
-            state=state,
-            identity=identity,
-            runtime=runtime,
+            state=entry.state,
+            identity=entry.identity,
+            runtime=entry.runtime,
             clock=self._clock,
             random=self._random,
             serve_api=self._serve_peers,
-            **{"vault": Vault(self._data.path), **more},  # type: ignore[arg-type]
+            vault=vault,
+            founding=entry.founding,
+            manager_hints=hints,
+            first_snapshot=entry.first_snapshot,
         )
 
     def _start_member(self, member: Member) -> None:
@@ -188,19 +164,6 @@ class Node(NodeFacts):
     def _serve_peers(self, router: Router) -> None:
         router.call("api.request", self._api.on_forwarded, MANAGERS)
 
-    async def _runtime(self, node_id: NodeId, advertise: str, kind: str, *, may_be_away: bool = False) -> Runtime:
-        runtime, reason = await choose_runtime(
-            kind,
-            node_id=node_id,
-            node_address=addresses.parse(advertise, what="advertise address")[0],
-            hostname=self._config.hostname,
-            directory=self._data.tasks,
-            may_be_away=may_be_away,
-            generic=self._config.generic_resources,
-        )
-        log.info("runtime_chosen", runtime=runtime.name, reason=reason)
-        return runtime
-
     # -- founding, joining, leaving -----------------------------------------------------------------------------------
 
     async def init(self, request: InitRequest) -> str:
@@ -208,39 +171,11 @@ class Node(NodeFacts):
         if request.force_new_cluster:
             return await self._begin_anew(request)
         async with self._change():
-            listen, advertise = await asyncio.to_thread(
-                addresses.choose, request.listen_addr, request.advertise_addr, ""
-            )
-            raft_id = new_raft_id(self._random)
-            founding = found(
-                raft_id=raft_id,
-                address=advertise,
-                hostname=self._config.hostname,
-                availability=request.availability,
-                spec=request.spec,
-                now_ns=self._clock.time_ns(),
-                random=self._random,
-            )
-            node_id, cluster_id = founding.node.id, founding.cluster.id
-            runtime = await self._runtime(node_id, advertise, self._config.runtime or "auto")
-            state = NodeState(
-                cluster_id=cluster_id,
-                node_id=node_id,
-                raft_id=raft_id,
-                listen_address=listen,
-                advertise_address=advertise,
-                address_chosen=addresses.is_chosen(request.listen_addr, request.advertise_addr),
-                runtime=runtime.name,
-                raft=request.spec.raft,
-            )
-            await self._enter(
-                state,
-                founding.identity,
-                self._new_member(state, founding.identity, runtime, founding=founding),
-                founded=founding.cluster,
-            )
-            log.info("cluster_founded", cluster=cluster_id, node=node_id, address=advertise)
-            return node_id
+            entry = await by_founding(request, self._config, self._data, self._clock, self._random)
+            await self._enter(entry)
+            state = entry.state
+            log.info("cluster_founded", cluster=state.cluster_id, node=state.node_id, address=state.advertise_address)
+            return state.node_id
 
     async def _begin_anew(self, request: InitRequest) -> str:
         async with self._changing:
@@ -265,24 +200,18 @@ class Node(NodeFacts):
         finally:
             known = await asyncio.to_thread(self._who_am_i, member.vault.unlock_key)
             assert known is not None, "it was a member a moment ago"
-            await self._resume(*known)
+            await self._resume(known)
         assert self._member is not None
         await self._until_ready(self._member)
 
     async def restore(self, request: RestoreRequest) -> str:
         """Bring a cluster back from a backup; returns this node's id."""
         async with self._change():
-            found = await restoring.prepare(
-                request,
-                hostname=self._config.hostname,
-                runtime=lambda node_id, address: self._runtime(node_id, address, self._config.runtime or "auto"),
-                clock=self._clock,
-                random=self._random,
-            )
-            state, identity = found.state, found.identity
-            member = self._new_member(state, identity, found.runtime, first_snapshot=found.snapshot)
-            await self._enter(state, identity, member, founded=found.cluster)
-            log.warning("cluster_restored", cluster=state.cluster_id, node=state.node_id, index=found.snapshot.index)
+            entry = await by_restoring(request, self._config, self._data, self._clock, self._random)
+            await self._enter(entry)
+            state, snapshot = entry.state, entry.first_snapshot
+            assert snapshot is not None, "it was in the backup"
+            log.warning("cluster_restored", cluster=state.cluster_id, node=state.node_id, index=snapshot.index)
             return state.node_id
 
     async def join(self, request: JoinRequest) -> None:
@@ -291,33 +220,10 @@ class Node(NodeFacts):
             await self._rejoin(request)
             return
         async with self._change():
-            remote = [addresses.join(*addresses.parse(a, what="manager address")) for a in request.remote_addrs]
-            listen, advertise = await asyncio.to_thread(
-                addresses.choose, request.listen_addr, request.advertise_addr, remote[0]
-            )
-            # An engine that does not answer must be known before the cluster counts on this node.
-            probe = await self._runtime(NodeId(""), advertise, self._config.runtime or "auto")
-            identity, certified = await fetch_identity(
-                remote,
-                request.join_token,
-                hostname=self._config.hostname,
-                availability=request.availability,
-                random=self._random,
-            )
-            state = NodeState(
-                cluster_id=ClusterId(identity.cluster_id),
-                node_id=identity.node_id,
-                raft_id=new_raft_id(self._random),
-                listen_address=listen,
-                advertise_address=advertise,
-                address_chosen=addresses.is_chosen(request.listen_addr, request.advertise_addr),
-                runtime=probe.name,
-                raft=certified.raft,
-                managers=certified.managers,
-            )
-            runtime = await self._runtime(identity.node_id, advertise, probe.name)
-            await self._enter(state, identity, self._new_member(state, identity, runtime), founded=None)
-            log.info("cluster_joined", cluster=state.cluster_id, node=state.node_id, role=identity.role.value)
+            entry = await by_joining(request, self._config, self._data, self._random)
+            await self._enter(entry)
+            state, role = entry.state, entry.identity.role
+            log.info("cluster_joined", cluster=state.cluster_id, node=state.node_id, role=role.value)
 
     async def _rejoin(self, request: JoinRequest) -> None:
         async with self._changing:
@@ -369,7 +275,7 @@ class Node(NodeFacts):
             known = await self._gate.pass_with(key, self._who_am_i, self._clock)
             assert known is not None, "it was a manager"
             try:
-                await self._resume(*known)
+                await self._resume(known)
             except SwarmpyError as error:
                 # As at a start: this daemon is of no use.
                 if self._failed is not None and not self._failed.done():
@@ -390,17 +296,17 @@ class Node(NodeFacts):
             finally:
                 self._pending = False
 
-    async def _enter(
-        self, state: NodeState, identity: NodeIdentity, member: Member, *, founded: Cluster | None
-    ) -> None:
-        is_founding = founded is not None
+    async def _enter(self, entry: Entry) -> None:
+        is_founding = entry.begins is not None
         # What an attempt that was cut short has left behind belongs to nobody.
         await asyncio.to_thread(self._data.forget_cluster)
-        if identity.role is Role.MANAGER:
-            await asyncio.to_thread(make_vault, self._data, member.vault, founded)
-        await asyncio.to_thread(save_identity, self._data.path, identity, member.vault.ring)
+        vault = Vault(self._data.path)
+        if entry.identity.role is Role.MANAGER:
+            await asyncio.to_thread(make_vault, self._data, vault, entry.begins)
+        await asyncio.to_thread(save_identity, self._data.path, entry.identity, vault.ring)
         if not is_founding:
-            await asyncio.to_thread(self._data.save, state)
+            await asyncio.to_thread(self._data.save, entry.state)
+        member = self._new_member(entry, vault)
         self._start_member(member)
         try:
             await self._until_ready(member)
@@ -413,7 +319,7 @@ class Node(NodeFacts):
             raise
         if is_founding:
             # Only now is there a cluster to come back to.
-            await asyncio.to_thread(self._data.save, state)
+            await asyncio.to_thread(self._data.save, entry.state)
 
     async def _until_ready(self, member: Member) -> None:
         task = self._member_task

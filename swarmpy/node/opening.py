@@ -1,14 +1,62 @@
-"""Opening what a node has sealed on its disk, and beginning to seal on a disk that has nothing yet."""
+"""Who a node is, by its disk: opening what it has sealed there, and beginning to seal where there is nothing yet."""
 
 from __future__ import annotations
 
+import attrs
+import structlog
+
+from swarmpy.errors import DataDirMismatch
 from swarmpy.manager.unlock_keys import version_of
 from swarmpy.model.objects import Cluster
 from swarmpy.model.states import Role
-from swarmpy.node.datadir import DataDir
-from swarmpy.security.identity import saved_role
+from swarmpy.node.datadir import DataDir, NodeState
+from swarmpy.node.manager_half import new_raft_id
+from swarmpy.ports import Random
+from swarmpy.security.identity import NodeIdentity, load_identity, saved_role
 from swarmpy.security.sealing import UnlockKey
 from swarmpy.security.vault import Vault
+
+log = structlog.get_logger(__name__)
+
+
+@attrs.frozen
+class Known:
+    """A node that was in a cluster before."""
+
+    state: NodeState
+    identity: NodeIdentity
+    vault: Vault
+    """Open, if there is one."""
+
+
+def who_is_here(data: DataDir, random: Random, unlock_key: UnlockKey | None = None) -> Known | None:
+    """The node whose directory ``data`` is; None when it is in no cluster. Blocks.
+
+    Raises DataDirMismatch for files that are not of one node, StorageError, and as :meth:`Vault.open`.
+    """
+    state = data.load()
+    if state is None:
+        return None
+    data.finish_renewal(state)
+    vault = opened_vault(data, unlock_key)
+    identity = load_identity(data.path, vault.ring)
+    if identity is None:
+        raise DataDirMismatch(
+            f"{data.path} says that this is node {state.node_id}, but its certificate is missing: restore "
+            f"{data.certificates}, or empty the directory and join again"
+        )
+    if (identity.node_id, identity.cluster_id) != (state.node_id, state.cluster_id):
+        raise DataDirMismatch(
+            f"the certificate in {data.certificates} is of node {identity.node_id} of cluster "
+            f"{identity.cluster_id}, but {data.path} is of node {state.node_id} of cluster "
+            f"{state.cluster_id}: files of two nodes are mixed up"
+        )
+    if identity.role is Role.MANAGER and not data.has_raft_log:
+        # It may have voted as who it was: it comes back as somebody new, and the others give the log to that one.
+        log.warning("raft_log_missing", directory=str(data.raft), consequence="joining the managers anew")
+        state = attrs.evolve(state, raft_id=new_raft_id(random))
+        data.save(state)
+    return Known(state, identity, vault)
 
 
 def opened_vault(data: DataDir, unlock_key: UnlockKey | None) -> Vault:

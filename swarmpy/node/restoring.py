@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,10 +17,12 @@ from swarmpy.model.ids import NodeId, encode_id
 from swarmpy.model.objects import Cluster, Node, NodeDescription
 from swarmpy.model.states import Role
 from swarmpy.node import addresses
-from swarmpy.node.datadir import NodeState
+from swarmpy.node.config import NodeConfig
+from swarmpy.node.datadir import DataDir, NodeState
+from swarmpy.node.entering import Entry, runtime_for
 from swarmpy.node.manager_half import new_raft_id
 from swarmpy.node.renewal import taken_over
-from swarmpy.ports import Clock, Dialer, Random, Runtime
+from swarmpy.ports import Clock, Dialer, Random
 from swarmpy.raft.messages import ConfState, Member, Snapshot
 from swarmpy.security import ca, roots
 from swarmpy.security.files import open_regular
@@ -52,30 +54,12 @@ class Backup:
         return self.store.view().cluster()
 
 
-@attrs.frozen
-class Restoration:
-    """What a machine needs to be the only manager of the cluster in a backup."""
+async def by_restoring(
+    request: RestoreRequest, config: NodeConfig, data: DataDir, clock: Clock, random: Random
+) -> Entry:
+    """As the only manager of the cluster in a backup; nothing is written down here.
 
-    state: NodeState
-    identity: NodeIdentity
-    runtime: Runtime
-    snapshot: Snapshot
-    """What its log begins with."""
-    cluster: Cluster = attrs.field(repr=False)
-    """The cluster, as it is in there."""
-
-
-async def prepare(
-    request: RestoreRequest,
-    *,
-    hostname: str,
-    runtime: Callable[[NodeId, str], Awaitable[Runtime]],
-    clock: Clock,
-    random: Random,
-) -> Restoration:
-    """All of it; nothing on this machine is touched. ``runtime`` makes that of a node at an address.
-
-    Raises as :func:`read_backup` and :func:`check_nobody_answers`; InvalidArgument for addresses.
+    Raises as :func:`read_backup`, :func:`check_nobody_answers` and :func:`runtime_for`; InvalidArgument for addresses.
     """
     backup = await asyncio.to_thread(read_backup, Path(request.file), clock, request.unlock_key)
     listen, advertise = await asyncio.to_thread(addresses.choose, request.listen_addr, request.advertise_addr, "")
@@ -83,18 +67,18 @@ async def prepare(
     identity = identity_for(backup, node_id, clock)
     if not request.force:
         await check_nobody_answers(backup, identity)
-    chosen = await runtime(node_id, advertise)
+    runtime = await runtime_for(config, data, node_id, advertise)
     state = NodeState(
         cluster_id=backup.cluster.id,
         node_id=node_id,
         raft_id=new_raft_id(random),
         listen_address=listen,
         advertise_address=advertise,
-        runtime=chosen.name,
+        runtime=runtime.name,
         raft=backup.cluster.spec.raft,
     )
-    snapshot = await first_snapshot(backup, state, identity, hostname=hostname, clock=clock)
-    return Restoration(state, identity, chosen, snapshot, backup.cluster)
+    snapshot = await first_snapshot(backup, state, identity, hostname=config.hostname, clock=clock)
+    return Entry(state=state, identity=identity, runtime=runtime, first_snapshot=snapshot, begins=backup.cluster)
 
 
 def read_backup(path: Path, clock: Clock, unlock_key: UnlockKey | None = None) -> Backup:
