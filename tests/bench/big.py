@@ -16,6 +16,8 @@ from tests.bench.figures import emit
 LISTEN_S = 5.0
 CATCH_UP_TIMEOUT_S = 120.0
 PER_SERVICE = 100
+DUE_ENTRIES = 100
+"""After so many entries the snapshot is due that is measured."""
 
 
 async def big(options: argparse.Namespace) -> None:
@@ -41,21 +43,31 @@ async def _listening(leader: HostedNode, what: str) -> AsyncIterator[dict[str, o
     began = time.monotonic()
     task = asyncio.create_task(leader.do("listen"))
     found: dict[str, object] = {}
-    yield found
+    try:
+        yield found
+    except BaseException:
+        task.cancel()
+        await asyncio.wait([task])
+        raise
     await leader.do("enough")
     emit(bench="big", while_=what, seconds=round(time.monotonic() - began, 2), **await task, **found)
 
 
 async def _snapshot(leader: HostedNode) -> None:
     """Have it take one, by writing until it is due."""
-    before = (await leader.client.raft_status())["snapshot"]["index"]
-    await _set_snapshot_interval(leader, 100)
+    before = await leader.client.raft_status()
+    await _set_snapshot_interval(leader, DUE_ENTRIES)
+
+    async def is_due() -> bool:
+        # On a busy machine a second is not enough for so many.
+        await leader.do("updates", clients=1, seconds=1.0)
+        return bool((await leader.client.raft_status())["commit"] > before["commit"] + DUE_ENTRIES)
 
     async def is_taken() -> bool:
-        return bool((await leader.client.raft_status())["snapshot"]["index"] > before)
+        return bool((await leader.client.raft_status())["snapshot"]["index"] > before["snapshot"]["index"])
 
     async with _listening(leader, "the leader takes a snapshot"):
-        await leader.do("updates", clients=1, seconds=1.0)
+        await until(is_due, CATCH_UP_TIMEOUT_S)
         await until(is_taken, CATCH_UP_TIMEOUT_S)
     await _set_snapshot_interval(leader, 1_000_000)
 

@@ -310,19 +310,18 @@ async def test_an_engine_that_hangs_longer_than_anybody_waits(
         node.assign(waiting, stopped)
         await until(lambda: node.has_observed(TaskState.READY, waiting, stopped), "two are ready")
         private_engine.freeze()
-        patience = pytest.MonkeyPatch()
-        for name in ("CALL_TIMEOUT", "INFO_TIMEOUT", "CHANGE_TIMEOUT"):
-            patience.setattr(docker_engine, name, 0.5)
-        node.assign(*(attrs.evolve(task, desired_state=TaskState.RUNNING) for task in (waiting, stopped)))
-        await until(lambda: node.has_observed(TaskState.STARTING, waiting, stopped), "two are to start")
-        await until(node.is_away, "it is known to hang")
-        node.assign(*(attrs.evolve(task, desired_state=TaskState.SHUTDOWN) for task in (stopped, goes)))
-        new = node.task("new")
-        node.assign(new)
-        await asyncio.sleep(HANG_S)
-        assert node.status(stays).state is TaskState.RUNNING
-        assert node.status(goes).state is TaskState.RUNNING
-        patience.undo()
+        with pytest.MonkeyPatch.context() as patience:
+            for name in ("CALL_TIMEOUT", "INFO_TIMEOUT", "CHANGE_TIMEOUT"):
+                patience.setattr(docker_engine, name, 0.5)
+            node.assign(*(attrs.evolve(task, desired_state=TaskState.RUNNING) for task in (waiting, stopped)))
+            await until(lambda: node.has_observed(TaskState.STARTING, waiting, stopped), "two are to start")
+            await until(node.is_away, "it is known to hang")
+            node.assign(*(attrs.evolve(task, desired_state=TaskState.SHUTDOWN) for task in (stopped, goes)))
+            new = node.task("new")
+            node.assign(new)
+            await asyncio.sleep(HANG_S)
+            assert node.status(stays).state is TaskState.RUNNING
+            assert node.status(goes).state is TaskState.RUNNING
         private_engine.thaw()
         await until(lambda: node.runs(stays, waiting, new), "three run")
         await until(lambda: node.has_observed(TaskState.SHUTDOWN, stopped, goes), "two are shut down")
@@ -331,7 +330,7 @@ async def test_an_engine_that_hangs_longer_than_anybody_waits(
         await private_engine.post(f"containers/{stopped.name}/start")
         await until(lambda: node.runs(stays, waiting, new), "what has ended does not run")
         assert node.status(stopped).state is TaskState.SHUTDOWN
-        assert not await node.is_away()
+        await until(node.is_back, "it is known to answer again")
 
 
 class AgentsNode:
@@ -394,6 +393,10 @@ class AgentsNode:
     async def is_away(self) -> bool:
         """True when the engine is known not to answer."""
         return bool(self._watch.problem)
+
+    async def is_back(self) -> bool:
+        """True when it is known to answer."""
+        return not self._watch.problem
 
     async def runs(self, *tasks: Task) -> bool:
         """True when these run, and nothing else, each in one container."""

@@ -224,10 +224,14 @@ async def test_an_unhealthy_container_is_stopped(
 ) -> None:
     """A task that turns unhealthy ends with that reason; one that never gets healthy fails to start."""
     check = Healthcheck(test=("CMD-SHELL", "test ! -e /tmp/ill"), interval_ns=SECOND // 5, retries=2)
-    source = "trap 'exit 0' TERM; sleep 1; touch /tmp/ill; sleep 600 & wait"
+    source = "trap 'exit 0' TERM; sleep 600 & wait"
     task = make_task("-c", source, command=("sh",), healthcheck=check)
     await docker_runtime.prepare(task)
     await docker_runtime.start(task)
+    async with engine_api.post(f"containers/{task.name}/exec", json={"Cmd": ["touch", "/tmp/ill"]}) as response:
+        made = await response.json()
+    async with engine_api.post(f"exec/{made['Id']}/start", json={"Detach": True}) as response:
+        assert response.status == 200
     ended = await asyncio.wait_for(docker_runtime.wait(task), 20)
     assert ended.error == "unhealthy container"
     never = make_task(*SLEEP, healthcheck=attrs.evolve(check, test=("CMD", "false")))

@@ -259,7 +259,7 @@ async def test_a_template_that_is_none(docker_runtime: DockerRuntime) -> None:
 
 
 BLIND = """
-import asyncio, sys
+import asyncio, os, sys
 from pathlib import Path
 sys.path[:0] = [sys.argv[1], str(Path(sys.argv[1]).parents[1])]
 from test_docker_secrets import PLANTED, SOCKET, make_task, needs, secret
@@ -270,7 +270,7 @@ from swarmpy.runtime.docker import DockerRuntime
 from swarmpy.runtime.memory_files import Base, MemoryFiles
 
 async def main():
-    base, node = Path(sys.argv[2]), NodeId("engine-test-blind")
+    base, node = Path(sys.argv[2]), NodeId(f"engine-test-blind-{os.getpid()}")
     files = MemoryFiles(node, [Base(path=base)])
     runtime = DockerRuntime(
         node_id=node, node_address="127.0.0.1", hostname="h", url=f"unix://{SOCKET}", files=files

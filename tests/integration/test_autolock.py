@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hosts import Finished, Host, Hosts, refused, until
+from looking import files_below
 
 LOCKED = "Swarm is encrypted and needs to be unlocked before it can be used"
 WORD = "a-planted-word-that-nobody-else-says"
@@ -29,8 +30,8 @@ services:
 def readable(directory: Path, word: str = WORD) -> list[str]:
     """The files of a data directory that say ``word``, as it is or in base64, wherever it begins."""
     forms = [word.encode(), *(base64.b64encode(bytes(shift) + word.encode())[4:-4] for shift in range(3))]
-    files = [path for path in sorted(directory.rglob("*")) if path.is_file()]
-    return [path.name for path in files if any(form in path.read_bytes() for form in forms)]
+    files = sorted(files_below(directory).items())
+    return [path.name for path, data in files if any(form in data for form in forms)]
 
 
 def command(host: Host, *arguments: str, key: str = "", timeout: float = 60) -> Finished:

@@ -588,7 +588,8 @@ def test_short_certificates_are_renewed_while_everything_goes_on(hosts: Hosts) -
     nodes = [hosts.new(ahead_s=0) for _ in range(4)]
     *managers, worker = nodes
     first = managers[0]
-    first.init("--cert-expiry", "30m")
+    # A busy machine shall cost no session.
+    first.init("--cert-expiry", "30m", "--dispatcher-heartbeat", "5s")
     for manager in managers[1:]:
         manager.join(first, "manager")
     worker.join(first)

@@ -140,7 +140,7 @@ def test_kill_leaves_no_processes(sleeper: Path, tmp_path: Path) -> None:
         running.wait_for("Ctrl-C takes everything down")
         assert len(processes_with(f"{directory}/")) >= 4
         running.process.kill()
-        until(lambda: not processes_with(f"{directory}/"), "everything has ended", timeout=10)
+        until(lambda: not processes_with(f"{directory}/"), "everything has ended")
 
 
 def test_smallest_cluster_is_kept(sleeper: Path, tmp_path: Path) -> None:

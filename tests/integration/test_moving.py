@@ -225,13 +225,15 @@ def test_addresses_that_cannot_be(hosts: Hosts) -> None:
 def test_an_address_that_was_chosen_is_chosen_anew(hosts: Hosts) -> None:
     """A node that nobody gave an address to takes the one its machine has now, when the old one is gone."""
     first = hosts.new()
-    first._start("swarm", "init", "--listen-addr", "0.0.0.0:23771", *first.own)
+    # Of all addresses of this machine: the port is nobody else's, as the prefix of this one's is not.
+    listen = f"0.0.0.0:{23000 + int(first.address.split('.')[2])}"
+    first._start("swarm", "init", "--listen-addr", listen, *first.own)
     until(lambda: first.log.count("node join --token") == 2, "founded")
     chosen = node_json(first)["advertise_address"]
     assert node_json(first)["address_chosen"]
     first.kill(signal.SIGTERM)
     # As if the machine had had 203.0.113.7 until it was switched off.
-    state = node_json(first) | {"advertise_address": "203.0.113.7:23771"}
+    state = node_json(first) | {"advertise_address": listen.replace("0.0.0.0", "203.0.113.7")}
     (first.data_dir / "node.json").write_text(json.dumps(state))
     first.resume()
     until(lambda: node_json(first)["advertise_address"] == chosen, "its address is written down")

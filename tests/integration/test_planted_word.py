@@ -14,6 +14,7 @@ from pathlib import Path
 import attrs
 import pytest
 from hosts import DOCKER, Host, Hosts, until
+from looking import files_below
 
 from swarmpy.runtime.memory_files import usual_bases
 
@@ -73,18 +74,16 @@ class World:
         for host in self.hosts:
             words = found.setdefault(host.name, set())
             for base in usual_bases(os.geteuid(), os.environ):
-                for path in (base.path / ids[host.name]).rglob("*"):
-                    text = path.read_text() if path.is_file() else ""
-                    words.update(word for word in (FIRST, SECOND) if word in text)
+                for data in files_below(base.path / ids[host.name]).values():
+                    words.update(word for word in (FIRST, SECOND) if word.encode() in data)
         return found
 
     def check(self, *words: str) -> None:
         """The words are in the memory of the host that runs the tasks, and nowhere else."""
         expected = {host.name: set(words) if host.name == "host-4" else set() for host in self.hosts}
         until(lambda: self.in_memory() == expected, f"{words} in memory of host-4 only: {self.in_memory()}")
-        for path in self.directory.rglob("*"):
-            if path.is_file() and not path.is_symlink():
-                self.check_no_word(path.read_bytes(), str(path))
+        for path, data in files_below(self.directory).items():
+            self.check_no_word(data, str(path))
         for process in Path("/proc").iterdir():
             if process.name.isdigit() and int(process.name) != os.getpid():
                 self._check_process(process)

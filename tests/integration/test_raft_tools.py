@@ -52,7 +52,7 @@ def test_tools_on_real_managers(hosts: Hosts, tmp_path: Path) -> None:
     for host in managers:
         until(lambda host=host: [m["lag"] for m in raft_status(host)["members"]] == [0, 0, 0], "all have caught up")
         report = raft_status(host)
-        assert [m["hostname"] for m in report["members"] if m["leader"]] == ["host-1"]
+        assert len([m for m in report["members"] if m["leader"]]) == 1
         assert (report["note"], report["snapshot"]["index"]) == ("", 1)
         assert 0 <= report["snapshot"]["age_s"] < 60
         assert report["log"]["entries"] == report["last_index"] - 1

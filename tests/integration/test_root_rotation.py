@@ -200,6 +200,8 @@ def test_nobody_notices(hosts: Hosts, tmp_path: Path) -> None:
     """No request fails, no session ends, no task is touched, no leader changes; both command lines see it through."""
     nodes = hosts.cluster(3, 2)
     managers = nodes[:3]
+    # A busy machine shall cost no session and no leader.
+    managers[0].does("swarm", "update", "--dispatcher-heartbeat", "5s", "--election-timeout", "5s")
     tasks = deploy(managers[0], tmp_path)
     leader = leader_of(managers)
     term = leader.api("/status/raft")["term"]

@@ -15,6 +15,7 @@ import pytest
 from agent_memory import remembered
 from clusters import ClusterMaker, node_id, running_tasks, until
 from fortress import Fortress, standing
+from looking import files_below
 from structlog.testing import capture_logs
 
 from swarmpy.cli.local_cluster import LocalCluster, LocalNode
@@ -43,12 +44,7 @@ def root_of(node: str) -> list[Path]:
 
 def files_of(node: str) -> dict[str, bytes]:
     """All that a node has in memory: by task and path below its directory."""
-    found = {}
-    for root in root_of(node):
-        for path in root.rglob("*"):
-            if path.is_file():
-                found[str(path.relative_to(root))] = path.read_bytes()
-    return found
+    return {str(path.relative_to(root)): data for root in root_of(node) for path, data in files_below(root).items()}
 
 
 def tasks_with_files(node: str) -> set[str]:

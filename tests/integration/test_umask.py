@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import stat
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from hosts import SLEEP, Finished, Host, Hosts, refused, swarmpy, until
+from looking import paths_below
 
 OTHERS = 0o077
 
@@ -34,12 +36,13 @@ def run(*arguments: str | Path, timeout: float = 90) -> Finished:
 
 def open_to_others(directory: Path) -> list[str]:
     """Everything at and below ``directory`` that anybody but its owner may do something with."""
-    found = [directory, *directory.rglob("*")]
-    return [
-        f"{stat.filemode(path.lstat().st_mode)} {path}"
-        for path in found
-        if not path.is_symlink() and path.lstat().st_mode & OTHERS
-    ]
+    shown = []
+    for path in [directory, *paths_below(directory)]:
+        with contextlib.suppress(FileNotFoundError):
+            mode = path.lstat().st_mode
+            if not stat.S_ISLNK(mode) and mode & OTHERS:
+                shown.append(f"{stat.filemode(mode)} {path}")
+    return shown
 
 
 def changeable_by_others(directory: Path, until_: Path) -> list[str]:
@@ -72,9 +75,9 @@ def test_data_directories(hosts: Hosts, tmp_path: Path) -> None:
         for path in (*deep.values(), tmp_path / "certs" / "a", tmp_path / "backup"):
             assert open_to_others(path) == []
             assert changeable_by_others(path, tmp_path) == []
-        names = {path.name for path in deep[manager.name].rglob("*")}
+        names = {path.name for path in paths_below(deep[manager.name])}
         assert {"daemon.log", "audit.log", "swarmpy.sock", "raft.db", "swarm-node.key", "node.json", "lock"} <= names
-        assert list((deep[worker.name] / "tasks").rglob("*"))
+        assert paths_below(deep[worker.name] / "tasks")
     finally:
         for pid in pids or [pid for path in deep.values() for pid in daemons(path)]:
             os.kill(pid, signal.SIGKILL)

@@ -47,6 +47,8 @@ class Wire:
 
     async def call(self, method: str, payload: Any, *, timeout: float) -> Any:
         """The answer of the other end's router."""
+        if self._closed.is_set():
+            raise ConnectionFailed(f"the connection to {self.peer.node_id} is closed")
         async with asyncio.timeout(timeout):
             return await self.router.dispatch_call(self.me, method, payload)
 
@@ -61,11 +63,15 @@ class Wire:
         raise NotImplementedError
 
     async def wait_closed(self) -> None:
-        """Until it is closed from this end."""
+        """Until it is closed from this end, or the other one has stopped."""
         await self._closed.wait()
 
     async def close(self) -> None:
         """Take nothing any more."""
+        self.cut()
+
+    def cut(self) -> None:
+        """The other end is gone."""
         self._closed.set()
 
 
@@ -79,6 +85,8 @@ class Wired:
         self._storages = {raft_id: MemoryStorage() for raft_id in ids}
         self._listening: dict[str, tuple[Router, int]] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._wires: dict[int, list[Wire]] = {raft_id: [] for raft_id in ids}
+        """The connections to each manager's present life."""
         self.refuses: Callable[[int, str], Exception | None] = lambda raft_id, method: None
         """Asked for each call to the manager of an id: an error to be raised instead of its answer."""
 
@@ -134,6 +142,8 @@ class Wired:
         task = self._tasks.pop(raft_id)
         task.cancel()
         await asyncio.wait([task])
+        while self._wires[raft_id]:
+            self._wires[raft_id].pop().cut()
 
     async def until(self, condition: Callable[[], object]) -> None:
         """Wait for something to become true."""
@@ -151,7 +161,9 @@ class Wired:
         if address not in self._listening:
             raise ConnectionFailed(f"{address} is not there")
         router, raft_id = self._listening[address]
-        return _Refusing(router=router, me=peer(source), peer=peer(raft_id), wired=self, raft_id=raft_id)
+        wire = _Refusing(router=router, me=peer(source), peer=peer(raft_id), wired=self, raft_id=raft_id)
+        self._wires[raft_id].append(wire)
+        return wire
 
 
 @attrs.define
