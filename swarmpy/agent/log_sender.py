@@ -17,8 +17,6 @@ from swarmpy.errors import SwarmpyError, Unavailable
 from swarmpy.model.ids import TaskId
 from swarmpy.model.logs import (
     BATCH_BYTES,
-    HEAD_BYTES,
-    LINE_BYTES,
     LogBatch,
     LogBatchReply,
     LogLine,
@@ -115,11 +113,8 @@ async def batches(lines: AsyncGenerator[LogLine, None]) -> AsyncGenerator[bytes,
         nonlocal size
         try:
             async for line in lines:
-                data = line.data
-                waiting.append(
-                    line if len(data) <= LINE_BYTES else LogLine(line.stream, line.timestamp_ns, data[:LINE_BYTES])
-                )
-                size += len(waiting[-1].data) + HEAD_BYTES
+                waiting.append(line.bounded())
+                size += waiting[-1].size
                 has.set()
                 if size >= BATCH_BYTES:
                     room.clear()

@@ -120,6 +120,8 @@ class Fields:
             return None
         if isinstance(value, bool) or not isinstance(value, int):
             raise InvalidArgument(f"{self.path_of(name)}: expected integer, got {_type_name(value)}")
+        if value < least == 0:
+            raise InvalidArgument(f"{self.path_of(name)} cannot be negative: {_brief(value)}")
         if not least <= value <= most:
             raise InvalidArgument(f"{self.path_of(name)}: {_brief(value)} is not between {least} and {most}")
         return value

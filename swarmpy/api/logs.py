@@ -78,7 +78,7 @@ class Shape:
         """A line with its time, where it comes from, and the frame around it, as asked for."""
         text = line.data
         if self._details:
-            text = _details(part) + b" " + text
+            text = _details(part, line) + b" " + text
         if self._timestamps:
             text = _stamp(line.timestamp_ns) + b" " + text
         return self.frame(line.stream, text)
@@ -96,6 +96,7 @@ def log_options(request: ApiRequest) -> LogOptions:
         stdout=request.boolean("stdout"),
         stderr=request.boolean("stderr"),
         follow=request.boolean("follow"),
+        details=request.boolean("details"),
         since_ns=_since(request.query.get("since", "")),
         tail=_tail(request.query.get("tail", "")),
     )
@@ -136,10 +137,16 @@ async def _chunks(reader: LogReader, shape: Shape) -> AsyncGenerator[bytes, None
         yield shape.frame(_SYSTEM_ERROR, f"the log was broken off: {printable(error.message)}\n".encode())
 
 
-def _details(part: LogPart) -> bytes:
-    """Where a line comes from, as Docker's clients take it apart: sorted, each quoted as in an address."""
-    pairs = (("node.id", part.node_id), ("service.id", part.service_id), ("task.id", part.task_id))
-    return ",".join(f"com.docker.swarm.{key}={quote(value, safe='')}" for key, value in pairs).encode()
+def _details(part: LogPart, line: LogLine) -> bytes:
+    """Where a line comes from, and what the log driver has added, as Docker's clients take it apart: sorted by name,
+    each quoted as in an address."""
+    ids = (("node.id", part.node_id), ("service.id", part.service_id), ("task.id", part.task_id))
+    ours = {f"com.docker.swarm.{key}".encode(): quote(value, safe="").encode() for key, value in ids}
+    if not line.details:
+        return b",".join(name + b"=" + value for name, value in ours.items())
+    # The driver may have picked the same names from the container's labels; what the cluster knows counts.
+    pairs = {pair.partition(b"=")[0]: pair.partition(b"=")[2] for pair in line.details.split(b",")} | ours
+    return b",".join(name + b"=" + value for name, value in sorted(pairs.items()))
 
 
 def _stamp(time_ns: int) -> bytes:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from swarmpy.api.json_fields import Fields, given
+from swarmpy.control.meaning import NO_PIDS_LIMIT
 from swarmpy.errors import InvalidArgument
 from swarmpy.model.specs import GenericResource, ResourceRequirements, Resources
 
@@ -68,7 +69,7 @@ def _amount_from_json(fields: Fields, generic: tuple[GenericResource, ...] = ())
     return Resources(
         nano_cpus=fields.integer("NanoCPUs"),
         memory_bytes=fields.integer("MemoryBytes"),
-        pids=fields.integer("Pids"),
+        pids=fields.integer("Pids", least=NO_PIDS_LIMIT),
         generic=generic,
     )
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote_plus
 
 import attrs
 import click
@@ -58,7 +58,7 @@ def log_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("-n", "--tail", default="all", show_default=True, help="So many last lines of each task."),
             click.option("--since", default="", help="Only since a time (2026-11-29T10:00:00Z), or for so long (10m)."),
             click.option("-t", "--timestamps", is_flag=True, help="Show when each line was written."),
-            click.option("--details", is_flag=True, help="Show the ids that each line is of."),
+            click.option("--details", is_flag=True, help="Show what the log driver has added to each line."),
             click.option("--raw", is_flag=True, help="Show the lines as they are."),
             click.option("--no-task-ids", is_flag=True, help="Show no ids of tasks."),
             click.option("--no-trunc", is_flag=True, help="Do not cut ids."),
@@ -155,16 +155,20 @@ class _Names:
         if self._wanted.timestamps:
             stamp, _, rest = text.partition(b" ")
         details, _, line = rest.partition(b" ")
-        pairs = dict(pair.partition("=")[::2] for pair in details.decode(errors="replace").split(","))
-        ids = {key: unquote(pairs.get(f"{_PREFIX}{key}.id", "")) for key in ("task", "node")}
+        pairs = {
+            unquote_plus(name): unquote_plus(value)
+            for name, _, value in (pair.partition("=") for pair in details.decode(errors="replace").split(","))
+        }
+        ids = {key: pairs.pop(f"{_PREFIX}{key}.id", "") for key in ("task", "node", "service")}
         label = (ids["task"], ids["node"])
         if label not in self._known:
             self._known[label] = await self._label(*label)
         width = max(map(len, self._known.values()))
         shown = f"{self._known[label]:<{width}}    | "
-        return (
-            (stamp + b" " if stamp else b"") + shown.encode() + (details + b" " if self._wanted.details else b"") + line
-        )
+        if self._wanted.details:
+            # As Docker's command: for people, so not quoted.
+            shown += ",".join(f"{name}={value}" for name, value in sorted(pairs.items())) + " "
+        return (stamp + b" " if stamp else b"") + shown.encode() + line
 
     async def _label(self, task_id: str, node_id: str) -> str:
         cut = None if self._wanted.no_trunc else _ID_CHARS

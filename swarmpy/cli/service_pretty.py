@@ -96,7 +96,7 @@ def _resources(amount: Json | None) -> str:
         (
             f"{cpus / 1e9:g} cores" if cpus else "",
             size(memory) if memory else "",
-            f"{pids} processes" if pids else "",
+            f"{pids} processes" if pids and pids > 0 else "",
             *(f"{spec.get('Value')} {spec.get('Kind')}" for spec in generic),
         )
     )

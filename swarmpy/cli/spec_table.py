@@ -131,7 +131,7 @@ _PLACES: tuple[SpecOption, ...] = (
         for unit, resource, what, read, metavar in (
             ("cpu", "NanoCPUs", "many cores.", units.parse_cpus, "CORES"),
             ("memory", "MemoryBytes", "much memory.", units.parse_size, "BYTES"),
-            ("pids", "Pids", "many processes.", values.integer, "NUMBER"),
+            ("pids", "Pids", "many processes.", values.pids, "NUMBER"),
         )
         if (word, unit) != ("reserve", "pids")
     ),

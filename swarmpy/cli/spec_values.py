@@ -37,6 +37,11 @@ def integer(text: str) -> int:
     return int(text)
 
 
+def pids(text: str) -> int:
+    """A limit of processes; 0 and -1 are none."""
+    return -1 if text == "-1" else integer(text)
+
+
 def ratio(text: str) -> float:
     """A number from 0 to 1."""
     try:

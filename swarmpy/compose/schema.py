@@ -165,7 +165,7 @@ _DEPLOY = record(
         "rollback_config": _ROLLBACK_CONFIG,
         "resources": record(
             {
-                "limits": record({"cpus": _cpus, "memory": _size, "pids": _count}),
+                "limits": record({"cpus": _cpus, "memory": _size, "pids": whole_number(-1)}),
                 "reservations": record(
                     {"cpus": _cpus, "memory": _size, "generic_resources": list_of(_GENERIC_RESOURCE)},
                     {

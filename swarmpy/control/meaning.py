@@ -15,6 +15,8 @@ from swarmpy.model.specs import ContainerSpec, GenericResource, ResourceRequirem
 
 MIN_NANO_CPUS = 1_000_000
 MIN_MEMORY_BYTES = 4 * 1024 * 1024
+NO_PIDS_LIMIT = -1
+"""As much as 0, and what ``docker run`` has for it; Docker Swarm takes it, too."""
 MAX_GENERIC = 1 << 20
 """Of one kind, for one task."""
 
@@ -47,8 +49,8 @@ def _check_amount(word: str, amount: Resources) -> None:
         raise InvalidArgument(
             f"invalid cpu value {amount.nano_cpus / 1e9:g}: Must be at least {least} ({word}.NanoCPUs)"
         )
-    if amount.pids < 0:
-        raise InvalidArgument(f"invalid pids limit {amount.pids}: must not be negative ({word}.Pids)")
+    if amount.pids < NO_PIDS_LIMIT:
+        raise InvalidArgument(f"invalid pids limit {amount.pids}: {NO_PIDS_LIMIT} is no limit ({word}.Pids)")
 
 
 def _check_generic(reserved: Iterable[GenericResource]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterable, Iterator
 
@@ -15,14 +16,17 @@ STDERR = 2
 """As in Docker's stream format."""
 LINE_BYTES = 64 * 1024
 """The longest line, or part of one, that is passed on; Docker's own drivers cut at 16 KiB."""
+DETAILS_BYTES = 4 * 1024
+"""The longest details of a line that are passed on: they come with each line again."""
 BATCH_BYTES = 64 * 1024
 """When a batch is full: small enough not to hold up the heartbeats behind it."""
-MAX_BATCH_BYTES = BATCH_BYTES + LINE_BYTES + 1024
+MAX_BATCH_BYTES = BATCH_BYTES + LINE_BYTES + DETAILS_BYTES + 1024
 """What a batch has at most: it is full when a last line makes it so."""
 ALL_LINES = -1
 
-_HEAD = struct.Struct(">BqI")
+_HEAD = struct.Struct(">BqHI")
 HEAD_BYTES = _HEAD.size
+_DETAILS = re.compile(rb"[!-~]*")
 
 
 @attrs.frozen(kw_only=True)
@@ -36,6 +40,8 @@ class LogOptions:
     """Only what was written at this time or later; nanoseconds since the Unix epoch."""
     tail: int = ALL_LINES
     """The last lines of what there is; ALL_LINES: all."""
+    details: bool = False
+    """Also what the log driver picked of the container's labels and environment."""
     after_ns: int = 0
     """Where a reader goes on that was interrupted: only what was written after this. ``tail`` counts no more then."""
 
@@ -52,6 +58,20 @@ class LogLine:
     stream: int
     timestamp_ns: int
     data: bytes = attrs.field(repr=False)
+    details: bytes = attrs.field(default=b"", repr=False)
+    """``name=value,name=value``, each quoted as in an address: what the log driver has added."""
+
+    def bounded(self) -> LogLine:
+        """The line as long as lines may be. Details are whole or not there: half a value would be another one."""
+        if len(self.data) <= LINE_BYTES and len(self.details) <= DETAILS_BYTES:
+            return self
+        details = self.details if len(self.details) <= DETAILS_BYTES else b""
+        return LogLine(self.stream, self.timestamp_ns, self.data[:LINE_BYTES], details)
+
+    @property
+    def size(self) -> int:
+        """Its bytes in a batch."""
+        return HEAD_BYTES + len(self.details) + len(self.data)
 
 
 @attrs.frozen(kw_only=True)
@@ -121,8 +141,11 @@ class LogParts:
 
 
 def pack_lines(lines: Iterable[LogLine]) -> bytes:
-    """Lines as bytes: of each its stream, its time and its length, and the line."""
-    return b"".join(_HEAD.pack(line.stream, line.timestamp_ns, len(line.data)) + line.data for line in lines)
+    """Lines as bytes: of each its stream, its time, the lengths of its details and of the line, and both."""
+    return b"".join(
+        _HEAD.pack(line.stream, line.timestamp_ns, len(line.details), len(line.data)) + line.details + line.data
+        for line in lines
+    )
 
 
 def unpack_lines(data: bytes) -> Iterator[LogLine]:
@@ -131,9 +154,13 @@ def unpack_lines(data: bytes) -> Iterator[LogLine]:
     while at < len(data):
         if len(data) - at < _HEAD.size:
             raise InvalidArgument("a batch of a log ends within a line")
-        stream, timestamp_ns, size = _HEAD.unpack_from(data, at)
+        stream, timestamp_ns, before, size = _HEAD.unpack_from(data, at)
         at += _HEAD.size
-        if stream not in (STDOUT, STDERR) or size > LINE_BYTES or size > len(data) - at or timestamp_ns < 0:
+        is_too_long = before > DETAILS_BYTES or size > LINE_BYTES or before + size > len(data) - at
+        details = data[at : at + before]
+        # A blank would end them for the client: what follows would pass for the line.
+        if stream not in (STDOUT, STDERR) or is_too_long or timestamp_ns < 0 or not _DETAILS.fullmatch(details):
             raise InvalidArgument("a batch of a log has a line that is none")
-        yield LogLine(stream, timestamp_ns, data[at : at + size])
+        at += before
+        yield LogLine(stream, timestamp_ns, data[at : at + size], details)
         at += size

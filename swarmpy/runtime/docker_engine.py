@@ -249,6 +249,7 @@ class Engine:
             "stderr": str(int(options.stderr)),
             "follow": str(int(options.follow)),
             "timestamps": "1",
+            "details": str(int(options.details)),
             "since": f"{since_ns // 10**9}.{since_ns % 10**9:09d}",
             "tail": "all" if options.tail == ALL_LINES or options.after_ns else str(options.tail),
         }
@@ -259,7 +260,7 @@ class Engine:
                     patience.reschedule(None)
                     with closing(response):  # as with events
                         take = docker_log.plain if tty else docker_log.frames
-                        async for line in take(response.content.read):
+                        async for line in take(response.content.read, details=options.details):
                             yield line
 
     # -- events --

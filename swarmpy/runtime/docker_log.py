@@ -1,7 +1,8 @@
 """The stream of a container's log, as Docker's Engine sends it, taken apart.
 
 Without a terminal: frames of a head of eight bytes (the stream, three zeros, the length, big endian) and so many bytes.
-With one: the bytes as they come. Each line begins with its time, as it is asked for with ``timestamps``.
+With one: the bytes as they come. Each line begins with its time, as it is asked for with ``timestamps``; with
+``details`` what the log driver has added follows, and may be empty.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ Read = Callable[[int], Awaitable[bytes]]
 """So many bytes at most; b"" at the end."""
 
 
-async def frames(read: Read) -> AsyncGenerator[LogLine, None]:
+async def frames(read: Read, *, details: bool = False) -> AsyncGenerator[LogLine, None]:
     """The lines of a container without a terminal. Raises RuntimeUnavailable where the stream breaks off."""
     buffer = bytearray()
     while True:
@@ -40,32 +41,35 @@ async def frames(read: Read) -> AsyncGenerator[LogLine, None]:
             payload += data
             if len(payload) > LINE_BYTES and size:
                 raise RuntimeUnavailable(f"the Docker Engine sent a line of more than {LINE_BYTES} bytes")
-        line = _line(stream if stream in (STDOUT, STDERR) else STDERR, bytes(payload))
+        line = _line(stream if stream in (STDOUT, STDERR) else STDERR, bytes(payload), details)
         if line is not None:
             yield line
 
 
-async def plain(read: Read) -> AsyncGenerator[LogLine, None]:
+async def plain(read: Read, *, details: bool = False) -> AsyncGenerator[LogLine, None]:
     """The lines of a container with a terminal."""
     rest = b""
     while data := await read(LINE_BYTES):
         *lines, rest = (rest + data).split(b"\n")
         for text in lines:
-            line = _line(STDOUT, text + b"\n")
+            line = _line(STDOUT, text + b"\n", details)
             if line is not None:
                 yield line
         if len(rest) > LINE_BYTES:
             raise RuntimeUnavailable(f"the Docker Engine sent a line of more than {LINE_BYTES} bytes")
-    if rest and (line := _line(STDOUT, rest)) is not None:
+    if rest and (line := _line(STDOUT, rest, details)) is not None:
         yield line
 
 
-def _line(stream: int, text: bytes) -> LogLine | None:
+def _line(stream: int, text: bytes, details: bool) -> LogLine | None:
     stamp, blank, data = text.partition(b" ")
+    added = b""
+    if blank and details:
+        added, blank, data = data.partition(b" ")
     if not blank:
         return None
     try:
-        return LogLine(stream, _time_ns(stamp), data[:LINE_BYTES])
+        return LogLine(stream, _time_ns(stamp), data[:LINE_BYTES], added)
     except ValueError:
         return None
 

@@ -132,7 +132,7 @@ def load_csr_key() -> Any:
         ({"Role": "root"}, "Role: 'root' is neither admin nor viewer"),
         ({"Role": None}, "is neither admin nor viewer"),
         ({"Expiry": 5}, "one minute at least"),
-        ({"Expiry": -5}, "Expiry: -5 is not between"),
+        ({"Expiry": -5}, "Expiry cannot be negative: -5"),
         ({"CSR": "nonsense"}, "malformed certificate request"),
         ({"CSR": 7}, "CSR: expected string"),
         ({"CSR": "x" * 100_000}, "the limit is 65536"),

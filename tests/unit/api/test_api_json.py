@@ -345,7 +345,7 @@ def test_networks_of_the_old_place_are_taken() -> None:
         ),
         ({"TaskTemplate": {"ContainerSpec": {"TTY": "yes"}}}, "TaskTemplate.ContainerSpec.TTY: expected boolean"),
         ({"Labels": {"a": 1}}, "Labels.a: expected string, got number"),
-        ({"Mode": {"Replicated": {"Replicas": -1}}}, "Mode.Replicated.Replicas: -1 is not between 0 and"),
+        ({"Mode": {"Replicated": {"Replicas": -1}}}, "Mode.Replicated.Replicas cannot be negative: -1"),
         ({"Mode": {"Replicated": {"Replicas": True}}}, "Mode.Replicated.Replicas: expected integer, got boolean"),
         ({"Mode": {"Replicated": {"Replicas": 2**63}}}, "is not between 0 and"),
         ({"Mode": {"Replicated": {}, "Global": {}}}, "only one service mode"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 import pytest
 from api_world import World, ask, request
 
@@ -16,7 +17,9 @@ LINES = pack_lines([LogLine(STDOUT, 1, b"out\n"), LogLine(STDERR, 2, b"err\r\n")
 PART = LogPart(task_id=TaskId("t"), node_id=NodeId("w1"), service_id="s", lines=LINES)
 
 
-async def log_of(world: World, monkeypatch: pytest.MonkeyPatch, *answers: LogParts | None, tty: bool) -> bytes:
+async def log_of(
+    world: World, monkeypatch: pytest.MonkeyPatch, *answers: LogParts | None, tty: bool, **asked: str
+) -> bytes:
     """The whole log of a service for which the leader gives these answers; None: the node is no manager any more."""
     node, given = world.nodes["m1"], iter(answers)
 
@@ -36,8 +39,9 @@ async def log_of(world: World, monkeypatch: pytest.MonkeyPatch, *answers: LogPar
         {"Name": "web", "TaskTemplate": {"ContainerSpec": {"Image": "busybox", "TTY": tty}}},
     )
     monkeypatch.setattr(world.manager("m1"), "call_leader", call_leader)
-    asked = request("GET", "/services/web/logs", stdout="1", stderr="1", follow="1")
-    response = await world.apis["m1"].handle(asked)
+    response = await world.apis["m1"].handle(
+        request("GET", "/services/web/logs", stdout="1", stderr="1", follow="1", **asked)
+    )
     assert isinstance(response, StreamedResponse)
     return b"".join([chunk async for chunk in response.chunks])
 
@@ -60,6 +64,20 @@ async def test_frames_are_for_those_without_a_terminal(
 ) -> None:
     """Each line is a frame with its stream; of a terminal the bytes come as they are."""
     assert await log_of(world, monkeypatch, LogParts(parts=(PART,), ended=True), tty=tty) == expected
+
+
+async def test_details_are_the_clusters_and_the_log_drivers(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sorted by name, as Docker's; what a container's labels say of itself does not stand in for what is so."""
+    ids = b"com.docker.swarm.node.id=w1,com.docker.swarm.service.id=s,com.docker.swarm.task.id=t"
+    lines = pack_lines(
+        [
+            LogLine(STDOUT, 1, b"plain\n"),
+            LogLine(STDOUT, 2, b"more\n", b"x=q%2Cz,A=1+2,com.docker.swarm.task.id=other"),
+        ]
+    )
+    part = attrs.evolve(PART, lines=lines)
+    said = await log_of(world, monkeypatch, LogParts(parts=(part,), ended=True), tty=True, details="1")
+    assert said == ids + b" plain\nA=1+2," + ids + b",x=q%2Cz more\n"
 
 
 @pytest.mark.parametrize("tty", [False, True])

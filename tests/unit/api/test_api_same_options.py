@@ -37,7 +37,7 @@ CREATE = """
 --stop-signal SIGUSR1 --stop-grace-period 3s --init=false --entrypoint /bin/sh
 --log-driver json-file --log-opt max-size=1m --log-opt max-file=2 --ulimit nofile=10:20 --ulimit nproc=5
 --host db:10.0.0.1 --dns 1.1.1.1 --dns-option ndots:2 --dns-search example.org --sysctl net.core.somaxconn=99
---cap-add net_admin --cap-drop CHOWN
+--cap-add net_admin --cap-drop CHOWN --limit-pids -1
 --secret s1 --secret source=s1,target=key,uid=1,gid=2,mode=0400 --config source=c1,target=/etc/c
 """
 

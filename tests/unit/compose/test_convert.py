@@ -245,6 +245,10 @@ def test_deploy(tmp_path: Path, lines: str, fields: dict[str, Any]) -> None:
             },
         ),
         (
+            "deploy: {resources: {limits: {pids: -1}}}",
+            {"resources": ResourceRequirements(limits=Resources(pids=-1))},
+        ),
+        (
             RESERVING,
             {
                 "resources": ResourceRequirements(

@@ -109,7 +109,8 @@ async def test_a_worker_sends_for_what_it_was_asked_only(world: World) -> None:
     with pytest.raises(FailedPrecondition):
         await world.send(world.bad, found, "t-bad", lines=lines(b"forged\n"))
     world.bad.session_id = own
-    for junk in (b"\xff" * 100, b"\x01", pack_lines([LogLine(3, 1, b"x")]), bytes(4 * BATCH_BYTES)):
+    lying = pack_lines([LogLine(1, 1, b"x", b"a=b com.docker.swarm.task.id=t-good")])
+    for junk in (b"\xff" * 100, b"\x01", pack_lines([LogLine(3, 1, b"x")]), bytes(4 * BATCH_BYTES), lying):
         with pytest.raises(InvalidArgument):
             await world.send(world.bad, found, "t-bad", lines=junk)
     for plain in (None, [], {"session_id": own, "id": 7}):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import AsyncGenerator, Callable
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -45,6 +46,14 @@ async def test_frames_come_whole(sent: list[tuple[int, bytes]], piece: int) -> N
 async def test_a_terminal_has_lines_only() -> None:
     """The last one may have no end."""
     assert await taken(plain, STAMP + b"a\r\n" + STAMP + b"b", 3) == [LogLine(1, AT, b"a\r\n"), LogLine(1, AT, b"b")]
+
+
+@pytest.mark.parametrize("added", [b"", b"A=1+2,x=q%2Cz"])
+async def test_what_a_log_driver_adds_is_no_part_of_the_line(added: bytes) -> None:
+    """It may be nothing; lines may begin with a blank."""
+    expected = [LogLine(1, AT, b" hi there\n", added)]
+    assert await taken(partial(frames, details=True), frame(1, STAMP + added + b"  hi there\n"), 7) == expected
+    assert await taken(partial(plain, details=True), STAMP + added + b"  hi there\n", 7) == expected
 
 
 @pytest.mark.parametrize("data", [frame(1, STAMP)[:-1], struct.pack(">BxxxI", 1, 2**31) + bytes(3 * LINE_BYTES)])
