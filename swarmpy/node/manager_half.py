@@ -196,7 +196,7 @@ class ManagerHalf:
         # Until then it may be stopped, as one that is to be a manager no more.
         while self.manager is manager and not manager.is_member:
             try:
-                await manager.join_group(self._known_managers, JOIN_TIMEOUT_S, self._agent.incarnation)
+                await manager.join_group(self._known_managers, JOIN_TIMEOUT_S, self._agent.cluster.incarnation)
             except SwarmpyError as error:
                 log.warning("raft_group_not_joined", reason=str(error))
                 await asyncio.sleep(RETRY_S)

@@ -13,6 +13,7 @@ from net import Host
 
 from swarmpy.agent.agent import Agent
 from swarmpy.agent.local import Changes, MemoryLocalState, Remembered
+from swarmpy.agent.rest_of_node import RestOfNode
 from swarmpy.manager.manager import Manager
 from swarmpy.model.assignments import Endpoint, PublishedPort
 from swarmpy.model.dependencies import NO_DEPENDENCIES, Dependencies
@@ -231,9 +232,11 @@ class Machine:
             local=self.local,
             clock=host.clock,
             random=self.random,
-            seeds=lambda: [machine.host.address for machine in self.cluster.managers],
-            on_role_change=lambda role: self.cluster.laws.fail(f"{self.name} is told to be a {role}"),
-            **more,
+            rest=RestOfNode(
+                seeds=lambda: [machine.host.address for machine in self.cluster.managers],
+                on_role_change=lambda role: self.cluster.laws.fail(f"{self.name} is told to be a {role}"),
+                **more,
+            ),
         )
 
 
