@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Iterable
 
 import structlog
 
 from swarmpy.agent.backoff import Backoff
 from swarmpy.agent.dependencies import DependencyKeeper
 from swarmpy.agent.engine_watch import EngineWatch
+from swarmpy.agent.known_cluster import KnownCluster
 from swarmpy.agent.known_managers import KnownManagers
 from swarmpy.agent.local import LocalState, LocalWriter
 from swarmpy.agent.reporter import Reporter
+from swarmpy.agent.rest_of_node import RestOfNode
 from swarmpy.agent.routing import Routing
 from swarmpy.agent.session import Session
 from swarmpy.agent.standby import Standby
@@ -29,17 +30,15 @@ from swarmpy.errors import (
     NodeRemoved,
     NotLeader,
     OutcomeUnknown,
-    Superseded,
     SwarmpyError,
     Unavailable,
 )
-from swarmpy.model.assignments import AGENT_LEVEL, EndpointUpdate, ManagerAddress, SessionMessage, SessionRequest
+from swarmpy.model.assignments import AGENT_LEVEL, EndpointUpdate, SessionRequest
 from swarmpy.model.ids import NodeId, TaskId
 from swarmpy.model.images import RegistryImage
 from swarmpy.model.objects import NodeDescription, TaskStatus
 from swarmpy.model.states import Role
-from swarmpy.ports import Channel, Clock, DataPlane, Dialer, Peer, Random, Runtime
-from swarmpy.security.serials import is_revoked
+from swarmpy.ports import Channel, Clock, DataPlane, Dialer, Random, Runtime
 
 log = structlog.get_logger(__name__)
 
@@ -78,54 +77,33 @@ class Agent:
         local: LocalState,
         clock: Clock,
         random: Random,
-        seeds: Callable[[], Iterable[str]],
-        on_role_change: Callable[[Role], None],
-        on_later_incarnation: Callable[[int, str], None] = lambda *_: None,
-        on_revoked: Callable[[], None] = lambda: None,
-        roots: Callable[[], tuple[str, ...] | None] = lambda: None,
-        on_roots: Callable[[tuple[bytes, ...], str], None] = lambda *_: None,
-        more_problems: Callable[[], tuple[str, ...]] = tuple,
+        rest: RestOfNode,
     ) -> None:
-        """``address`` is the one other nodes reach this node at, without a port.
-
-        ``seeds`` gives the managers (``host:port``) known from elsewhere, whenever they are looked for. ``role`` is the
-        present one; ``on_role_change`` is called when a manager says that it should be another,
-        ``on_later_incarnation`` when the cluster of a leader, at an address, is of a later incarnation than all before,
-        and ``on_revoked`` whenever a manager refuses this node for its certificate. ``roots`` gives the digests of the
-        root CAs that this node trusts; ``on_roots`` is called when a manager says which it is to trust, and of which
-        its certificate is to be. ``more_problems`` are told with the agent's own.
-        """
+        """``address`` is the one other nodes reach this node at, without a port; ``role`` the present one."""
         self._node_id = node_id
         self._address = address
-        self._role: Role | None = role
         self._dialer = dialer
         self._runtime = runtime
         self._data_plane = data_plane
         self._local = local
         self._clock = clock
         self._random = random
-        self._on_role_change = on_role_change
-        self._on_later_incarnation = on_later_incarnation
-        self._on_revoked = on_revoked
-        self._roots = roots
-        self._on_roots = on_roots
-        self._more_problems = more_problems
+        self._rest = rest
         self._writer = LocalWriter(local, random)
         self._reporter = Reporter(random)
         self._routing = Routing(data_plane, random, self._writer)
         self._dependencies = DependencyKeeper()
         self._worker = Worker(runtime, clock, random, self._writer, self._reporter, self._dependencies)
-        self._managers = KnownManagers(seeds, random, clock)
-        self._told: tuple[ManagerAddress, ...] = ()
+        self._managers = KnownManagers(rest.seeds, random, clock)
+        self.cluster = KnownCluster(node_id, role, self._managers, self._writer, rest)
         self._search = Backoff(random, first=SEARCH_FIRST_S, most=SEARCH_MOST_S)
-        self._standby = Standby(dialer=dialer, random=random, check=self.check_manager, other=self._other_manager)
+        self._standby = Standby(
+            dialer=dialer, random=random, check=self.cluster.check_manager, other=self._other_manager
+        )
         self._patience = Backoff(random, first=DIAL_FIRST_S, most=DIAL_MOST_S)
         self._stale = asyncio.Event()
         self._engine = EngineWatch(runtime, clock, random, reconcile=self._worker.reconcile, changed=self._stale.set)
         self._manager = ""
-        self._incarnation = 0
-        self._superseded_told = False
-        self._revoked: dict[str, int] = {}
         self._group: asyncio.TaskGroup | None = None
         self.removal = ""
         """Why this node is no member any more; "" while it is one."""
@@ -133,23 +111,6 @@ class Agent:
         """Set when the first session is open."""
         self._opened_at = 0.0
         self._silence_told = False
-
-    @property
-    def role(self) -> Role | None:
-        """What this node is to be, as a manager said last; None until one of a later incarnation has said it."""
-        return self._role
-
-    def become(self, role: Role) -> None:
-        """A manager says so, though not in a session."""
-        self._role = role
-
-    def check_manager(self, peer: Peer) -> None:
-        """Raises CertificateRevoked for one that shows a manager's certificate and is none any more, as far as known.
-
-        To be asked before anything is told to a manager or taken from it: it might say what is to run here.
-        """
-        if peer.node_id is not None and peer.serial and is_revoked(self._revoked, peer.node_id, peer.serial):
-            raise CertificateRevoked(f"node {peer.node_id} is no manager any more: its certificate was revoked")
 
     def renewed(self) -> None:
         """This node shows another certificate, or trusts other root CAs: what it keeps was made before."""
@@ -169,53 +130,17 @@ class Agent:
         """Machine and engine, as last seen."""
         return self._engine.description
 
-    @property
-    def managers(self) -> tuple[ManagerAddress, ...]:
-        """The managers, as last told; empty when nobody ever has."""
-        return self._told
-
     def known_managers(self) -> tuple[str, ...]:
         """``host:port`` of the managers, as last told."""
         return self._managers.learned
-
-    @property
-    def incarnation(self) -> int:
-        """The latest incarnation of the cluster that this node has seen."""
-        return self._incarnation
 
     async def supersede(self, incarnation: int, address: str) -> None:
         """The cluster was begun anew without this node's manager half, which is gone by now; it is led at ``address``.
 
         Leaders of an earlier incarnation count no more; the next session's manager says what this node is to be.
         """
-        if address not in self._managers.learned:
-            found = (address, *self._managers.learned)
-            known = tuple(ManagerAddress(node_id=NodeId(""), address=each) for each in found)
-            self._learn(known)
-            self._writer.put_managers(known)
-        await self._remember(incarnation)
-        self._role = None
+        await self.cluster.supersede(incarnation, address)
         self._stale.set()
-
-    async def _admit(self, address: str, incarnation: int) -> None:
-        if incarnation < self._incarnation:
-            if not self._superseded_told:
-                log.warning("earlier_incarnation_refused", theirs=incarnation, seen=self._incarnation)
-                self._superseded_told = True
-            raise Superseded("this manager is of an earlier incarnation of the cluster than the one this node is in")
-        self._superseded_told = False
-        if incarnation > self._incarnation:
-            await self._remember(incarnation)
-            self._on_later_incarnation(incarnation, address)
-
-    async def _remember(self, incarnation: int) -> None:
-        if incarnation > self._incarnation:
-            log.info("cluster_begun_anew", node=self._node_id, incarnation=incarnation)
-            self._incarnation = incarnation
-            # Its state may be an older one, which counts certificates from there on.
-            self._revoked = {}
-            self._writer.put_revoked({})
-            await self._writer.put_incarnation(incarnation)
 
     async def drain(self) -> None:
         """Bring to an end what the routing mesh forwards, and take no new connections: this node is about to stop."""
@@ -247,7 +172,7 @@ class Agent:
     def problems(self) -> tuple[str, ...]:
         """What does not work on this node, one line each."""
         own = (self.removal, self._engine.problem, NO_MANAGER if self._silence_told else "")
-        return (*self._routing.problems(), *(problem for problem in own if problem), *self._more_problems())
+        return (*self._routing.problems(), *(problem for problem in own if problem), *self._rest.problems())
 
     async def run(self) -> None:
         """Run until cancelled. Tasks are left to what the runtime does with them when it is closed.
@@ -256,9 +181,7 @@ class Agent:
         """
         try:
             remembered = await self._local.load()
-            self._learn(remembered.managers)
-            self._incarnation = max(self._incarnation, remembered.incarnation)
-            self._revoked = remembered.revoked
+            self.cluster.restore(remembered)
             async with asyncio.TaskGroup() as group:
                 self._group = group
                 group.create_task(self._writer.run(), name="agent-local-state")
@@ -298,7 +221,7 @@ class Agent:
                 await self._end_as_removed(error)
                 continue
             if isinstance(error, CertificateRevoked):
-                self._on_revoked()
+                self._rest.on_revoked()
             log.debug("no_session", manager=address, reason=str(error))
             await asyncio.sleep(self._search.wait())
             if self._managers.round_is_over:
@@ -338,8 +261,8 @@ class Agent:
             SessionRequest(
                 description=self._engine.description,
                 address=self._address,
-                incarnation=self._incarnation,
-                roots=self._roots(),
+                incarnation=self.cluster.incarnation,
+                roots=self._rest.roots(),
                 level=AGENT_LEVEL,
             ),
             worker=self._worker,
@@ -348,8 +271,8 @@ class Agent:
             dependencies=self._dependencies,
             problems=self.problems,
             engine_away=lambda: bool(self._engine.problem),
-            admit=functools.partial(self._admit, address),
-            on_message=self._on_message,
+            admit=functools.partial(self.cluster.admit, address),
+            on_message=self.cluster.hear,
             stale=self._stale,
             read_log=self._worker.logs,
         )
@@ -394,23 +317,3 @@ class Agent:
         if self._search.bound >= SEARCH_MOST_S and not self._silence_told:
             log.warning("no_manager_answers", reason=str(error), consequence="tasks and routing go on unchanged")
             self._silence_told = True
-
-    def _learn(self, managers: tuple[ManagerAddress, ...]) -> None:
-        self._told = managers
-        self._managers.learn(manager.address for manager in managers)
-
-    def _on_message(self, message: SessionMessage) -> None:
-        if message.managers is not None:
-            self._learn(message.managers)
-            self._writer.put_managers(message.managers)
-        if message.revoked is not None:
-            # A leader that is one no more may know of fewer.
-            more = {i: last for i, last in message.revoked.items() if last > self._revoked.get(i, -1)}
-            self._revoked = {**self._revoked, **more}
-            self._writer.put_revoked(self._revoked)
-        if message.roots is not None:
-            self._on_roots(message.roots, message.issuer)
-        if message.role is not None and message.role != self._role:
-            log.info("role_changed", old=self._role and self._role.value, new=message.role.value)
-            self._role = message.role
-            self._on_role_change(message.role)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
-
-import structlog
 
 from swarmpy.errors import DeadlineExceeded, NoQuorum
 from swarmpy.manager import certificates
@@ -19,9 +17,12 @@ from swarmpy.manager.membership import Membership
 from swarmpy.manager.office import SELDOM, Office, wait_cluster
 from swarmpy.manager.raft_report import METHOD as RAFT_STATUS
 from swarmpy.manager.raft_report import RaftReporter, reachable
+from swarmpy.manager.raft_transport import METHOD as RAFT_MESSAGES
+from swarmpy.manager.raft_transport import RaftTransport
+from swarmpy.manager.rest_of_node import RestOfNode
 from swarmpy.manager.schema import METHOD as SCHEMA
 from swarmpy.manager.schema import SchemaRaiser, schema_read_here
-from swarmpy.manager.trust import Orders, RootGuard
+from swarmpy.manager.trust import RootGuard
 from swarmpy.manager.whereabouts import INTRODUCE, Whereabouts, join_payload
 from swarmpy.model.assignments import ManagerAddress
 from swarmpy.model.ids import ClusterId, NodeId, encode_id
@@ -30,32 +31,16 @@ from swarmpy.model.specs import RaftConfig
 from swarmpy.model.states import Role
 from swarmpy.ports import Clock, Dialer, Peer, Random
 from swarmpy.raft.driver import RaftDriver
-from swarmpy.raft.encoding import decode_messages, encode_messages
-from swarmpy.raft.frames import size_of
-from swarmpy.raft.messages import Member, Message
+from swarmpy.raft.messages import Member
 from swarmpy.raft.status import RaftStatus
 from swarmpy.raft.storage import LogStorage
 from swarmpy.security import tokens
 from swarmpy.security.identity import NodeIdentity
 from swarmpy.store.memory import Store
 from swarmpy.store.view import View
-from swarmpy.wire.bounded_log import BoundedLog
 from swarmpy.wire.channels import ChannelPool, PeerSender
 from swarmpy.wire.checked import CheckedDialer
 from swarmpy.wire.router import MANAGERS, MEMBERS, Router, Standing
-
-log = structlog.get_logger(__name__)
-
-
-class _RaftTransport:
-    """Raft messages as notifications to the peers' cluster ports."""
-
-    def __init__(self, sender: PeerSender) -> None:
-        self._sender = sender
-
-    def send(self, to: Member, messages: Sequence[Message]) -> None:
-        size = sum([size_of(message) for message in messages])
-        self._sender.send(to.address, "raft.messages", encode_messages(messages), size=size)
 
 
 class Manager:
@@ -74,21 +59,14 @@ class Manager:
         clock: Clock,
         random: Random,
         config: RaftConfig,
-        snapshot_time: Callable[[], int] = lambda: 0,
-        known_managers: Callable[[], Iterable[str]] = tuple,
-        manager_hints: Iterable[str] = (),
-        on_superseded: Callable[[int, str], None] = lambda *_: None,
-        on_roots: Callable[[tuple[bytes, ...]], None] = lambda _: None,
-        on_orders: Callable[[Orders], None] = lambda _: None,
+        rest: RestOfNode | None = None,
     ) -> None:
-        """``known_managers``: all addresses of managers that this node has heard of; ``manager_hints``: those that an
-        operator gave, because the others have moved. ``on_superseded`` is called with the later incarnation, and where
-        it is managed, when this one's is past. ``on_roots`` and ``on_orders``: see :class:`RootGuard`.
-        """
+        """``address``: ``host:port`` where the others reach it; ``raft_id`` is of this membership only."""
+        rest = rest or RestOfNode()
         self.node_id = node_id
         self.cluster_id = cluster_id
         self.address = address
-        self._raft_id = raft_id
+        self._me = Member(raft_id=raft_id, node_id=node_id, address=address)
         self._clock = clock
         self._random = random
         self._router = router
@@ -96,71 +74,77 @@ class Manager:
         # One that is a manager no more may still listen as one: what managers tell each other is not for it.
         self._dialer = CheckedDialer(dialer, router.check_peer)
         self._pool = ChannelPool(self._dialer)
-        self._sender = PeerSender(self._dialer, random, on_unreachable=self._on_unreachable)
         self._caller = PeerSender(dialer, random, on_unreachable=lambda _: None)
+        self._status_changed = asyncio.Event()
         self.store = Store(clock)
+        self._transport = RaftTransport(raft_id, self._dialer, clock, random)
         self.raft = RaftDriver(
             raft_id=raft_id,
             storage=storage,
-            transport=_RaftTransport(self._sender),
+            transport=self._transport,
             state_machine=self.store,
             random=random,
             config=config,
             address=address,
         )
-        self._whereabouts = Whereabouts(
-            me=Member(raft_id=raft_id, node_id=node_id, address=address),
-            raft=self.raft,
-            dialer=self._dialer,
-            random=random,
-            known=known_managers,
-            hints=tuple(manager_hints),
+        self._whereabouts = self._new_whereabouts(rest)
+        self._incarnations = self._new_incarnations(rest)
+        self._transport.serve(self.raft, self._incarnations.misdirected)
+        self.root_guard = RootGuard(
+            self.store, barrier=self.read_barrier, on_roots=rest.on_roots, on_orders=rest.on_orders
+        )
+        router.guard = self.root_guard.check
+        self._registrar = Registrar(
+            store=self.store, clock=clock, random=random, managers=self.managers, require_leader=self.require_leader
+        )
+        self._reporter = RaftReporter(
+            raft=self.raft, store=self.store, clock=clock, ask_leader=self.call_leader, snapshot_time=rest.snapshot_time
         )
         changing_members = asyncio.Lock()
         self._membership = Membership(store=self.store, raft=self.raft, changing=changing_members)
-        self._schema = SchemaRaiser(store=self.store, raft=self.raft, pool=self._pool, changing=changing_members)
-        self._incarnations = Incarnations(
-            address=address,
+        self.office = self._new_office(changing_members)
+        self.raft.subscribe(self._on_raft_status)
+        self._register_calls()
+
+    def _new_whereabouts(self, rest: RestOfNode) -> Whereabouts:
+        return Whereabouts(
+            me=self._me,
+            raft=self.raft,
+            dialer=self._dialer,
+            random=self._random,
+            known=rest.known_managers,
+            hints=rest.manager_hints,
+        )
+
+    def _new_incarnations(self, rest: RestOfNode) -> Incarnations:
+        return Incarnations(
+            address=self.address,
             store=self.store,
             raft=self.raft,
-            clock=clock,
-            random=random,
+            clock=self._clock,
+            random=self._random,
             send=self._caller.send,
-            on_superseded=on_superseded,
+            on_superseded=rest.on_superseded,
         )
-        self.root_guard = RootGuard(self.store, barrier=self.read_barrier, on_roots=on_roots, on_orders=on_orders)
-        router.guard = self.root_guard.check
-        self._status_changed = asyncio.Event()
-        self._registrar = Registrar(
-            store=self.store,
-            clock=clock,
-            random=random,
-            managers=self.managers,
-            require_leader=self.require_leader,
-        )
-        self._reporter = RaftReporter(
-            raft=self.raft, store=self.store, clock=clock, ask_leader=self.call_leader, snapshot_time=snapshot_time
-        )
-        self.office = Office(
-            node_id=node_id,
+
+    def _new_office(self, changing_members: asyncio.Lock) -> Office:
+        return Office(
+            node_id=self.node_id,
             store=self.store,
             raft=self.raft,
-            clock=clock,
-            random=random,
+            clock=self._clock,
+            random=self._random,
             membership=self._membership,
-            schema=self._schema,
+            schema=SchemaRaiser(store=self.store, raft=self.raft, pool=self._pool, changing=changing_members),
             incarnations=self._incarnations,
             managers=self.managers,
             reachable_managers=self.reachable_managers,
             on_change=self._status_changed.set,
         )
-        self._bounded = BoundedLog(clock.monotonic)
-        self.raft.subscribe(self._on_raft_status)
-        self._register_calls()
 
     def _register_calls(self) -> None:
         router = self._router
-        router.notify("raft.messages", self._on_raft_messages, MANAGERS)
+        router.notify(RAFT_MESSAGES, self._transport.on_messages, MANAGERS)
         router.notify(INCARNATION, self._incarnations.heard, MANAGERS)
         router.call("raft.join", self._on_leader(self._membership.join), MANAGERS)
         router.call(SCHEMA, schema_read_here, MANAGERS)
@@ -263,7 +247,7 @@ class Manager:
         """Take part in the cluster until cancelled. Raises StorageError when the disk fails."""
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._sender.run(), name="raft-sender")
+                group.create_task(self._transport.run(), name="raft-sender")
                 group.create_task(self._caller.run(), name="incarnation-caller")
                 group.create_task(self.raft.run(), name="raft")
                 group.create_task(self.office.run(), name="manager-lead")
@@ -288,8 +272,7 @@ class Manager:
         A leader of an earlier incarnation of the cluster than ``incarnation`` is not asked for long: it refuses.
         """
         calls = LeaderCalls(self._dialer, self._random, addresses)
-        me = Member(raft_id=self._raft_id, node_id=self.node_id, address=self.address)
-        payload = {**join_payload(me), "incarnation": incarnation}
+        payload = {**join_payload(self._me), "incarnation": incarnation}
         try:
             async with asyncio.timeout(timeout):
                 await calls.call("raft.join", payload, timeout=timeout)
@@ -312,7 +295,7 @@ class Manager:
 
         None when it is no manager by that state.
         """
-        return certificates.extended(self.store.view(), identity, self._raft_id, self._clock.time_ns())
+        return certificates.extended(self.store.view(), identity, self._me.raft_id, self._clock.time_ns())
 
     def _standing(self, peer: Peer) -> Standing:
         return certificates.standing(self.store.cluster, peer)
@@ -340,32 +323,13 @@ class Manager:
             await self._status_changed.wait()
 
     def _has_vote(self) -> bool:
-        return any(m.raft_id == self._raft_id for m in self.raft.status().conf.voters)
+        return any(m.raft_id == self._me.raft_id for m in self.raft.status().conf.voters)
 
     # -- handlers -----------------------------------------------------------------------------------------------------
 
     def _on_raft_status(self, _status: RaftStatus) -> None:
         self._status_changed.set()
         self._whereabouts.changed()
-
-    def _on_unreachable(self, address: str) -> None:
-        # Of a member that has said that it is elsewhere, the old address tells nothing.
-        for member in self.raft.whereabouts():
-            if member.address == address:
-                self.raft.report_unreachable(member.raft_id)
-
-    def _on_raft_messages(self, peer: Peer, payload: Any) -> None:
-        for message in decode_messages(payload):
-            if message.to != self._raft_id:
-                self._incarnations.misdirected(message)
-                continue
-            # An id that is not known yet may be anybody's: a manager that is behind learns the new members, the leader
-            # perhaps among them, from these very messages.
-            if self.raft.node_of(message.source) not in (None, peer.node_id):
-                event = "raft_message_forged"
-                self._bounded.tell(log.warning, event, peer.node_id or "", peer=peer.node_id, claimed=message.source)
-                continue
-            self.raft.receive(message)
 
     def _on_leader(self, handler: Callable[[Peer, Any], Any]) -> Callable[[Peer, Any], Any]:
         async def guarded(peer: Peer, payload: Any) -> Any:

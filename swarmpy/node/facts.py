@@ -88,7 +88,7 @@ class NodeFacts:
             return self.manager.managers()
         if self._member is None:
             return ()
-        return self._member.agent.managers or self._member.state.managers
+        return self._member.agent.cluster.managers or self._member.state.managers
 
     def problems(self) -> tuple[str, ...]:
         """What does not work on this node."""

@@ -11,6 +11,7 @@ import structlog
 from swarmpy.agent.agent import Agent
 from swarmpy.errors import SwarmpyError
 from swarmpy.manager.manager import Manager
+from swarmpy.manager.rest_of_node import RestOfNode
 from swarmpy.node import addresses
 from swarmpy.node.datadir import DataDir, NodeState
 from swarmpy.node.founding import Founding
@@ -60,7 +61,7 @@ class ManagerHalf:
         on_superseded: Callable[[int, str], None],
         on_removed: Callable[[], None],
     ) -> None:
-        """``reseal_key``: see :class:`VaultKeeper`; ``on_superseded``: see :class:`Manager`.
+        """``reseal_key``: see :class:`VaultKeeper`; ``on_superseded``: see :class:`RestOfNode`.
 
         Addresses of managers: ``seeds`` are those that this node knew from the start, ``hints`` those of them that an
         operator named, ``known_managers`` all. ``on_removed`` is called when the others have put it out of their group.
@@ -137,12 +138,14 @@ class ManagerHalf:
             clock=self._clock,
             random=self._random,
             config=state.raft,
-            snapshot_time=functools.partial(snapshot_time, self._data.raft),
-            known_managers=lambda: [*self._agent.known_managers(), *self._seeds()],
-            manager_hints=self._hints(),
-            on_superseded=self._on_superseded,
-            on_roots=self._credentials.trust_more,
-            on_orders=lambda orders: self._roots.told(orders.roots, orders.issuer),
+            rest=RestOfNode(
+                manager_hints=self._hints(),
+                known_managers=lambda: [*self._agent.known_managers(), *self._seeds()],
+                on_superseded=self._on_superseded,
+                on_roots=self._credentials.trust_more,
+                on_orders=lambda orders: self._roots.told(orders.roots, orders.issuer),
+                snapshot_time=functools.partial(snapshot_time, self._data.raft),
+            ),
         )
 
     def _new_server(self, state: NodeState, router: Router) -> RpcServer:
@@ -196,7 +199,7 @@ class ManagerHalf:
         # Until then it may be stopped, as one that is to be a manager no more.
         while self.manager is manager and not manager.is_member:
             try:
-                await manager.join_group(self._known_managers, JOIN_TIMEOUT_S, self._agent.incarnation)
+                await manager.join_group(self._known_managers, JOIN_TIMEOUT_S, self._agent.cluster.incarnation)
             except SwarmpyError as error:
                 log.warning("raft_group_not_joined", reason=str(error))
                 await asyncio.sleep(RETRY_S)

@@ -14,6 +14,7 @@ import structlog
 
 from swarmpy.agent.agent import Agent
 from swarmpy.agent.local_database import LocalDatabase
+from swarmpy.agent.rest_of_node import RestOfNode
 from swarmpy.errors import SwarmpyError
 from swarmpy.manager.leader_calls import LeaderCalls
 from swarmpy.manager.manager import Manager
@@ -129,13 +130,15 @@ class Member:
             local=LocalDatabase(self._data.agent / "state.db"),
             clock=self._clock,
             random=self._random,
-            seeds=self._seeds,
-            on_role_change=lambda _role: self._on_role_news(),
-            on_later_incarnation=self._on_later_incarnation,
-            on_revoked=self._on_revoked,
-            roots=lambda: self._credentials.identity.roots,
-            on_roots=self._roots.told,
-            more_problems=lambda: (self._roots.problem,) if self._roots.problem else (),
+            rest=RestOfNode(
+                seeds=self._seeds,
+                on_role_change=lambda _role: self._on_role_news(),
+                on_later_incarnation=self._on_later_incarnation,
+                on_revoked=self._on_revoked,
+                roots=lambda: self._credentials.identity.roots,
+                on_roots=self._roots.told,
+                problems=lambda: (self._roots.problem,) if self._roots.problem else (),
+            ),
         )
 
     def _new_manager_half(self, dialer: Dialer, serve_api: Callable[[Router], None]) -> ManagerHalf:
@@ -195,7 +198,7 @@ class Member:
         self._half.check_peer(peer)
 
     def _check_manager(self, peer: Peer) -> None:
-        self.agent.check_manager(peer)
+        self.agent.cluster.check_manager(peer)
 
     def _seeds(self) -> list[str]:
         own = [self.manager.address] if self.manager is not None else []
@@ -287,10 +290,10 @@ class Member:
 
         Raises as :meth:`CertificateKeeper.rejoin`.
         """
-        managers = await self.certificate.rejoin(addresses, token, self.agent.incarnation)
+        managers = await self.certificate.rejoin(addresses, token, self.agent.cluster.incarnation)
         # Those that it knew may be gone: it has been away for long, perhaps.
         self._hints = tuple(dict.fromkeys([*addresses, *(manager.address for manager in managers), *self._hints]))
-        self.agent.become(self.role)
+        self.agent.cluster.role = self.role
         self._roles.stir()
 
     async def begin_anew(self, state: NodeState) -> None:
@@ -298,5 +301,5 @@ class Member:
         await self._roles.begin_anew(state)
 
     async def _ask_for_certificate(self, method: str, payload: Any) -> Any:
-        payload = {**payload, "incarnation": self.agent.incarnation}
+        payload = {**payload, "incarnation": self.agent.cluster.incarnation}
         return await self._leader.call(method, payload, timeout=CALL_TIMEOUT_S)

@@ -92,7 +92,7 @@ class RoleKeeper:
                     async with self._changing:
                         await self._change_role()
                 except SwarmpyError as error:
-                    log.warning("role_not_changed", wanted=str(self._agent.role), reason=str(error))
+                    log.warning("role_not_changed", wanted=str(self._agent.cluster.role), reason=str(error))
                 if self._is_out_of_place():
                     # Also when the certificate says otherwise than the session did: one of them is out of date.
                     await asyncio.sleep(RETRY_S)
@@ -105,9 +105,9 @@ class RoleKeeper:
         """True when this node is not what it is to be or says it is, or is a manager that is no member of the group."""
         if self._is_revoked:
             return True
-        if self._agent.role is None:
+        if self._agent.cluster.role is None:
             return False  # of a later incarnation, whose leader will say it
-        if self.role is not self._agent.role:
+        if self.role is not self._agent.cluster.role:
             return True
         manager = self._half.manager
         if self.role is Role.WORKER:
@@ -118,15 +118,15 @@ class RoleKeeper:
         if self._is_revoked:
             # Nobody tells it anything else before it has another certificate; that one says what it is.
             await self._certificate.renew()
-            self._agent.become(self.role)
+            self._agent.cluster.role = self.role
         manager = self._half.manager
         is_removed = manager is not None and manager.raft_status().removed
-        if manager is not None and (manager.incarnation or 0) < self._agent.incarnation:
-            await self._end_superseded(self._agent.incarnation)
-        elif self._agent.role is Role.WORKER or is_removed:
+        if manager is not None and (manager.incarnation or 0) < self._agent.cluster.incarnation:
+            await self._end_superseded(self._agent.cluster.incarnation)
+        elif self._agent.cluster.role is Role.WORKER or is_removed:
             await self._half.stop()
             await asyncio.to_thread(self._data.forget_raft)
-        if self.role is not self._agent.role or is_removed:
+        if self.role is not self._agent.cluster.role or is_removed:
             await self._certificate.renew()
         if self.role is Role.WORKER and self._half.manager is None:
             await asyncio.to_thread(self._vault.discard)

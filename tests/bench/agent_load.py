@@ -21,6 +21,7 @@ import structlog
 
 from swarmpy.agent.agent import Agent
 from swarmpy.agent.local import MemoryLocalState
+from swarmpy.agent.rest_of_node import RestOfNode
 from swarmpy.cli.daemon import _die_with_parent
 from swarmpy.model.assignments import Endpoint, PublishedPort
 from swarmpy.model.ids import NodeId
@@ -145,8 +146,7 @@ class Load:
             local=MemoryLocalState(),
             clock=clock,
             random=rng,
-            seeds=lambda: self._managers,
-            on_role_change=lambda _role: None,
+            rest=RestOfNode(seeds=lambda: self._managers, on_role_change=lambda _role: None),
         )
 
     async def reconnect(self, *, lost: str) -> dict[str, Any]:

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 from disk import SimDisk
 from net import Host
 
+from swarmpy.agent import rest_of_node as agent_side
 from swarmpy.agent.agent import Agent
 from swarmpy.agent.local import Changes, MemoryLocalState, Remembered
+from swarmpy.manager import rest_of_node as manager_side
 from swarmpy.manager.manager import Manager
 from swarmpy.model.assignments import Endpoint, PublishedPort
 from swarmpy.model.dependencies import NO_DEPENDENCIES, Dependencies
@@ -202,7 +204,7 @@ class Machine:
             clock=host.clock,
             random=self.random,
             config=self.cluster.raft,
-            **more,
+            rest=manager_side.RestOfNode(**more),
         )
         self.cluster.laws.observe(manager, self.raft_id)
         manager.raft.subscribe(self._on_status)
@@ -231,9 +233,11 @@ class Machine:
             local=self.local,
             clock=host.clock,
             random=self.random,
-            seeds=lambda: [machine.host.address for machine in self.cluster.managers],
-            on_role_change=lambda role: self.cluster.laws.fail(f"{self.name} is told to be a {role}"),
-            **more,
+            rest=agent_side.RestOfNode(
+                seeds=lambda: [machine.host.address for machine in self.cluster.managers],
+                on_role_change=lambda role: self.cluster.laws.fail(f"{self.name} is told to be a {role}"),
+                **more,
+            ),
         )
 
 

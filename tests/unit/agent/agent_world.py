@@ -13,6 +13,7 @@ import attrs
 
 from swarmpy.agent.agent import Agent
 from swarmpy.agent.local import MemoryLocalState
+from swarmpy.agent.rest_of_node import RestOfNode
 from swarmpy.errors import (
     ConnectionFailed,
     FailedPrecondition,
@@ -446,10 +447,12 @@ class Host:
             local=self.local,
             clock=WallClock(),
             random=random.Random(1),
-            seeds=lambda: self.seeds,
-            on_role_change=self.roles.append,
-            on_later_incarnation=lambda *later: self.later.append(later),
-            on_revoked=self._revoked,
+            rest=RestOfNode(
+                seeds=lambda: self.seeds,
+                on_role_change=self.roles.append,
+                on_later_incarnation=lambda *later: self.later.append(later),
+                on_revoked=self._revoked,
+            ),
         )
         running = asyncio.create_task(agent.run())
         try:

@@ -29,7 +29,7 @@ async def test_an_earlier_leader_is_refused_once_a_later_one_was_seen() -> None:
     host = Host(old, new)
     async with host.run() as agent:
         await eventually(lambda: agent.manager == "new:1" and agent.statuses)
-        assert agent.incarnation == 9
+        assert agent.cluster.incarnation == 9
         new.die()
         old.alive = True
         await eventually(lambda: old.asked > 1)

@@ -23,7 +23,7 @@ async def test_a_manager_that_is_none_any_more_is_refused_over_a_restart_too() -
     host = Host(manager)
     async with host.run() as agent:
         await eventually(lambda: agent.manager == "m:1")
-        agent.check_manager(shows(3))
+        agent.cluster.check_manager(shows(3))
         manager.tell(revoked={"m": 3})
         manager.tell(revoked={"m": 2, "n": 1})  # what a leader knows that is one no more
         await eventually(lambda: host.local.remembered.revoked == {"m": 3, "n": 1})
@@ -32,13 +32,13 @@ async def test_a_manager_that_is_none_any_more_is_refused_over_a_restart_too() -
     async with host.run() as agent:
         await eventually(lambda: manager.address in host.network.dialled)
         with pytest.raises(CertificateRevoked, match="node m is no manager any more"):
-            agent.check_manager(shows(3))
-        agent.check_manager(shows(4))
-        agent.check_manager(shows(3, "other"))
-        agent.check_manager(Peer(node_id=NodeId("m"), role=Role.MANAGER))
+            agent.cluster.check_manager(shows(3))
+        agent.cluster.check_manager(shows(4))
+        agent.cluster.check_manager(shows(3, "other"))
+        agent.cluster.check_manager(Peer(node_id=NodeId("m"), role=Role.MANAGER))
         # A cluster that was begun anew from an older state counts from there on.
         await agent.supersede(9, "m:1")
-        agent.check_manager(shows(3))
+        agent.cluster.check_manager(shows(3))
         assert host.local.remembered.revoked == {}
 
 
@@ -51,6 +51,6 @@ async def test_a_refusal_for_its_own_certificate_is_told() -> None:
         assert host.revocations == 0
         manager.end_session(CertificateRevoked("it was revoked"))
         await eventually(lambda: host.revocations == 1 and len(manager.requests) == 2)
-        assert agent.role is Role.WORKER
-        agent.become(Role.MANAGER)
-        assert (agent.role, host.roles) == (Role.MANAGER, [])
+        assert agent.cluster.role is Role.WORKER
+        agent.cluster.role = Role.MANAGER
+        assert (agent.cluster.role, host.roles) == (Role.MANAGER, [])

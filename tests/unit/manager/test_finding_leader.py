@@ -36,7 +36,7 @@ async def ask_when_it_is_lost(manager: Manager, leader: Manager) -> SessionMessa
     lost = asyncio.Event()
 
     def look(status: RaftStatus) -> None:
-        if status.leader_id != leader._raft_id:
+        if status.leader_id != leader.raft.status().raft_id:
             lost.set()
 
     manager.raft.subscribe(look)
@@ -52,7 +52,7 @@ async def test_who_asks_during_an_election_is_told_who_has_won() -> None:
         others = [manager for manager in wired.managers.values() if manager is not old]
         asking = [asyncio.create_task(ask_when_it_is_lost(manager, old)) for manager in others]
         await asyncio.sleep(0)
-        await wired.stop(old._raft_id)
+        await wired.stop(old.raft.status().raft_id)
         answers = await asyncio.gather(*asking, return_exceptions=True)
         leader = await wired.leader()
         for manager, answer in zip(others, answers, strict=True):
@@ -61,7 +61,7 @@ async def test_who_asks_during_an_election_is_told_who_has_won() -> None:
                 assert answer.session_id
             else:
                 assert isinstance(answer, NotLeader)
-                assert answer.leader == member(leader._raft_id).address
+                assert answer.leader == member(leader.raft.status().raft_id).address
 
 
 async def test_who_asks_where_nobody_can_win_is_not_kept() -> None:

@@ -53,7 +53,7 @@ async def test_it_is_raised_when_the_last_manager_is_upgraded() -> None:
         one, other = [raft_id for raft_id in managers.ids if managers.managers[raft_id] is not leader]
         for case in (({one}, set()), (set(), {other}), ({one}, {other}), ({one, other}, set())):
             old, away = case
-            await leader._schema.look()
+            await leader.office._schema.look()
             assert {written(m) for m in managers.managers.values()} == {codec.BASE_VERSION}
         old, away = set(), set()
         await managers.until(lambda: all(written(m) == codec.SCHEMA_VERSION for m in managers.managers.values()))

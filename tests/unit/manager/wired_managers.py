@@ -12,6 +12,7 @@ from manager_world import ROOT, MovedClock
 
 from swarmpy.errors import ConnectionFailed
 from swarmpy.manager.manager import Manager
+from swarmpy.manager.rest_of_node import RestOfNode
 from swarmpy.model.ids import ClusterId, NodeId
 from swarmpy.model.objects import Cluster, ManagerStatus, Node
 from swarmpy.model.specs import NodeSpec, RaftConfig
@@ -128,7 +129,7 @@ class Wired:
             clock=MovedClock(),
             random=random.Random(raft_id),
             config=CONFIG,
-            manager_hints=hints,
+            rest=RestOfNode(manager_hints=hints),
         )
         self.managers[raft_id] = manager
         self._listening[address] = (router, raft_id)
