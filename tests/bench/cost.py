@@ -24,7 +24,8 @@ async def cost(options: argparse.Namespace) -> None:
             at_leader, at_follower = await asyncio.gather(
                 leader.do("attributed", seconds=options.seconds), follower.do("attributed", seconds=options.seconds)
             )
-            writes = (await leader.client.raft_status())["commit"] - first
+            # A machine that stood still for so short a time has written nothing.
+            writes = max(1, (await leader.client.raft_status())["commit"] - first)
             await load
             for role, found in (("leader", at_leader), ("follower", at_follower)):
                 costs = {layer: round(seconds / writes * 1e6, 1) for layer, seconds in found.items()}

@@ -28,9 +28,10 @@ class Injector:
         self._report = report
         self._cuts: list[Blocked] = []
         self._demoted: set[str] = set()
+        self._without_log: set[str] = set()
+        """Managers whose log was lost: they have no vote before they are members anew, which takes a leader."""
         self._intervals: list[Interval] = []
         self._majority_since: float | None = None
-        self._lost_disk = False
         self.disk_exits = 0
 
     # -- who can do what ----------------------------------------------------------------------------------------------
@@ -38,7 +39,8 @@ class Injector:
     def changed(self) -> None:
         """Something became better or worse for somebody."""
         blocked = frozenset().union(*self._cuts)
-        well = {name for name in self._cast.managers if self._machines[name].is_well and name not in self._demoted}
+        voters = set(self._cast.managers) - self._demoted - self._without_log
+        well = {name for name in voters if self._machines[name].is_well}
         now = time.monotonic()
         if has_majority(self._cast.managers, well, blocked):
             self._majority_since = now if self._majority_since is None else self._majority_since
@@ -89,7 +91,7 @@ class Injector:
             if not await self._set_role(name, "manager"):
                 self._report.violation(f"{name} could not be promoted within {OPERATOR_TIMEOUT_S:g} s")
         self._demoted.clear()
-        self._lost_disk = False
+        self._without_log.clear()
         self.changed()
 
     async def supervise(self) -> None:
@@ -178,9 +180,9 @@ class Injector:
         await machine.start()
 
     async def _lose(self, machine: Machine, seconds: float) -> None:
-        if self._lost_disk:
+        if self._without_log:
             return
-        self._lost_disk = True
+        self._without_log.add(machine.name)
         await machine.kill()
         await asyncio.to_thread(machine.lose_log)
         await asyncio.sleep(seconds)

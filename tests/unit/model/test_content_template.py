@@ -115,17 +115,17 @@ def test_it_does_not_blow_up() -> None:
 )
 def test_no_text_takes_long(text: str) -> None:
     """Time in proportion to the text."""
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(ValueError, match=r"^line 1: "):
         expanded(text, 10**7)
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
 
 
 def test_many_placeholders_take_time_in_proportion() -> None:
     """The largest config, full of them."""
-    began = time.perf_counter()
+    began = time.process_time()
     assert len(expanded("\n{{.Task.ID}}" * 80_000, 10**7)) == 240_000
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
 
 
 @given(st.binary(max_size=200))

@@ -34,10 +34,10 @@ def test_what_is_no_name(name: str) -> None:
 
 def test_a_long_name_takes_no_time() -> None:
     """However nearly it is one."""
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(InvalidArgument):
         check_data_name("a" * 1_000_000 + "-")
-    assert time.perf_counter() - began < 0.5
+    assert time.process_time() - began < 0.5
 
 
 def test_sizes() -> None:

@@ -447,7 +447,7 @@ async def test_a_revoked_certificate_is_good_for_another_one_only(lab: Lab, hand
     standings = Standings(client=Standing.REVOKED)
     router = handlers.router(standing=standings)
     router.call("renew", handlers.echo, MEMBERS, even_revoked=True)
-    config = ServerConfig(rpc=RpcConfig(ping_interval_s=0.1), anonymous_life_s=0.5)
+    config = ServerConfig(rpc=RpcConfig(ping_interval_s=0.1), anonymous_life_s=1.0)
     server = await lab.server(router, config=config)
     channel = await lab.dial(server)
     with pytest.raises(CertificateRevoked):
@@ -530,7 +530,7 @@ async def test_renewed_credentials_are_shown_from_then_on(lab: Lab, pki: Pki, se
 
 async def test_anonymous_callers_are_few_and_short(lab: Lab, pki: Pki, handlers: Handlers) -> None:
     """Callers without a certificate are bounded in number and in time; members are not affected."""
-    config = ServerConfig(max_anonymous=1, anonymous_life_s=0.3)
+    config = ServerConfig(max_anonymous=1, anonymous_life_s=1.0)
     server = await lab.server(handlers.router(), config=config)
     dialer = RpcDialer(joiner_context(pki.root.cert_pem))
     first = await lab.keep(dialer.dial(server.address, timeout=5))
