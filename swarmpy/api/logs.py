@@ -117,9 +117,10 @@ def _since(text: str) -> int:
 
 
 def _tail(text: str) -> int:
-    """Not given, ``all``, or anything that is no number: all, as in Docker."""
-    if not (text.isascii() and text.isdecimal()) or len(text) > _MAX_TAIL_DIGITS:
+    if text in ("", "all"):
         return ALL_LINES
+    if not (text.isascii() and text.isdecimal()) or len(text) > _MAX_TAIL_DIGITS:
+        raise InvalidArgument(f'tail value must be a positive integer or "all": {printable(text)[:64]!r}')
     return int(text)
 
 

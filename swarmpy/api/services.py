@@ -8,7 +8,7 @@ from swarmpy.api.access import require_manager
 from swarmpy.api.backend import NodeBackend
 from swarmpy.api.callers import Access
 from swarmpy.api.filters import Filters, parse_filters
-from swarmpy.api.json_fields import parse_json
+from swarmpy.api.json_fields import given, parse_json
 from swarmpy.api.listing import JsonCache, json_array, to_bytes
 from swarmpy.api.registry_auth import registry_auth
 from swarmpy.api.request import ApiRequest, ApiResponse, json_response
@@ -19,7 +19,9 @@ from swarmpy.control.explain import count_replicas
 from swarmpy.errors import InvalidArgument
 from swarmpy.manager import operations
 from swarmpy.manager.credentials import Credentials, credentials_of
+from swarmpy.model.networks import missing_networks
 from swarmpy.model.objects import Service
+from swarmpy.model.specs import ServiceSpec
 from swarmpy.store.view import View
 
 _FILTERS = frozenset({"id", "name", "label", "mode", "runtime"})
@@ -82,7 +84,8 @@ class ServicesApi:
             registry_auth=registry_auth(request) or b"",
             request=request.request_id,
         )
-        return json_response({"ID": service.id}, 201, about={"id": service.id, "name": service.spec.name})
+        warnings = given(Warnings=_warnings(service.spec))
+        return json_response({"ID": service.id, **warnings}, 201, about={"id": service.id, "name": service.spec.name})
 
     async def update(self, request: ApiRequest) -> ApiResponse:
         """``POST /services/{id}/update?version=``; with ``rollback=previous`` the body does not count.
@@ -114,13 +117,21 @@ class ServicesApi:
             credentials=credentials,
             request=request.request_id,
         )
-        return json_response({"Warnings": None})
+        return json_response({"Warnings": (spec and _warnings(spec)) or None})
 
     async def remove(self, request: ApiRequest) -> ApiResponse:
         """``DELETE /services/{id}``."""
         store = require_manager(self._node).store
         await operations.remove_service(store, request.params["id"], request=request.request_id)
         return ApiResponse()
+
+
+def _warnings(spec: ServiceSpec) -> list[str]:
+    """What the spec asks for, and nothing is done with."""
+    return [
+        f"network {name}: overlay networks are not available yet: services reach each other through published ports"
+        for name in missing_networks(spec.task)
+    ]
 
 
 def service_status(view: View, service: Service) -> dict[str, int]:

@@ -21,6 +21,7 @@ from swarmpy.api.swarm_json import cluster_info_to_json
 from swarmpy.errors import InvalidArgument, NotFound
 from swarmpy.model.grammar import is_image, shown
 from swarmpy.model.images import registry_image_to_json
+from swarmpy.model.networks import PREDEFINED
 from swarmpy.model.objects import NodeDescription
 from swarmpy.model.states import Role, TaskState
 
@@ -50,6 +51,7 @@ class SystemApi:
             # It makes this node's engine connect to wherever the name says, so not for those who only look.
             Route("GET", "/distribution/{name...}/json", Scope.LOCAL, Access.ADMIN, self.distribution),
         ]
+        routes += [_local("GET", f"/networks/{name}", _predefined(name)) for name in PREDEFINED]
         for word in _COLLECTIONS:
             routes += [
                 _local("POST", f"/{word}s/create", _not_supported),
@@ -184,6 +186,18 @@ async def _no_volumes(_request: ApiRequest) -> ApiResponse:
 
 async def _not_supported(request: ApiRequest) -> ApiResponse:
     return message_response(501, f"{request.method} {request.path} is not supported yet")
+
+
+def _predefined(name: str) -> Handler:
+    """A network that every node has. Its name is its id: what a client sends of it is a name to read in a spec."""
+
+    async def shown_network(_request: ApiRequest) -> ApiResponse:
+        network = {"Name": name, "Id": name, "Scope": "swarm", "Driver": name, "EnableIPv6": False, "Internal": False}
+        rest = {"IPAM": {"Driver": "", "Options": None, "Config": []}, "Attachable": False, "Ingress": False}
+        labels = {"com.docker.swarm.predefined": "true"}
+        return json_response({**network, **rest, "Containers": None, "Options": None, "Labels": labels})
+
+    return shown_network
 
 
 def _none_of(word: str) -> Handler:

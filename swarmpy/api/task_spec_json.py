@@ -93,7 +93,7 @@ def networks_from_json(fields: Fields) -> tuple[NetworkAttachment, ...]:
     """The attachments of a ``Networks`` list (of a task template, or the old one of the service itself)."""
     attachments = []
     for network in fields.nested_list("Networks"):
-        network.refuse("DriverOpts")
+        network.refuse("DriverOpts", reason="it is for the drivers of overlay networks, which are not available yet")
         attachments.append(NetworkAttachment(target=network.string("Target"), aliases=network.strings("Aliases")))
     return tuple(attachments)
 

@@ -29,6 +29,7 @@ from swarmpy.compose.yaml_reader import Path
 from swarmpy.errors import ComposeError, InvalidArgument
 from swarmpy.model import grammar
 from swarmpy.model.container_checks import check_container, check_log_driver, check_networks
+from swarmpy.model.networks import PREDEFINED
 from swarmpy.model.specs import (
     ConfigSpec,
     EndpointSpec,
@@ -71,7 +72,7 @@ def convert(compose: ComposeFile, stack: str) -> StackFile:
     secrets, configs = secret_specs(scope), config_specs(scope)
     _refuse_same_names(scope, "secrets", secrets)
     _refuse_same_names(scope, "configs", configs)
-    return StackFile(services=specs, secrets=secrets, configs=configs, warnings=_warnings(services))
+    return StackFile(services=specs, secrets=secrets, configs=configs, warnings=_warnings(scope, services))
 
 
 def _refuse_same_names(scope: Scope, section: str, specs: Sequence[SecretSpec | ConfigSpec]) -> None:
@@ -241,8 +242,10 @@ def _networks(scope: Scope, service_name: str, given: Any) -> tuple[NetworkAttac
                 ("services", service_name, "networks"),
                 f"undefined network {network!r}: declare it under the top-level networks key",
             )
-        aliases = (service_name, *shortforms.string_list((options or {}).get("aliases")))
         target = scope.full_name("networks", network)
+        aliases = (service_name, *shortforms.string_list((options or {}).get("aliases")))
+        if target in PREDEFINED:
+            aliases = ()  # names have no meaning in them
         attachments.append(NetworkAttachment(target=target, aliases=tuple(dict.fromkeys(aliases))))
     return tuple(sorted(attachments, key=lambda attachment: attachment.target))
 
@@ -250,7 +253,7 @@ def _networks(scope: Scope, service_name: str, given: Any) -> tuple[NetworkAttac
 # -- warnings -------------------------------------------------------------------------------------------------------
 
 
-def _warnings(services: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+def _warnings(scope: Scope, services: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
     out = []
     unsupported = {key for service in services.values() for key in _UNSUPPORTED if key in service}
     for service in services.values():
@@ -262,7 +265,14 @@ def _warnings(services: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
     deprecated = sorted({key for service in services.values() for key in _DEPRECATED if key in service})
     if deprecated:
         out.append(f"Ignoring deprecated options: {', '.join(deprecated)}")
-    networks = sorted({network for service in services.values() for network in service.get("networks", ())})
+    networks = sorted(
+        {
+            network
+            for service in services.values()
+            for network in service.get("networks", ())
+            if scope.full_name("networks", network) not in PREDEFINED
+        }
+    )
     if networks:
         out.append(
             f"networks: {', '.join(networks)} are accepted, but overlay networks are not available yet: "

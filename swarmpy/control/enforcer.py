@@ -17,14 +17,12 @@ from swarmpy.control.constraints import broken_constraint
 from swarmpy.control.decision import Decision
 from swarmpy.control.draft import is_active, is_held_by_node, retired
 from swarmpy.control.loads import NodeLoad, reservation
-from swarmpy.control.nodes import standing
+from swarmpy.control.nodes import NO_PLACE, no_place, standing
 from swarmpy.model import changes
 from swarmpy.model.ids import NodeId, ServiceId
 from swarmpy.model.objects import Node, Task
 from swarmpy.model.states import Cause, NodeState, ServiceMode, TaskState
 from swarmpy.store.view import View
-
-_NO_PLACE = "is no place for this task any more: "
 
 
 def decide(view: View, node_ids: Iterable[NodeId], now_ns: int) -> Decision:
@@ -35,7 +33,7 @@ def decide(view: View, node_ids: Iterable[NodeId], now_ns: int) -> Decision:
         node = view.node(node_id)
         leaving = {task.id: (task, reason) for task, reason in (misplaced(view, node) if node else ())}
         for task, reason in leaving.values():
-            why = f"node {node_id} {_NO_PLACE}{reason}"
+            why = no_place(node_id, reason)
             held_up = _held_up(view, task, allowances)
             if not held_up:
                 found.append(retired(_explained(task, why), TaskState.SHUTDOWN, now_ns, Cause.MISPLACED))
@@ -48,7 +46,7 @@ def decide(view: View, node_ids: Iterable[NodeId], now_ns: int) -> Decision:
 def is_held_up(task: Task) -> bool:
     """True for a task that is to leave its node when its service may miss it."""
     err = task.status.err
-    return task.desired_state.is_wanted and f"; {WAITS}" in err and _NO_PLACE in err
+    return task.desired_state.is_wanted and f"; {WAITS}" in err and NO_PLACE in err
 
 
 def _held_up(view: View, task: Task, allowances: dict[ServiceId, Allowance]) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from swarmpy.control.constraints import broken_constraint
 from swarmpy.control.draft import Draft, is_active
-from swarmpy.control.nodes import Standing, standing_of
+from swarmpy.control.nodes import Standing, no_place, standing_of
 from swarmpy.control.outdated import meets_constraints
 from swarmpy.model.objects import Node
 from swarmpy.model.states import Availability, Cause, NodeState
@@ -16,14 +17,18 @@ def release_nodes(draft: Draft) -> None:
         if not active:
             continue
         node = draft.view.node(str(key))
-        if node is not None and meets_constraints(draft.service, node):
-            standing = standing_of(node)
-            if standing is not Standing.FINE:
-                for task in active:
-                    draft.retire(task, standing.cause)
-        else:
+        if node is None:
             for task in draft.slot(key):
-                draft.remove(task, Cause.NODE_LOST if node is None else Cause.MISPLACED)
+                draft.remove(task, Cause.NODE_LOST)
+            continue
+        broken = broken_constraint(draft.service.spec.task.placement, node)
+        standing = standing_of(node)
+        for task in active:
+            if broken is not None:
+                draft.explain(task, no_place(node.id, f"constraint {broken} is not met"))
+                draft.retire(draft.slots[key][task.id], Cause.MISPLACED)
+            elif standing is not Standing.FINE:
+                draft.retire(task, standing.cause)
 
 
 def decide_nodes(draft: Draft) -> None:

@@ -17,6 +17,8 @@ from swarmpy.model.objects import Node, Task
 from swarmpy.model.states import Availability, Cause, NodeState, TaskState
 from swarmpy.store.view import View
 
+NO_PLACE = "is no place for this task any more: "
+
 
 class Standing(enum.Enum):
     """What may be expected of a task because of where it is."""
@@ -55,6 +57,11 @@ def standing_of(node: Node | None) -> Standing:
 def standing(view: View, task: Task) -> Standing:
     """The standing of a task; FINE for one without a node."""
     return Standing.FINE if task.node_id is None else standing_of(view.node(task.node_id))
+
+
+def no_place(node_id: NodeId, reason: str) -> str:
+    """Why a task must leave its node though the node is well."""
+    return f"node {node_id} {NO_PLACE}{reason}"
 
 
 def orphaned(task: Task, now_ns: int) -> Task:

@@ -10,6 +10,7 @@ from swarmpy.errors import InvalidArgument
 from swarmpy.model import codec, grammar
 from swarmpy.model.container_checks import check_container, check_log_driver, check_networks
 from swarmpy.model.grammar import bare, is_platform_word, shown
+from swarmpy.model.networks import is_on_host
 from swarmpy.model.specs import (
     EndpointSpec,
     NodeSpec,
@@ -53,6 +54,7 @@ def validate_service_spec(spec: ServiceSpec) -> None:
     _check_update(spec.update, "update", ("pause", "continue", "rollback"))
     _check_update(spec.rollback, "rollback", ("pause", "continue"))
     _check_endpoint(spec.endpoint)
+    _check_host_network(spec)
     size = len(codec.pack(codec.packable(spec)))
     if size > MAX_SPEC_BYTES:
         raise InvalidArgument(
@@ -208,6 +210,16 @@ def _check_endpoint(endpoint: EndpointSpec | None) -> None:
         taken.add(key)
     if len(set(endpoint.ports)) != len(endpoint.ports):
         raise InvalidArgument("EndpointSpec: duplicate ports provided")
+
+
+def _check_host_network(spec: ServiceSpec) -> None:
+    """Requests are forwarded to ports that the engine maps; there it maps none. Docker's tasks end with an error."""
+    ports = spec.endpoint.ports if spec.endpoint else ()
+    if is_on_host(spec.task) and any(port.publish_mode == "ingress" for port in ports):
+        raise InvalidArgument(
+            "EndpointSpec: a task in the network host has no port that could be published with ingress mode: "
+            "its program listens on the node's own"
+        )
 
 
 def _check_port(port: PortConfig) -> None:

@@ -13,7 +13,7 @@ from swarmpy.model.assignments import TaskStatusUpdate
 from swarmpy.model.evolving import evolver
 from swarmpy.model.ids import NodeId, TaskId
 from swarmpy.model.objects import Task, TaskStatus
-from swarmpy.model.states import Actor, TaskState, may_advance
+from swarmpy.model.states import Actor, Cause, TaskState, may_advance
 from swarmpy.ports import Clock
 from swarmpy.store.memory import Store
 from swarmpy.store.transaction import Tx
@@ -41,6 +41,9 @@ def accept(task: Task | None, node_id: NodeId, status: TaskStatus, now_ns: int) 
         return None
     if status.state is TaskState.REJECTED and task.status.state is TaskState.RUNNING:
         status = attrs.evolve(status, state=TaskState.FAILED)
+    if task.cause is Cause.MISPLACED and not status.err:
+        # The node does not know why the task had to leave it; whoever looks at what became of the task asks that.
+        status = attrs.evolve(status, err=task.status.err)
     if status.state == task.status.state:
         if _says_nothing(task, status):
             return None

@@ -10,6 +10,7 @@ from typing import Any
 
 from swarmpy.model.defaults import SECOND_NS, stop_grace_period_ns
 from swarmpy.model.generic import variables
+from swarmpy.model.networks import HOST, is_on_host
 from swarmpy.model.objects import PortStatus, Task
 from swarmpy.model.specs import ContainerSpec, Healthcheck, Mount, PortConfig, ResourceRequirements
 from swarmpy.model.template import NodeFacts
@@ -95,7 +96,9 @@ def _host_config(spec: ContainerSpec, task: Task, node: NodeFacts, files: str) -
     }
     optional: dict[str, Any] = {
         "Mounts": [*(_mount(mount) for mount in spec.mounts), *_file_mounts(spec, files)],
-        "PortBindings": port_bindings(task.ports, node.address),
+        # Published or not: in the host's network a port is open at the node when the program listens on it.
+        "PortBindings": {} if is_on_host(task.spec) else port_bindings(task.ports, node.address),
+        "NetworkMode": HOST if is_on_host(task.spec) else "",
         "GroupAdd": list(spec.groups),
         "CapAdd": list(spec.capability_add),
         "CapDrop": list(spec.capability_drop),

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from swarmpy.errors import TaskRejected
 from swarmpy.model.generic import variables
+from swarmpy.model.networks import HOST
 from swarmpy.model.objects import PortStatus, Task
 from swarmpy.model.template import NodeFacts
 from swarmpy.runtime.checked import expanded
@@ -104,7 +105,7 @@ def ignored_fields(task: Task) -> tuple[str, ...]:
         "Privileges": spec.privileges,
         "OomScoreAdj": spec.oom_score_adj,
         "Init": spec.init,
-        "Networks": task.spec.networks,
+        "Networks": [network for network in task.spec.networks if network.target != HOST],
         "LogDriver": task.spec.log_driver,
     }
     return tuple(name for name, value in given.items() if value)

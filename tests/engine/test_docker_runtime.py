@@ -22,6 +22,7 @@ from swarmpy.model.specs import (
     ContainerSpec,
     Healthcheck,
     Mount,
+    NetworkAttachment,
     PortConfig,
     ResourceRequirements,
     Resources,
@@ -92,6 +93,20 @@ async def test_a_container_answers_on_its_port(docker_runtime: DockerRuntime) ->
                             break
                     await asyncio.sleep(0.02)
     assert await docker_runtime.start(task) == running
+
+
+async def test_a_task_in_the_hosts_network(docker_runtime: DockerRuntime, engine_api: aiohttp.ClientSession) -> None:
+    """It has the node's network and no port of the engine, published or not; it starts and ends as any other."""
+    task = make_task(*SLEEP, ports=(PortConfig(target_port=80, published_port=80, publish_mode="host"),))
+    task = attrs.evolve(task, spec=attrs.evolve(task.spec, networks=(NetworkAttachment(target="host"),)))
+    await docker_runtime.prepare(task)
+    running = await docker_runtime.start(task)
+    assert running.ports == ()
+    async with engine_api.get(f"containers/{running.container.container_id}/json") as response:
+        shown = await response.json()
+    assert shown["HostConfig"]["NetworkMode"] == "host"
+    assert list(shown["NetworkSettings"]["Networks"]) == ["host"]
+    await docker_runtime.stop(task)
 
 
 async def test_labels_and_name_are_swarms_own(docker_runtime: DockerRuntime, engine_api: aiohttp.ClientSession) -> None:

@@ -142,6 +142,8 @@ BAD: list[tuple[str, Any, str]] = [
     (f"{PLACEMENT}.MaxReplicas", -1, "TaskTemplate.Placement.MaxReplicas cannot be negative: -1"),
     ("TaskTemplate.LogDriver.Name", "a b", "TaskSpec: LogDriver: 'a b' is not the name of a driver"),
     ("TaskTemplate.Networks", [{"Target": "a b"}], "TaskSpec: Networks: 'a b' is not a name"),
+    ("TaskTemplate.Networks", [{"Target": "x", "DriverOpts": {"a": "b"}}],
+     "TaskTemplate.Networks[0].DriverOpts is not supported: it is for the drivers of overlay networks"),
     ("TaskTemplate.ForceUpdate", -1, "TaskTemplate.ForceUpdate cannot be negative: -1"),
     ("TaskTemplate.Runtime", "plugin", "TaskTemplate.Runtime 'plugin' is not supported yet"),
     ("UpdateConfig.Parallelism", -1, "UpdateConfig.Parallelism cannot be negative: -1"),

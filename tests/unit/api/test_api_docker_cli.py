@@ -11,7 +11,7 @@ from docker_client import Docker, is_needed
 
 from swarmpy.manager.operations import create_service
 from swarmpy.model.objects import TaskStatus
-from swarmpy.model.specs import ContainerSpec, MaxUnavailable, ServiceSpec, TaskSpec
+from swarmpy.model.specs import ContainerSpec, MaxUnavailable, NetworkAttachment, ServiceSpec, TaskSpec
 from swarmpy.model.states import TaskState
 
 pytestmark = is_needed
@@ -41,6 +41,19 @@ async def test_the_docker_command_takes_a_stack_file_of_ours(docker: Docker, tmp
     assert service.spec.max_unavailable is None
     file.write_text(web % "deploy: {x-swarmpy-max-unavailable: 1}")
     assert "x-swarmpy-max-unavailable is not allowed" in await docker(*deploy, fails=True)
+
+
+async def test_the_hosts_network_by_the_docker_command(docker: Docker, world: World) -> None:
+    """Given, shown by its name, taken away; another is not found."""
+    create = ("service", "create", "--no-resolve-image", "-d", "--name")
+    await docker(*create, "web", "--network", "host", "busybox")
+    [service] = world.leader.store.view().services()
+    assert service.spec.task.networks == (NetworkAttachment(target="host"),)
+    assert "Networks: host" in await docker("service", "inspect", "--pretty", "web")
+    await docker("service", "update", "-d", "--no-resolve-image", "--network-rm", "host", "web")
+    [service] = world.leader.store.view().services()
+    assert service.spec.task.networks == ()
+    assert "network back not found" in await docker(*create, "other", "--network", "back", "busybox", fails=True)
 
 
 async def test_services_by_the_docker_command(docker: Docker, world: World) -> None:

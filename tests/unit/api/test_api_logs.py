@@ -8,7 +8,9 @@ import attrs
 import pytest
 from api_world import World, ask, request
 
+from swarmpy.api.logs import log_options
 from swarmpy.api.request import StreamedResponse
+from swarmpy.errors import InvalidArgument
 from swarmpy.model import codec
 from swarmpy.model.ids import NodeId, TaskId
 from swarmpy.model.logs import STDERR, STDOUT, LogLine, LogPart, LogParts, pack_lines
@@ -64,6 +66,13 @@ async def test_frames_are_for_those_without_a_terminal(
 ) -> None:
     """Each line is a frame with its stream; of a terminal the bytes come as they are."""
     assert await log_of(world, monkeypatch, LogParts(parts=(PART,), ended=True), tty=tty) == expected
+
+
+@pytest.mark.parametrize("tail", ["foo", "-1", "1.5", "9" * 20])
+def test_a_tail_is_a_number_of_lines(tail: str) -> None:
+    """Or all; a slip of the hand is not answered with a whole log."""
+    with pytest.raises(InvalidArgument, match='tail value must be a positive integer or "all"'):
+        log_options(request("GET", "/services/web/logs", stdout="1", tail=tail))
 
 
 async def test_details_are_the_clusters_and_the_log_drivers(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

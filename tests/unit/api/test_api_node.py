@@ -180,6 +180,7 @@ async def test_a_member_that_is_shut_out_joins_again() -> None:
         ("GET", "/networks", 200),
         ("GET", "/volumes", 200),
         ("GET", "/networks/back", 404),
+        ("GET", "/networks/none", 404),
         ("DELETE", "/networks/back", 404),
         ("GET", "/containers/web/json", 404),
         ("GET", "/images/a/b/json", 404),
@@ -192,6 +193,14 @@ async def test_a_member_that_is_shut_out_joins_again() -> None:
 async def test_what_swarmpy_does_not_manage(method: str, path: str, status: int) -> None:
     """Lists are empty, single objects not found, creation not supported, the rest no page."""
     assert (await ask(api_of(BenchNode("w1")), method, path))[0] == status
+
+
+@pytest.mark.parametrize("name", ["host", "bridge"])
+async def test_networks_that_every_node_has(name: str) -> None:
+    """The docker command looks for them before it makes a service that names one, and then names it by its id."""
+    status, found = await ask(api_of(BenchNode("w1")), "GET", f"/networks/{name}", scope="swarm")
+    assert status == 200
+    assert (found["Id"], found["Name"], found["Scope"], found["Driver"]) == (name, name, "swarm", name)
 
 
 # -- registries ------------------------------------------------------------------------------------------------------

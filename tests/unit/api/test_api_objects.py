@@ -38,6 +38,20 @@ def spec(name: str = "web", **fields: Any) -> dict[str, Any]:
 # -- services -------------------------------------------------------------------------------------------------------
 
 
+async def test_networks_that_no_node_has_are_told_of(api: Api) -> None:
+    """They are kept in the spec: whoever asked for them learns that nothing is done with them."""
+    networks = [{"Target": "back"}, {"Target": "host"}]
+    wanted = spec(TaskTemplate={"ContainerSpec": {"Image": "busybox"}, "Networks": networks})
+    status, created = await ask(api, "POST", "/services/create", wanted)
+    assert status == 201
+    (warning,) = created["Warnings"]
+    assert warning.startswith("network back: overlay networks are not available yet")
+    _, shown = await ask(api, "GET", "/services/web")
+    assert shown["Spec"]["TaskTemplate"]["Networks"] == networks
+    version = str(shown["Version"]["Index"])
+    assert await ask(api, "POST", "/services/web/update", wanted, version=version) == (200, {"Warnings": [warning]})
+
+
 async def test_a_service_is_created_found_updated_and_removed(api: Api) -> None:
     """The life of a service: by id, by name, by id prefix, then gone."""
     status, created = await ask(api, "POST", "/services/create", spec(Labels={"a": "b"}))

@@ -287,6 +287,17 @@ def test_networks_are_attached_with_a_warning(tmp_path: Path) -> None:
     assert warning.startswith("networks: front, out are accepted, but overlay networks are not available yet: ")
 
 
+def test_the_hosts_network_is_there(tmp_path: Path) -> None:
+    """As every node has it, nothing is to be said of it, and names have no meaning in it."""
+    result = stack(
+        tmp_path,
+        "services: {web: {image: i, networks: {outside: {aliases: [w]}}}}\n"
+        "networks: {outside: {external: true, name: host}}\n",
+    )
+    assert result.services[0].task.networks == (NetworkAttachment(target="host"),)
+    assert result.warnings == ()
+
+
 def test_what_is_ignored_is_said(tmp_path: Path) -> None:
     """Options without a meaning in a cluster are named once, sorted."""
     result = stack(

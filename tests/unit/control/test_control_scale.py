@@ -7,7 +7,7 @@ from control_world import World, spec
 
 from swarmpy.model import changes
 from swarmpy.model.specs import Placement
-from swarmpy.model.states import Availability, NodeState, ServiceMode, TaskState
+from swarmpy.model.states import Availability, Cause, NodeState, ServiceMode, TaskState
 
 
 def two_nodes() -> World:
@@ -170,7 +170,8 @@ def test_global_service_obeys_availability_and_constraints() -> None:
 
 
 def test_global_task_leaves_a_node_whose_label_changed() -> None:
-    """A node that meets the constraints no more loses its task for good."""
+    """A node that meets the constraints no more loses its task; what became of it is told. A new one comes with the
+    label."""
     world = World()
     node = world.add_node("a", zone="eu")
     web = world.add_service(
@@ -180,8 +181,18 @@ def test_global_task_leaves_a_node_whose_label_changed() -> None:
     current = world.view.node(node.id)
     assert current is not None
     world.write(changes.update(attrs.evolve(current, spec=attrs.evolve(current.spec, labels={"zone": "us"}))))
+    world.settle()
+    [task] = world.view.tasks()
+    assert (task.desired_state, task.cause) == (TaskState.SHUTDOWN, Cause.MISPLACED)
+    assert task.status.err == (
+        f"node {node.id} is no place for this task any more: constraint node.labels.zone==eu is not met"
+    )
     world.run()
-    assert world.tasks(web) == []
+    assert world.running(web) == []
+    world.write(changes.update(attrs.evolve(current, spec=attrs.evolve(current.spec, labels={"zone": "eu"}))))
+    world.run()
+    [again] = world.running(web)
+    assert again.id != task.id
 
 
 def test_global_service_returns_to_a_node_that_was_down() -> None:

@@ -17,6 +17,7 @@ from swarmpy.model.specs import (
     Healthcheck,
     MaxUnavailable,
     Mount,
+    NetworkAttachment,
     NodeSpec,
     Placement,
     PortConfig,
@@ -104,6 +105,10 @@ BAD: list[tuple[ServiceSpec, str]] = [
     ),
     (with_ports(PortConfig(target_port=1), PortConfig(target_port=1)), "EndpointSpec: duplicate ports provided"),
     (with_ports(PortConfig(target_port=0)), "EndpointSpec: invalid target port 0"),
+    (
+        attrs.evolve(with_task(networks=(NetworkAttachment(target="host"),)), endpoint=EndpointSpec(ports=(INGRESS,))),
+        "EndpointSpec: a task in the network host has no port that could be published with ingress mode",
+    ),
     (with_ports(PortConfig(target_port=1, published_port=70000)), "EndpointSpec: invalid published port 70000"),
     (with_ports(PortConfig(target_port=1, protocol="icmp")), "EndpointSpec: invalid protocol 'icmp'"),
     (with_ports(PortConfig(target_port=1, publish_mode="all")), "EndpointSpec: invalid publish mode 'all'"),

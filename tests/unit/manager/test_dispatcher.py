@@ -21,7 +21,7 @@ from swarmpy.model.ids import NodeId, SecretId, TaskId
 from swarmpy.model.objects import Task
 from swarmpy.model.privileges import Privileges
 from swarmpy.model.specs import ContainerSpec, FileTarget, SecretReference, TaskSpec
-from swarmpy.model.states import NodeState, Role, TaskState
+from swarmpy.model.states import Cause, NodeState, Role, TaskState
 from swarmpy.ports import Peer
 from swarmpy.store.memory import Store
 from swarmpy.wire.frames import MAX_FRAME_BYTES
@@ -273,6 +273,28 @@ async def test_reports_have_nobody_look_at_all_the_tasks_of_the_node(monkeypatch
         await world.desire("t1", TaskState.SHUTDOWN)
         await told
         assert agent.tasks[TaskId("t1")].desired_state is TaskState.SHUTDOWN
+        await agent.close()
+
+
+async def test_why_a_task_had_to_leave_outlives_its_end() -> None:
+    """The node only says that it has stopped; what it says itself counts."""
+    why = "node a is no place for this task any more: constraint node.labels.zone==eu is not met"
+    async with serving("a") as world:
+        await world.store.update(lambda tx: tx.update(attrs.evolve(tx.cluster(), schema=codec.SCHEMA_VERSION)))
+        for name in ("t1", "t2"):
+            task = make_task(name, "a", TaskState.RUNNING)
+            task = attrs.evolve(task, cause=Cause.MISPLACED, desired_state=TaskState.SHUTDOWN)
+            task = attrs.evolve(task, status=attrs.evolve(task.status, err=why))
+            await world.store.update(lambda tx, task=task: tx.create(task))  # type: ignore[misc]
+        agent = FakeAgent(world.dispatcher, "a")
+        await agent.open()
+        await agent.report("t1", TaskState.SHUTDOWN)
+        await agent.report("t2", TaskState.FAILED, err="task: non-zero exit (3)")
+        view = world.store.view()
+        assert [task.status.err for task in (view.task("t1"), view.task("t2")) if task] == [
+            why,
+            "task: non-zero exit (3)",
+        ]
         await agent.close()
 
 

@@ -19,6 +19,7 @@ from swarmpy.model.specs import (
     Healthcheck,
     LogDriver,
     Mount,
+    NetworkAttachment,
     PortConfig,
     ResourceRequirements,
     Resources,
@@ -64,6 +65,17 @@ LABELS = {
     "com.docker.swarm.task.name": "web.3.task1",
     "swarmpy.node.id": "node1",
 }
+
+
+def test_the_hosts_network_has_no_ports_of_its_own() -> None:
+    """What its program listens on is open at the node."""
+    host = PortConfig(target_port=80, published_port=80, publish_mode="host")
+    task = make_task(ContainerSpec(image="app"), (host,), networks=(NetworkAttachment(target="host"),))
+    config = create_config(task, NODE)["HostConfig"]
+    assert config["NetworkMode"] == "host"
+    assert "PortBindings" not in config
+    plain = make_task(ContainerSpec(image="app"), (host,), networks=(NetworkAttachment(target="bridge"),))
+    assert "NetworkMode" not in create_config(plain, NODE)["HostConfig"]
 
 
 def test_a_plain_task() -> None:

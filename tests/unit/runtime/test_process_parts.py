@@ -13,7 +13,15 @@ import pytest
 from swarmpy.errors import TaskFailed, TaskRejected
 from swarmpy.model.ids import NodeId, ServiceId, TaskId
 from swarmpy.model.objects import PortStatus, Task
-from swarmpy.model.specs import ContainerSpec, GenericResource, Healthcheck, Mount, PortConfig, TaskSpec
+from swarmpy.model.specs import (
+    ContainerSpec,
+    GenericResource,
+    Healthcheck,
+    Mount,
+    NetworkAttachment,
+    PortConfig,
+    TaskSpec,
+)
 from swarmpy.model.template import NodeFacts
 from swarmpy.runtime.free_ports import FreePorts
 from swarmpy.runtime.healthcheck import Health, HealthTracker, probe_command
@@ -96,6 +104,14 @@ def test_ignored_fields_are_named() -> None:
     assert ignored_fields(make_task()) == ()
     task = make_task(mounts=(Mount(target="/a"),), read_only=True)
     assert ignored_fields(task) == ("Mounts", "ReadOnly")
+
+
+@pytest.mark.parametrize(("network", "ignored"), [("host", ()), ("bridge", ("Networks",)), ("back", ("Networks",))])
+def test_a_process_is_in_the_hosts_network(network: str, ignored: tuple[str, ...]) -> None:
+    """As it was asked to be, then."""
+    task = make_task()
+    spec = attrs.evolve(task.spec, networks=(NetworkAttachment(target=network),))
+    assert ignored_fields(attrs.evolve(task, spec=spec)) == ignored
 
 
 DONE = {
