@@ -9,18 +9,21 @@ from __future__ import annotations
 import ipaddress
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import attrs
 
-from swarmpy.errors import InvalidArgument
+from swarmpy.errors import InvalidArgument, Unavailable
 from swarmpy.model.assignments import MAX_ERR_CHARS, MAX_MESSAGE_CHARS, TaskStatusUpdate
 from swarmpy.model.ids import NodeId
 from swarmpy.model.objects import ContainerStatus, NodeDescription, PortStatus, Task, TaskStatus
+from swarmpy.model.rates import Buckets, Rate
 from swarmpy.model.schema import SECRETS_VERSION
 from swarmpy.model.specs import Resources
 from swarmpy.ports import Peer
 from swarmpy.store.view import View
 from swarmpy.wire.origins import origin_of
+from swarmpy.wire.router import MAX_NODES
 
 MAX_HOSTNAME_CHARS = 255
 MAX_ADDRESS_CHARS = 255
@@ -35,6 +38,13 @@ MAX_GENERIC = 1024
 MAX_NANO_CPUS = 10**15
 MAX_MEMORY_BYTES = 1 << 60
 MAX_PROBLEMS_CHARS = 1024
+MAX_SESSION_VALUES = 8192
+MAX_HEARTBEAT_VALUES = 1024
+MAX_REPORT_VALUES = 16 * 1024
+MAX_REQUEST_VALUES = 1024
+"""Of which what an agent says may consist; each is several times what one of ours sends."""
+UPDATES = Rate(burst=5_000, per_s=2_500.0)
+"""How many statuses one node may report: reading one takes ten times as long as sending it."""
 _MOST = (1 << 63) - 1
 _MOST_INT32 = (1 << 31) - 1
 _ADDRESS = frozenset("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ._:%-")
@@ -127,6 +137,21 @@ def statuses(
         for task, update in own
         if task is not None and task.node_id == node_id
     ]
+
+
+class ReportedStatuses:
+    """How many each node has reported."""
+
+    def __init__(self) -> None:
+        self._counted: Buckets[NodeId] = Buckets(UPDATES, most=MAX_NODES)
+
+    def count(self, node_id: NodeId, report: Any, now: float) -> None:
+        """Count those in a report that nobody has looked at yet. Raises Unavailable for a node that has to wait."""
+        bucket = self._counted.of(node_id, now)
+        if wait_s := bucket.wait_s(now, 0):
+            raise Unavailable(f"node {node_id} reports too many statuses: again in {wait_s:.1f} s")
+        updates = report.get("updates") if isinstance(report, dict) else None
+        bucket.owe(now, len(updates) if isinstance(updates, list) else 0)
 
 
 def problems_line(problems: Iterable[str]) -> str:
