@@ -359,6 +359,20 @@ async def test_what_older_managers_do_not_read_is_not_written_of_a_node(world: W
         assert node.description == written
 
 
+async def test_labels_of_an_engine_do_nothing_to_a_terminal(world: World) -> None:
+    """They are an operator's words, so no node is turned away for them; the docker command prints them as they are."""
+    labels = {"a\x1b[2J": "b\r\nnone", "plain": "x=1, \N{GREEK SMALL LETTER PI}", "odd\u202e": ""}
+    await open_as(world, NodeDescription(hostname="h", engine_labels=labels))
+    node = world.store.view().node("bad")
+    assert node is not None
+    replaced = "\N{REPLACEMENT CHARACTER}"
+    assert node.description.engine_labels == {
+        f"a{replaced}[2J": f"b{replaced}{replaced}none",
+        "plain": "x=1, \N{GREEK SMALL LETTER PI}",
+        f"odd{replaced}": "",
+    }
+
+
 @pytest.mark.parametrize(
     ("address", "seen", "is_taken"),
     [
@@ -384,6 +398,10 @@ async def test_what_older_managers_do_not_read_is_not_written_of_a_node(world: W
         ("fe80::1", "[fe80::2%eth0]:4000", True),
         ("224.0.0.1", "10.0.0.7:4000", False),
         ("255.255.255.255", "10.0.0.7:4000", False),
+        ("10.0.0.7%.names.example.org", "10.0.0.7:4000", False),
+        ("2001:db8::7%.names.example.org", "10.0.0.7:4000", False),
+        ("fe80::1%names.example.org", "[fe80::2%eth0]:4000", False),
+        ("fe80::1%eth0", "[fe80::2%eth0]:4000", True),
         ("", "10.0.0.7:4000", False),
         ("a b", "10.0.0.7:4000", False),
         ("a\x00", "10.0.0.7:4000", False),
