@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 
 import attrs
 import structlog
@@ -19,7 +19,10 @@ from swarmpy.ports import Random
 log = structlog.get_logger(__name__)
 
 MAX_BATCH = 128
-"""Most statuses of one report: with the longest texts it is still a frame that a manager takes of a worker."""
+"""Most statuses of one report."""
+MAX_BATCH_BYTES = 192 * 1024
+"""What they may weigh, estimated from above: a manager takes no larger frames of a worker."""
+_STATUS_BYTES, _PORT_BYTES, _CHAR_BYTES = 384, 192, 4
 RETRY_FIRST_S = 0.1
 RETRY_MOST_S = 2.0
 """Seconds between attempts while the manager cannot record statuses."""
@@ -69,7 +72,7 @@ class Reporter:
             while not self._pending:
                 self._filled.clear()
                 await self._filled.wait()
-            batch = list(self._pending.items())[:MAX_BATCH]
+            batch = list(_first(self._pending.items()))
             try:
                 await send(tuple(TaskStatusUpdate(task_id=i, status=s) for i, s in batch))
             except (NotLeader, ConnectionFailed):
@@ -82,6 +85,17 @@ class Reporter:
             for task_id, status in batch:
                 if self._pending.get(task_id) is status:
                     del self._pending[task_id]
+
+
+def _first(pending: Iterable[tuple[TaskId, TaskStatus]]) -> Iterator[tuple[TaskId, TaskStatus]]:
+    """As many as one report holds, and one at least."""
+    weight = 0
+    for number, (task_id, status) in enumerate(pending):
+        weight += _STATUS_BYTES + _PORT_BYTES * len(status.ports)
+        weight += _CHAR_BYTES * (len(status.message) + len(status.err))
+        if number == MAX_BATCH or (number and weight > MAX_BATCH_BYTES):
+            return
+        yield task_id, status
 
 
 def _cut(text: str, most: int) -> str:

@@ -18,6 +18,7 @@ from swarmpy.agent.worker import Worker
 from swarmpy.errors import ConnectionFailed, DeadlineExceeded, ProtocolViolation, SwarmpyError, Unavailable
 from swarmpy.model import codec
 from swarmpy.model.assignments import (
+    MAX_PROBLEMS,
     AssignmentUpdate,
     Heartbeat,
     HeartbeatReply,
@@ -171,7 +172,7 @@ class Session:
             beat = Heartbeat(
                 session_id=self._id,
                 endpoints_version=self._routing.applied_version,
-                problems=self._problems(),
+                problems=self._problems()[:MAX_PROBLEMS],
                 engine_away=self._engine_away(),
             )
             timeout = max(HEARTBEAT_TIMEOUT_MIN_S, self._period_s)

@@ -21,7 +21,7 @@ QUERY_SHOWN = ("version", "force", "rollback", "rotateWorkerToken", "rotateManag
 """The parameters that say what was done. No others: a client may have put anything into them."""
 MAX_TEXT_CHARS = 256
 """Of everything in an entry that a client chose."""
-_SECRET = re.compile(r"SWM(?:TKN|KEY)-[0-9A-Za-z-]*")
+_SECRET = re.compile(r"SWM(?:TKN|KEY)-[0-9A-Za-z+/-]*")
 """Somebody may have put a token where a name belongs."""
 
 

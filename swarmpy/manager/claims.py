@@ -7,20 +7,24 @@ it is bounded here, and what is not the node's to say is left out.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import attrs
 
-from swarmpy.errors import InvalidArgument
+from swarmpy.errors import InvalidArgument, Unavailable
 from swarmpy.model.assignments import MAX_ERR_CHARS, MAX_MESSAGE_CHARS, TaskStatusUpdate
 from swarmpy.model.ids import NodeId
 from swarmpy.model.objects import ContainerStatus, NodeDescription, PortStatus, Task, TaskStatus
+from swarmpy.model.rates import Buckets, Rate
 from swarmpy.model.schema import SECRETS_VERSION
 from swarmpy.model.specs import Resources
 from swarmpy.ports import Peer
 from swarmpy.store.view import View
 from swarmpy.wire.origins import origin_of
+from swarmpy.wire.router import MAX_NODES
 
 MAX_HOSTNAME_CHARS = 255
 MAX_ADDRESS_CHARS = 255
@@ -35,8 +39,17 @@ MAX_GENERIC = 1024
 MAX_NANO_CPUS = 10**15
 MAX_MEMORY_BYTES = 1 << 60
 MAX_PROBLEMS_CHARS = 1024
+MAX_SESSION_VALUES = 8192
+MAX_HEARTBEAT_VALUES = 1024
+MAX_REPORT_VALUES = 16 * 1024
+MAX_REQUEST_VALUES = 1024
+"""Of which what an agent says may consist; each is several times what one of ours sends."""
+UPDATES = Rate(burst=5_000, per_s=2_500.0)
+"""How many statuses one node may report: reading one takes ten times as long as sending it."""
 _MOST = (1 << 63) - 1
 _MOST_INT32 = (1 << 31) - 1
+_ZONE = re.compile(r"[0-9A-Za-z_-]{1,15}")
+"""The name of an interface, as a zone of an IPv6 address."""
 _ADDRESS = frozenset("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ._:%-")
 
 
@@ -91,7 +104,12 @@ def _check_generic(has: Resources) -> None:
 
 
 def written(description: NodeDescription, schema: int) -> NodeDescription:
-    """What may be written of it: no plugins and generic resources while there are managers that do not read them."""
+    """What may be written of it: nothing that a terminal obeys, and no plugins and generic resources while there are
+    managers that do not read them."""
+    labels = description.engine_labels
+    if not all(name.isprintable() and value.isprintable() for name, value in labels.items()):
+        shown = {_shown(name): _shown(value) for name, value in labels.items()}
+        description = attrs.evolve(description, engine_labels=shown)
     if schema >= SECRETS_VERSION or not (description.plugins or description.resources.generic):
         return description
     return attrs.evolve(description, plugins=(), resources=attrs.evolve(description.resources, generic=()))
@@ -105,7 +123,7 @@ def check_address(address: str, peer: Peer) -> None:
     """
     if not address or len(address) > MAX_ADDRESS_CHARS or not _ADDRESS.issuperset(address):
         raise InvalidArgument(f"{address[:40]!r} is no address of a node: give another --advertise-addr")
-    own, seen = _ip(address), _ip(origin_of(peer.address))
+    own, seen = _ip(address), _ip(origin_of(peer.address).partition("/")[0])
     if own is None and seen is not None:
         # Agents resolve what they were given. A name would have every node ask a name server of somebody's choice.
         raise InvalidArgument(f"{address} is no IP address: give another --advertise-addr")
@@ -127,6 +145,21 @@ def statuses(
         for task, update in own
         if task is not None and task.node_id == node_id
     ]
+
+
+class ReportedStatuses:
+    """How many each node has reported."""
+
+    def __init__(self) -> None:
+        self._counted: Buckets[NodeId] = Buckets(UPDATES, most=MAX_NODES)
+
+    def count(self, node_id: NodeId, report: Any, now: float) -> None:
+        """Count those in a report that nobody has looked at yet. Raises Unavailable for a node that has to wait."""
+        bucket = self._counted.of(node_id, now)
+        if wait_s := bucket.wait_s(now, 0):
+            raise Unavailable(f"node {node_id} reports too many statuses: again in {wait_s:.1f} s")
+        updates = report.get("updates") if isinstance(report, dict) else None
+        bucket.owe(now, len(updates) if isinstance(updates, list) else 0)
 
 
 def problems_line(problems: Iterable[str]) -> str:
@@ -176,15 +209,24 @@ def _cut(text: str, most: int) -> str:
     """At most so many characters, none of which does anything to a terminal."""
     if len(text) > most:
         text = f"{text[: most - 1]}…"
+    return _shown(text, "\n\t")
+
+
+def _shown(text: str, but: str = "") -> str:
+    """The text with a mark in the place of all that a terminal obeys, ``but`` these."""
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return "".join(c if c.isprintable() or c in but else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def _ip(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    host, percent, zone = address.partition("%")
     try:
-        ip = ipaddress.ip_address(address.strip("[]").partition("%")[0].partition("/")[0])
+        ip = ipaddress.ip_address(host)
     except ValueError:
+        return None
+    if percent and not (ip.version == 6 and ip.is_link_local and _ZONE.fullmatch(zone)):
+        # Some resolvers would look it up as a name.
         return None
     mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
     return mapped or ip

@@ -97,6 +97,7 @@ class Dispatcher:
         self._deliveries = Deliveries(store, clock, self._bounded)
         self.logs = LogBroker(store, clock, random, level=self._level_of, wake=self.wake)
         self._edits: Buckets[NodeId] = Buckets(EDITS, most=MAX_NODES)
+        self._updates = claims.ReportedStatuses()
         self._complaints: Buckets[NodeId] = Buckets(COMPLAINTS, most=MAX_NODES)
         self._begun = asyncio.Event()
         self._ended = False
@@ -132,7 +133,7 @@ class Dispatcher:
 
     async def session(self, peer: Peer, payload: Any) -> AsyncGenerator[Any, None]:
         """``dispatcher.session``: a stream of :class:`SessionMessage`."""
-        request = codec.from_plain(SessionRequest, payload)
+        request = codec.from_plain(SessionRequest, payload, most=claims.MAX_SESSION_VALUES)
         claims.check_description(request.description)
         claims.check_address(request.address, peer)
         session = await self._open(peer, request)
@@ -156,7 +157,7 @@ class Dispatcher:
 
     async def heartbeat(self, peer: Peer, payload: Any) -> Any:
         """``dispatcher.heartbeat``: a :class:`Heartbeat` for a :class:`HeartbeatReply`."""
-        beat = codec.from_plain(Heartbeat, payload)
+        beat = codec.from_plain(Heartbeat, payload, most=claims.MAX_HEARTBEAT_VALUES)
         session = self._session_of(peer, beat.session_id)
         self._silence.heard(session.node_id)
         session.endpoints_applied = max(session.endpoints_applied, beat.endpoints_version)
@@ -167,10 +168,11 @@ class Dispatcher:
     async def report(self, peer: Peer, payload: Any) -> Any:
         """``dispatcher.report``: a :class:`StatusReport`; answered when committed.
 
-        What it says of tasks that are not the node's counts for nothing. Raises Unavailable for a node that goes on
-        saying something else of tasks that do not come any further.
+        What it says of tasks that are not the node's counts for nothing. Raises Unavailable for a node that says too
+        much, or goes on saying something else of tasks that do not come any further.
         """
-        report = codec.from_plain(StatusReport, payload)
+        self._updates.count(_node_of(peer), payload, self._clock.monotonic())
+        report = codec.from_plain(StatusReport, payload, most=claims.MAX_REPORT_VALUES)
         node_id = self._session_of(peer, report.session_id).node_id
         view, now = self._store.view(), self._clock.monotonic()
         node = view.node(node_id)
@@ -192,13 +194,13 @@ class Dispatcher:
 
         Raises as :meth:`Deliveries.answer`.
         """
-        request = codec.from_plain(DependenciesRequest, payload)
+        request = codec.from_plain(DependenciesRequest, payload, most=claims.MAX_REQUEST_VALUES)
         node_id = self._session_of(peer, request.session_id).node_id
         return codec.to_plain(self._deliveries.answer(node_id, request))
 
     async def log(self, peer: Peer, payload: Any) -> Any:
         """``dispatcher.log``: a :class:`LogBatch` for a :class:`LogBatchReply`. Raises as :meth:`LogBroker.publish`."""
-        batch = codec.from_plain(LogBatch, payload)
+        batch = codec.from_plain(LogBatch, payload, most=claims.MAX_REQUEST_VALUES)
         node_id = self._session_of(peer, batch.session_id).node_id
         return codec.to_plain(await self.logs.publish(node_id, batch, limited=peer.role is Role.WORKER))
 

@@ -196,9 +196,9 @@ class LogBroker:
             return LogBatchReply(wanted=False)
         if len(batch.lines) > MAX_BATCH_BYTES:
             raise InvalidArgument(f"a batch of a log has {MAX_BATCH_BYTES} bytes at most")
-        last_ns = max((line.timestamp_ns for line in unpack_lines(batch.lines)), default=0)
         if limited:
             await self._hold_back(node_id, len(batch.lines))
+        last_ns = max((line.timestamp_ns for line in unpack_lines(batch.lines)), default=0)
         found = self._wanted(node_id, batch)
         if found is None:
             return LogBatchReply(wanted=False)

@@ -112,6 +112,10 @@ class SessionMessage:
     """All logs that this node is to send from now on."""
 
 
+MAX_PROBLEMS = 256
+"""Of a heartbeat. A manager writes down a kilobyte of them."""
+
+
 @attrs.frozen(kw_only=True)
 class Heartbeat:
     """An agent is alive, and has come this far."""

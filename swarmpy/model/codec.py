@@ -157,9 +157,29 @@ def to_plain(obj: Any) -> Any:
     return _converter.unstructure(obj)
 
 
-def from_plain(cls: type[T], data: Any) -> T:
-    """The object of ``cls`` that ``data`` (of a peer) describes. Raises ProtocolViolation, and nothing else."""
+def from_plain(cls: type[T], data: Any, *, most: int | None = None) -> T:
+    """The object of ``cls`` that ``data`` (of a peer) describes. Raises ProtocolViolation, and nothing else.
+
+    ``most``: of how many values it may consist. To make one into an object takes some hundred times as long as to send
+    it, and a megabyte holds a million of them.
+    """
+    if most is not None and not _has_at_most(data, most):
+        raise ProtocolViolation(f"malformed {cls.__name__}: it has more than {most} values")
     return _structure(_told, cls, data)
+
+
+def _has_at_most(data: Any, most: int) -> bool:
+    """True when there are so few values in ``data``, at whatever depth. Looks at no more than that."""
+    containers = [data]
+    while containers:
+        container = containers.pop()
+        most -= len(container) if isinstance(container, list | dict) else 0
+        if most < 0:
+            return False
+        values = container.values() if isinstance(container, dict) else container
+        if isinstance(container, list | dict):
+            containers += [value for value in values if isinstance(value, list | dict)]
+    return True
 
 
 def _structure(converter: cattrs.Converter, cls: type[T], data: Any) -> T:

@@ -119,6 +119,7 @@ class DataDir:
         """Create it if need be and lock it. Raises AlreadyExists when another daemon runs on it, StorageError."""
         try:
             make_private_directory(self.path)
+            self._check_owner()
             self._check_mode()
             self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -130,6 +131,15 @@ class DataDir:
         except OSError as error:
             self.close()
             raise unusable(self.path, error) from error
+
+    def _check_owner(self) -> None:
+        # Of a link, too: whoever made it may lead it elsewhere.
+        for found in (self.path.lstat(), self.path.stat()):
+            if found.st_uid not in (0, os.geteuid()):
+                raise StorageError(
+                    f"the data directory {self.path} belongs to another user (number {found.st_uid}), who could put "
+                    "anything in the place of what is in it: use a directory of root's or of the daemon's user"
+                )
 
     def _check_mode(self) -> None:
         mode = stat.S_IMODE(self.path.stat().st_mode)

@@ -93,8 +93,11 @@ class Connection(asyncio.Protocol):
     def on_tick(self) -> None:
         """Called at least once in a ping interval. Raises SwarmpyError to end the connection."""
 
-    def charge(self, _size: int) -> float:
-        """A frame of so many bytes was dealt with. Returns the seconds until the next one may be."""
+    def handle_one(self) -> float | None:
+        """Deal with the next frame. Returns the seconds until another one may be; None when there is none."""
+        if (frame := self._decoder.next()) is None:
+            return None
+        self._handle(Kind(frame[0]), frame)
         return 0.0
 
     def tell(self, tell: Tell, event: str, **fields: Any) -> None:
@@ -192,10 +195,8 @@ class Connection(asyncio.Protocol):
     def _handle_some(self) -> float | None:
         """Deal with what has come. Returns the seconds after which to go on; None when there is no more."""
         for _ in range(FRAMES_AT_ONCE):
-            if self._is_closing or (frame := self._decoder.next()) is None:
+            if self._is_closing or (delay := self.handle_one()) is None:
                 return None
-            self._handle(Kind(frame[0]), frame)
-            delay = self.charge(self._decoder.size)
             if delay > 0:
                 return delay
         return 0.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import partial
 from typing import Any
@@ -43,6 +44,13 @@ WORKER_RATE = Rate(burst=4 * 1024 * 1024, per_s=1024 * 1024)
 ANONYMOUS_RATE = Rate(burst=4 * 1024 * 1024, per_s=256 * 1024)
 FRAME_COST_BYTES = 1024
 """What a frame is charged at least: dealing with the smallest costs as much as carrying so many bytes."""
+PRICED_BYTES = 2048
+"""Frames from this size on are charged for the time that they took as well."""
+BYTES_PER_S = 64 * 1024 * 1024
+"""What a second of the processor is charged at. A megabyte of text takes some microseconds to read, one of the smallest
+values that there are a tenth of a second, and nobody else is heard meanwhile."""
+MOST_PER_BYTE = 16
+"""Times its size is what a frame is charged at most."""
 
 
 @attrs.frozen(kw_only=True)
@@ -52,12 +60,12 @@ class ServerConfig:
     rpc: RpcConfig = attrs.Factory(RpcConfig)
     worker_requests: int = 32
     """Of one connection of a worker, at once. An agent has three or four."""
-    worker_frame_bytes: int = 1024 * 1024
-    """The largest frame that a worker may send."""
+    worker_frame_bytes: int = 256 * 1024
+    """The largest frame that a worker may send: reading one holds up everybody else."""
     worker_rate: Rate = WORKER_RATE
     """Bytes that are read of one worker, whatever the number of its connections; FRAME_COST_BYTES a frame at least."""
     anonymous: RpcConfig = attrs.Factory(
-        lambda: RpcConfig(max_frame_bytes=128 * 1024, max_requests=4, write_buffer_bytes=256 * 1024)
+        lambda: RpcConfig(max_frame_bytes=32 * 1024, max_requests=4, write_buffer_bytes=256 * 1024)
     )
     """Of a caller without a certificate, or with one that was revoked."""
     anonymous_rate: Rate = ANONYMOUS_RATE
@@ -124,11 +132,31 @@ class ServerConnection(Connection):
             case _:
                 raise ProtocolViolation(f"unexpected {kind.name} frame from a client")
 
-    def charge(self, size: int) -> float:
-        """Who sends too much has to wait."""
+    def handle_one(self) -> float | None:
+        """Deal with the next frame, which is paid for: who sent too much, over whichever connections, has to wait."""
         if self.pace is None:
+            return super().handle_one()
+        now = self._loop.time()
+        if (wait_s := self.pace.wait_s(now, 0)) > 0:
+            return wait_s
+        self._decoder.size = 0
+        began = time.thread_time()
+        try:
+            delay = super().handle_one()
+        finally:
+            # Also for one that ends the connection: the next connection is the same node's.
+            wait_s = self._pay(self.pace, now, time.thread_time() - began)
+        return None if delay is None else wait_s
+
+    def _pay(self, pace: Bucket, now: float, spent_s: float) -> float:
+        size = self._decoder.size
+        if not size:
             return 0.0
-        return self.pace.owe(self._loop.time(), max(size, FRAME_COST_BYTES))
+        price = float(max(size, FRAME_COST_BYTES))
+        if size >= PRICED_BYTES:
+            # Not more than that: a collection of garbage that happens to come meanwhile is not the peer's affair.
+            price = max(price, min(spent_s * BYTES_PER_S, size * MOST_PER_BYTE))
+        return pace.owe(now, price)
 
     def tell(self, tell: Tell, event: str, **fields: Any) -> None:
         """Log something about the other end, which must not be able to flood the log."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -108,11 +109,53 @@ async def test_it_cannot_keep_others_from_being_heard(world: World) -> None:
     assert world.task("others").status.state is TaskState.RUNNING
 
 
+async def test_what_is_made_of_many_small_things_is_not_even_looked_at(world: World) -> None:
+    """A quarter of a megabyte holds a quarter of a million values. To make them into objects would take the leader
+    longer than its followers wait for it; to refuse them takes less than it took to unpack them."""
+    many: list[Any] = [""] * 250_000
+    session_id = world.bad.session_id
+    said = {
+        "heartbeat": (world.dispatcher.heartbeat, {"session_id": session_id, "problems": many}),
+        "report": (world.dispatcher.report, {"session_id": session_id, "updates": many}),
+        "dependencies": (
+            world.dispatcher.dependencies,
+            {"session_id": session_id, "task_id": "its-own", "secrets": many},
+        ),
+        "log": (world.dispatcher.log, {"session_id": session_id, "id": "x", "task_id": "its-own", "more": [many]}),
+    }
+    for method, payload in said.values():
+        raw = codec.pack(payload)
+        began = time.thread_time()
+        plain = codec.unpack(raw)
+        unpacked = time.thread_time()
+        with pytest.raises(ProtocolViolation, match="values"):
+            await method(world.bad.peer, plain)
+        assert time.thread_time() - unpacked < unpacked - began
+    with pytest.raises(ProtocolViolation, match="values"):
+        await anext(
+            world.dispatcher.session(world.bad.peer, {"address": "127.0.0.1", "description": {"engine_labels": many}})
+        )
+
+
+async def test_a_node_reports_so_many_statuses(world: World) -> None:
+    """More of them than there could be tasks: it has to wait, and another node does not."""
+    updates = [told("its-own", TaskState.RUNNING)] * 2000
+    for _ in range(3):
+        await world.says(*updates)
+    with pytest.raises(Unavailable, match="node bad reports too many statuses: again in"):
+        await world.says(*updates)
+    await world.says(told("others", TaskState.RUNNING), agent=world.good)
+    world.clock.seconds += 60
+    await world.says(told("its-own", TaskState.RUNNING))
+    assert {world.task(name).status.state for name in ("others", "its-own")} == {TaskState.RUNNING}
+
+
 async def test_reports_of_tasks_that_are_none_take_no_room(world: World) -> None:
     """What is not the node's waits for nothing, so it cannot fill what all reports wait in."""
     entries = world.proposer.entries
-    for _ in range(12):
-        await world.says(*(told(f"none-{number}", TaskState.RUNNING) for number in range(5000)))
+    for _ in range(30):
+        await world.says(*(told(f"none-{number}", TaskState.RUNNING) for number in range(2000)))
+        world.clock.seconds += 1
     assert world.proposer.entries == entries
     await world.says(told("others", TaskState.RUNNING), agent=world.good)
     assert world.task("others").status.state is TaskState.RUNNING
@@ -201,7 +244,7 @@ async def test_one_task_is_one_endpoint(world: World) -> None:
     """It does not get more than its share by being in the table a thousand times."""
     ports = tuple(
         PortStatus(target_port=80, published_port=8080, host_address="127.0.0.1", host_port=number)
-        for number in range(1, 5000)
+        for number in range(1, 3000)
     )
     await world.says(told("its-own", TaskState.RUNNING, ports=ports))
     assert world.task("its-own").status.ports == ports[:1]
@@ -227,7 +270,7 @@ async def test_the_log_grows_by_so_much(world: World) -> None:
     await world.says(told("others", TaskState.RUNNING, message="well"), agent=world.good)
     assert world.task("others").status.message == "well"
     world.clock.seconds += 1
-    await world.says(*(told("its-own", TaskState.RUNNING, message=f"{number}") for number in range(5000)))
+    await world.says(*(told("its-own", TaskState.RUNNING, message=f"{number}") for number in range(3000)))
     with pytest.raises(Unavailable, match="too often"):
         await world.says(told("its-own", TaskState.RUNNING, message="again"))
     # How far a task has come is never held back: it cannot be said without end.
@@ -316,6 +359,20 @@ async def test_what_older_managers_do_not_read_is_not_written_of_a_node(world: W
         assert node.description == written
 
 
+async def test_labels_of_an_engine_do_nothing_to_a_terminal(world: World) -> None:
+    """They are an operator's words, so no node is turned away for them; the docker command prints them as they are."""
+    labels = {"a\x1b[2J": "b\r\nnone", "plain": "x=1, \N{GREEK SMALL LETTER PI}", "odd\u202e": ""}
+    await open_as(world, NodeDescription(hostname="h", engine_labels=labels))
+    node = world.store.view().node("bad")
+    assert node is not None
+    replaced = "\N{REPLACEMENT CHARACTER}"
+    assert node.description.engine_labels == {
+        f"a{replaced}[2J": f"b{replaced}{replaced}none",
+        "plain": "x=1, \N{GREEK SMALL LETTER PI}",
+        f"odd{replaced}": "",
+    }
+
+
 @pytest.mark.parametrize(
     ("address", "seen", "is_taken"),
     [
@@ -341,6 +398,10 @@ async def test_what_older_managers_do_not_read_is_not_written_of_a_node(world: W
         ("fe80::1", "[fe80::2%eth0]:4000", True),
         ("224.0.0.1", "10.0.0.7:4000", False),
         ("255.255.255.255", "10.0.0.7:4000", False),
+        ("10.0.0.7%.names.example.org", "10.0.0.7:4000", False),
+        ("2001:db8::7%.names.example.org", "10.0.0.7:4000", False),
+        ("fe80::1%names.example.org", "[fe80::2%eth0]:4000", False),
+        ("fe80::1%eth0", "[fe80::2%eth0]:4000", True),
         ("", "10.0.0.7:4000", False),
         ("a b", "10.0.0.7:4000", False),
         ("a\x00", "10.0.0.7:4000", False),

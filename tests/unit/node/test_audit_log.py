@@ -70,6 +70,9 @@ def test_a_line_is_one_line_without_secrets_and_of_bounded_length() -> None:
     for part in ("2f0qjnhb8", "4kt2cfd5", "abc"):
         assert part not in line
     assert "\x1b" not in "".join(row(json.loads(line)))
+    key = "SWMKEY-1-7c37Cc86+4o6p38HnroywCi19pl/OnGtbdZEgtKxZu8"
+    for part in ("4o6p38H", "OnGtbd"):
+        assert part not in as_line(entry(path=f"/services/{key}", about={"reference": key}), name_of)
     # A token that the cut goes through is no less hidden.
     assert "SWMTKN" not in as_line(entry(path="/" + "x" * 240 + token), name_of)
 

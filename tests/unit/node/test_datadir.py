@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -48,6 +49,26 @@ def test_state_survives(tmp_path: Path) -> None:
     assert again.load() == STATE
     assert stat.S_IMODE((tmp_path / "node.json").stat().st_mode) == 0o600
     again.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_a_directory_of_another_user_is_refused(tmp_path: Path) -> None:
+    """Its owner could put his own socket, keys and state into it; so could who made a link to ours."""
+    theirs, link = tmp_path / "theirs", tmp_path / "link"
+    theirs.mkdir(mode=0o700)
+    os.chown(theirs, 65534, -1)
+    link.symlink_to(tmp_path / "ours")
+    (tmp_path / "ours").mkdir(mode=0o700)
+    os.chown(link, 65534, -1, follow_symlinks=False)
+    for path in (theirs, link):
+        with pytest.raises(StorageError, match=r"belongs to another user \(number 65534\)"):
+            DataDir(path).open()
+        assert list(path.iterdir()) == []
+    own = tmp_path / "own-link"
+    own.symlink_to(tmp_path / "ours")
+    data = DataDir(own)
+    data.open()
+    data.close()
 
 
 def test_one_daemon_a_directory(tmp_path: Path) -> None:

@@ -302,8 +302,8 @@ async def test_any_number_is_an_id(server: RpcServer, worker: Visitor, frame_id:
 async def test_workers_and_strangers_send_small_frames_only(
     server: RpcServer, member: RpcChannel, worker: Visitor, stranger: Visitor
 ) -> None:
-    """The bound goes by who it is: a worker sends no more than a MiB at once, a stranger an eighth of that."""
-    for visitor, limit in ((worker, 1024 * 1024), (stranger, 128 * 1024)):
+    """The bound goes by who it is: a worker sends no more than 256 KiB at once, a stranger an eighth of that."""
+    for visitor, limit in ((worker, 256 * 1024), (stranger, 32 * 1024)):
         fits = b"x" * (limit - 100)
         peer = await visitor.to(server, HELLO, call(1, "open", fits))
         if visitor is worker:
@@ -360,6 +360,38 @@ async def test_a_worker_that_floods_is_slowed_down_alone(lab: Lab, pki: Pki, han
         assert {answer[1] for answer in answers if answer} == set(range(200))
     # 804 frames of at least a kilobyte: the burst, and three seconds.
     assert time.monotonic() - began > 2.5
+
+
+async def test_what_takes_long_to_read_costs_more(lab: Lab, pki: Pki, handlers: Handlers) -> None:
+    """A frame of the smallest values there are takes some thousand times as long to read as one of bytes: it is paid
+    for, up to a bound."""
+    size = 30_000
+    server = await lab.server(handlers.router(), config=ServerConfig(worker_rate=Rate(burst=1e9, per_s=0.001)))
+    channel = await lab.dial(server, pki.credentials("worker", Role.WORKER))
+    pace = server._worker_paces.of("worker", asyncio.get_running_loop().time())
+    paid = []
+    for payload in (b"x" * size, [{}] * size):
+        before = pace.wait_s(0, 2e9)
+        assert await channel.call("echo", payload, timeout=10) == payload
+        paid.append((pace.wait_s(0, 2e9) - before) * pace._rate.per_s)
+    assert size < paid[0] < 1.2 * size
+    assert 1.5 * size < paid[1] < 16.2 * size
+
+
+async def test_who_has_to_pay_waits_on_every_connection(lab: Lab, pki: Pki, handlers: Handlers) -> None:
+    """What one connection has used up counts before the first frame of another one is read, not after it."""
+    server = await lab.server(handlers.router(), config=ServerConfig(worker_rate=Rate(burst=40_000, per_s=1)))
+    bad, good = Visitor(lab, pki.credentials("bad", Role.WORKER).client_context()), await lab.dial(server)
+    first, second = await bad.to(server, HELLO), await bad.to(server, HELLO)
+    for peer in (first, second):
+        assert await peer.next(Kind.HELLO) is not None
+    first.send(call(1, "echo", b"x" * 100_000))
+    await until(lambda: handlers.calls == 1)
+    second.send(call(2, "echo", "not now"))
+    await second.sent()
+    for number in range(1, 30):
+        assert await is_well(good)
+        assert handlers.calls == 1 + number
 
 
 async def test_a_worker_has_few_connections(
