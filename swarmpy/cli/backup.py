@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -152,11 +152,18 @@ def _check_target(file: Path, *, force: bool) -> None:
         raise AlreadyExists(f"{file} exists already: give another name, or --force to replace it")
 
 
-def _new_file(path: Path) -> BinaryIO:
+@contextlib.contextmanager
+def _new_file(path: Path) -> Iterator[BinaryIO]:
     try:
-        return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+        out = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
     except OSError as error:
         raise InvalidArgument(f"cannot write in {path.parent}: {error.strerror}") from error
+    try:
+        yield out
+    finally:
+        # A file whose disk is full tries to write the rest once more. What counts was synced before, or has failed.
+        with contextlib.suppress(OSError):
+            out.close()
 
 
 async def _copy(pieces: AsyncIterator[bytes], out: BinaryIO, name: str) -> tuple[Header, int]:

@@ -53,7 +53,11 @@ _KINDS: Mapping[int, type[SwarmpyError]] = {
 Action = Callable[[ApiClient], Awaitable[None]]
 
 _availability_option = click.option(
-    "--availability", type=click.Choice(("active", "pause", "drain")), default="active", show_default=True
+    "--availability",
+    type=click.Choice(("active", "pause", "drain")),
+    default="active",
+    show_default=True,
+    help="Whether the node takes tasks: pause takes no new ones, drain none at all.",
 )
 
 

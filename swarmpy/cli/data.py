@@ -18,7 +18,7 @@ from swarmpy.cli.data_client import DataClient
 from swarmpy.cli.node import parse_labels
 from swarmpy.cli.progress import make_view, unfinished, wait_for_services
 from swarmpy.cli.render import format_option, quiet_option, show, show_json
-from swarmpy.cli.settings import Settings, pass_settings
+from swarmpy.cli.settings import SECONDS, Settings, pass_settings
 from swarmpy.errors import InvalidArgument, SwarmpyError
 from swarmpy.model.data_checks import GOLANG, MAX_CONFIG_BYTES, MAX_SECRET_BYTES
 
@@ -177,9 +177,7 @@ def _update(word: _Word) -> click.Command:
     @click.option("--label-rm", "removed", multiple=True, metavar="KEY", help="May be repeated.")
     @_template_option
     @click.option("-d", "--detach", is_flag=True, help="Do not wait until the services run with it.")
-    @click.option(
-        "--timeout", type=click.FloatRange(min=0), default=FOLLOW_TIMEOUT_S, show_default=True, help="Seconds."
-    )
+    @click.option("--timeout", type=SECONDS, default=FOLLOW_TIMEOUT_S, show_default=True, help="Seconds.")
     @click.argument("name")
     @click.argument("file", required=False)
     @pass_settings

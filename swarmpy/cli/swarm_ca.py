@@ -18,7 +18,7 @@ import click
 from swarmpy.cli.client import ApiClient
 from swarmpy.cli.deploy import change
 from swarmpy.cli.progress import MAX_ERRORS_S, POLL_S, unfinished
-from swarmpy.cli.settings import Settings, data_dir_option, pass_settings
+from swarmpy.cli.settings import SECONDS, Settings, data_dir_option, pass_settings
 from swarmpy.cli.swarm_spec import duration
 from swarmpy.errors import DeadlineExceeded, InvalidArgument, Unavailable
 from swarmpy.security.certificates import MAX_PEM_BYTES
@@ -230,7 +230,7 @@ def _still_waiting(progress: Progress | None, timeout: float) -> str:
 @click.option("--cert-expiry", callback=duration, metavar="DURATION", help="How long nodes' certificates are valid.")
 @click.option("--ca-cert", type=click.Path(path_type=Path), metavar="FILE", help="The root CA's certificate, PEM.")
 @click.option("--ca-key", type=click.Path(path_type=Path), metavar="FILE", help="Its private key, PEM.")
-@click.option("--timeout", type=click.FloatRange(min=0), default=TIMEOUT_S, show_default=True, help="Seconds to wait.")
+@click.option("--timeout", type=SECONDS, default=TIMEOUT_S, show_default=True, help="Seconds to wait.")
 @data_dir_option
 @pass_settings
 def swarm_ca(

@@ -250,6 +250,14 @@ def _networks(scope: Scope, service_name: str, given: Any) -> tuple[NetworkAttac
 # -- warnings -------------------------------------------------------------------------------------------------------
 
 
+def networks_warning(names: Sequence[str]) -> str:
+    """What a user should know who has asked for networks."""
+    return (
+        f"networks: {', '.join(names)} are accepted, but overlay networks are not available yet: "
+        "services reach each other through published ports"
+    )
+
+
 def _warnings(services: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
     out = []
     unsupported = {key for service in services.values() for key in _UNSUPPORTED if key in service}
@@ -264,10 +272,7 @@ def _warnings(services: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
         out.append(f"Ignoring deprecated options: {', '.join(deprecated)}")
     networks = sorted({network for service in services.values() for network in service.get("networks", ())})
     if networks:
-        out.append(
-            f"networks: {', '.join(networks)} are accepted, but overlay networks are not available yet: "
-            "services reach each other through published ports"
-        )
+        out.append(networks_warning(networks))
     for name, service in services.items():
         out += _service_warnings(name, service)
     return tuple(out)
