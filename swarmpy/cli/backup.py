@@ -26,7 +26,7 @@ PROBE_S = 10.0
 """Restoring asks the managers of the backup, a few at a time, and those that are gone may take seconds."""
 
 
-@click.command("backup")
+@click.command("backup", short_help="Write the whole state of the cluster to a file")
 @click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
 @click.option("-f", "--force", is_flag=True, help="Replace FILE if it is there.")
 @data_dir_option
@@ -40,7 +40,7 @@ def swarm_backup(settings: Settings, file: Path, force: bool) -> None:
     asyncio.run(_back_up(settings, file, force=force))
 
 
-@click.command("restore")
+@click.command("restore", short_help="Bring a cluster back from its backup")
 @click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
 @click.option("--check", is_flag=True, help="Only check FILE, and show what is in it.")
 @click.option("-f", "--force", is_flag=True, help="Although managers of that cluster answer: they count no more then.")

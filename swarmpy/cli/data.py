@@ -122,7 +122,9 @@ def _ls(word: _Word) -> click.Command:
 
 
 def _inspect(word: _Word) -> click.Command:
-    @click.command("inspect", help=f"Show all about {word.name}s but a secret's data: as JSON, or --pretty.")
+    but = " but their data" if word.name == "secret" else ""
+
+    @click.command("inspect", help=f"Show all about {word.name}s{but}: as JSON, or --pretty.")
     @click.option("--pretty", is_flag=True, help="For people.")
     @click.argument("names", nargs=-1, required=True, metavar=f"{word.name.upper()}...")
     @pass_settings
@@ -172,6 +174,7 @@ def _update(word: _Word) -> click.Command:
         "update",
         help=f"Give a {word.name} other labels, or the data of FILE (- is standard input): a new version, to which the "
         "services that use it are updated.",
+        short_help=f"Give a {word.name} other labels or a new version",
     )
     @click.option("--label-add", "added", multiple=True, metavar="KEY=VALUE", help="May be repeated.")
     @click.option("--label-rm", "removed", multiple=True, metavar="KEY", help="May be repeated.")

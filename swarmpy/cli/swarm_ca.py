@@ -223,7 +223,7 @@ def _still_waiting(progress: Progress | None, timeout: float) -> str:
 # -- the command ----------------------------------------------------------------------------------------------------
 
 
-@click.command("ca")
+@click.command("ca", short_help="Show the root CA, or change it while everything runs")
 @click.option("--rotate", is_flag=True, help="Change the root CA: to a new one, or the one given.")
 @click.option("-d", "--detach", is_flag=True, help="Do not wait until all nodes have followed.")
 @click.option("-q", "--quiet", is_flag=True, help="Wait without showing how far it is.")
