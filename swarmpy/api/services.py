@@ -19,7 +19,7 @@ from swarmpy.control.explain import count_replicas
 from swarmpy.errors import InvalidArgument
 from swarmpy.manager import operations
 from swarmpy.manager.credentials import Credentials, credentials_of
-from swarmpy.model.networks import missing_networks
+from swarmpy.model.networks import missing_networks, networks_warning
 from swarmpy.model.objects import Service
 from swarmpy.model.specs import ServiceSpec
 from swarmpy.store.view import View
@@ -128,10 +128,8 @@ class ServicesApi:
 
 def _warnings(spec: ServiceSpec) -> list[str]:
     """What the spec asks for, and nothing is done with."""
-    return [
-        f"network {name}: overlay networks are not available yet: services reach each other through published ports"
-        for name in missing_networks(spec.task)
-    ]
+    missing = missing_networks(spec.task)
+    return [networks_warning(missing)] if missing else []
 
 
 def service_status(view: View, service: Service) -> dict[str, int]:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,7 +26,7 @@ PROBE_S = 10.0
 """Restoring asks the managers of the backup, a few at a time, and those that are gone may take seconds."""
 
 
-@click.command("backup")
+@click.command("backup", short_help="Write the whole state of the cluster to a file")
 @click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
 @click.option("-f", "--force", is_flag=True, help="Replace FILE if it is there.")
 @data_dir_option
@@ -40,7 +40,7 @@ def swarm_backup(settings: Settings, file: Path, force: bool) -> None:
     asyncio.run(_back_up(settings, file, force=force))
 
 
-@click.command("restore")
+@click.command("restore", short_help="Bring a cluster back from its backup")
 @click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
 @click.option("--check", is_flag=True, help="Only check FILE, and show what is in it.")
 @click.option("-f", "--force", is_flag=True, help="Although managers of that cluster answer: they count no more then.")
@@ -152,11 +152,18 @@ def _check_target(file: Path, *, force: bool) -> None:
         raise AlreadyExists(f"{file} exists already: give another name, or --force to replace it")
 
 
-def _new_file(path: Path) -> BinaryIO:
+@contextlib.contextmanager
+def _new_file(path: Path) -> Iterator[BinaryIO]:
     try:
-        return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+        out = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
     except OSError as error:
         raise InvalidArgument(f"cannot write in {path.parent}: {error.strerror}") from error
+    try:
+        yield out
+    finally:
+        # A file whose disk is full tries to write the rest once more. What counts was synced before, or has failed.
+        with contextlib.suppress(OSError):
+            out.close()
 
 
 async def _copy(pieces: AsyncIterator[bytes], out: BinaryIO, name: str) -> tuple[Header, int]:

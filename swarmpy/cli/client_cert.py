@@ -30,7 +30,7 @@ def _expiry(_ctx: click.Context, _parameter: click.Parameter, value: str | None)
         raise click.BadParameter(str(error)) from error
 
 
-@click.command("client-cert")
+@click.command("client-cert", short_help="Make, list and revoke certificates for the API over TCP")
 @click.argument("name", required=False)
 @click.option("--role", type=click.Choice(ROLES), help="An admin may do everything, a viewer only look.")
 @click.option("--expiry", callback=_expiry, metavar="DURATION", help="How long it is valid  [default: 2160h].")

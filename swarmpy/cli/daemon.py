@@ -21,6 +21,7 @@ import click
 
 from swarmpy.cli.client import ApiClient
 from swarmpy.cli.daemon_options import advertise_option, as_arguments, daemon_options, listen_option, node_config
+from swarmpy.cli.deploy import change
 from swarmpy.cli.settings import Settings, data_dir_option, pass_settings
 from swarmpy.cli.swarm_spec import SPEC_OPTIONS, edited, spec_options, swarm_update, unlock_advice
 from swarmpy.errors import (
@@ -53,7 +54,11 @@ _KINDS: Mapping[int, type[SwarmpyError]] = {
 Action = Callable[[ApiClient], Awaitable[None]]
 
 _availability_option = click.option(
-    "--availability", type=click.Choice(("active", "pause", "drain")), default="active", show_default=True
+    "--availability",
+    type=click.Choice(("active", "pause", "drain")),
+    default="active",
+    show_default=True,
+    help="Whether the node takes tasks: pause takes no new ones, drain none at all.",
 )
 
 
@@ -65,7 +70,7 @@ def swarm() -> None:
     """Create, change, back up, restore or leave a cluster."""
 
 
-@swarm.command("init")
+@swarm.command("init", short_help="Make this machine the first manager of a cluster")
 @listen_option
 @advertise_option
 @_availability_option
@@ -113,7 +118,7 @@ def swarm_init(
 swarm.add_command(swarm_update)
 
 
-@swarm.command("leave")
+@swarm.command("leave", short_help="Take this node out of its cluster")
 @click.option("-f", "--force", is_flag=True, help="Leave even as a manager.")
 @data_dir_option
 @pass_settings
@@ -130,14 +135,19 @@ def swarm_leave(settings: Settings, force: bool) -> None:
 
 @swarm.command("join-token")
 @click.argument("role", type=click.Choice(("worker", "manager")))
+@click.option("--rotate", is_flag=True, help="Replace the token: with the one before nobody joins any more.")
 @click.option("-q", "--quiet", is_flag=True, help="Only the token.")
 @data_dir_option
 @pass_settings
-def swarm_join_token(settings: Settings, role: str, quiet: bool) -> None:
+def swarm_join_token(settings: Settings, role: str, rotate: bool, quiet: bool) -> None:
     """Show how a machine joins as a worker or manager."""
 
     async def show() -> None:
         client = ApiClient(settings.endpoint)
+        if rotate:
+            await _rotate_token(client, role)
+            if not quiet:
+                click.echo(f"Successfully rotated {role} join token.\n")
         if quiet:
             click.echo(await _join_token(client, role))
         else:
@@ -217,6 +227,14 @@ async def _join_token(client: ApiClient, role: str) -> str:
     if not token:
         raise PermissionDenied("join tokens are shown to admins only, and this client certificate is a viewer's")
     return token
+
+
+async def _rotate_token(client: ApiClient, role: str) -> None:
+    async def write(swarm: Mapping[str, Any]) -> None:
+        query = {"version": str(swarm["Version"]["Index"]), f"rotate{role.capitalize()}Token": "true"}
+        await client.post("/swarm/update", swarm["Spec"], query=query)
+
+    await change(lambda: client.get("/swarm"), write)
 
 
 async def _echo_join_command(client: ApiClient, role: str) -> None:

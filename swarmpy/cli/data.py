@@ -18,7 +18,7 @@ from swarmpy.cli.data_client import DataClient
 from swarmpy.cli.node import parse_labels
 from swarmpy.cli.progress import make_view, unfinished, wait_for_services
 from swarmpy.cli.render import format_option, quiet_option, show, show_json
-from swarmpy.cli.settings import Settings, pass_settings
+from swarmpy.cli.settings import SECONDS, Settings, pass_settings
 from swarmpy.errors import InvalidArgument, SwarmpyError
 from swarmpy.model.data_checks import GOLANG, MAX_CONFIG_BYTES, MAX_SECRET_BYTES
 
@@ -122,7 +122,9 @@ def _ls(word: _Word) -> click.Command:
 
 
 def _inspect(word: _Word) -> click.Command:
-    @click.command("inspect", help=f"Show all about {word.name}s but a secret's data: as JSON, or --pretty.")
+    but = " but their data" if word.name == "secret" else ""
+
+    @click.command("inspect", help=f"Show all about {word.name}s{but}: as JSON, or --pretty.")
     @click.option("--pretty", is_flag=True, help="For people.")
     @click.argument("names", nargs=-1, required=True, metavar=f"{word.name.upper()}...")
     @pass_settings
@@ -172,14 +174,13 @@ def _update(word: _Word) -> click.Command:
         "update",
         help=f"Give a {word.name} other labels, or the data of FILE (- is standard input): a new version, to which the "
         "services that use it are updated.",
+        short_help=f"Give a {word.name} other labels or a new version",
     )
     @click.option("--label-add", "added", multiple=True, metavar="KEY=VALUE", help="May be repeated.")
     @click.option("--label-rm", "removed", multiple=True, metavar="KEY", help="May be repeated.")
     @_template_option
     @click.option("-d", "--detach", is_flag=True, help="Do not wait until the services run with it.")
-    @click.option(
-        "--timeout", type=click.FloatRange(min=0), default=FOLLOW_TIMEOUT_S, show_default=True, help="Seconds."
-    )
+    @click.option("--timeout", type=SECONDS, default=FOLLOW_TIMEOUT_S, show_default=True, help="Seconds.")
     @click.argument("name")
     @click.argument("file", required=False)
     @pass_settings

@@ -18,7 +18,7 @@ import click
 from swarmpy.cli import probe
 from swarmpy.cli.local_cluster import LocalCluster, default_directory
 from swarmpy.cli.render import Listing, show
-from swarmpy.cli.settings import Settings, pass_settings
+from swarmpy.cli.settings import SECONDS, Settings, pass_settings
 from swarmpy.cli.stack import deploy_stack, load_stack
 from swarmpy.compose.load import StackFile
 from swarmpy.errors import FailedPrecondition
@@ -32,14 +32,22 @@ ANSWER_CHARS = 80
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--check", is_flag=True, help="Request every published port through every node, then take all down.")
-@click.option("--managers", type=click.IntRange(1), default=3, show_default=True)
-@click.option("--workers", type=click.IntRange(0), default=2, show_default=True)
-@click.option("--runtime", type=click.Choice(("auto", "docker", "process")), default="auto", show_default=True)
+@click.option(
+    "--managers", type=click.IntRange(1), default=3, show_default=True, metavar="NUMBER", help="How many managers."
+)
+@click.option(
+    "--workers", type=click.IntRange(0), default=2, show_default=True, metavar="NUMBER", help="How many workers."
+)
+@click.option(
+    "--runtime",
+    type=click.Choice(("auto", "docker", "process")),
+    default="auto",
+    show_default=True,
+    help="Where tasks run: on Docker, as plain processes, or on Docker if an engine answers.",
+)
 @click.option("--data-dir", "directory", type=click.Path(path_type=Path), help="Where the nodes keep their state.")
 @click.option("--keep", is_flag=True, help="Leave the nodes' state and logs behind.")
-@click.option(
-    "--timeout", type=click.FloatRange(1), default=120.0, show_default=True, help="Seconds to wait for tasks."
-)
+@click.option("--timeout", type=SECONDS, default=120.0, show_default=True, help="Seconds to wait for tasks.")
 @pass_settings
 def dev(
     _settings: Settings,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 from collections.abc import Mapping
 from typing import Any
@@ -33,6 +34,10 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """As in click, under the name of the table: a command's own name may differ."""
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            # click would look for what was meant among the commands that are not lazy.
+            close = difflib.get_close_matches(args[0], self.list_commands(ctx), 1)
+            ctx.fail(f"No such command {args[0]!r}." + (f" Did you mean {close[0]!r}?" if close else ""))
         name, command, rest = super().resolve_command(ctx, args)
         return (args[0] if args and args[0] in self._lazy else name), command, rest
 

@@ -43,6 +43,12 @@ class LogsWanted:
     no_trunc: bool
 
 
+def _check_tail(_context: click.Context, _parameter: click.Parameter, text: str) -> str:
+    if text != "all" and not (text.isascii() and text.isdecimal()):
+        raise click.BadParameter(f"{text!r} is neither a number of lines nor all")
+    return text
+
+
 def log_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Gives a command Docker's options for logs, as ``wanted``."""
 
@@ -55,8 +61,21 @@ def log_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(
         (
             click.option("-f", "--follow", is_flag=True, help="Go on with what is written from now on."),
-            click.option("-n", "--tail", default="all", show_default=True, help="So many last lines of each task."),
-            click.option("--since", default="", help="Only since a time (2026-11-29T10:00:00Z), or for so long (10m)."),
+            click.option(
+                "-n",
+                "--tail",
+                default="all",
+                show_default=True,
+                metavar="NUMBER|all",
+                callback=_check_tail,
+                help="So many last lines of each task.",
+            ),
+            click.option(
+                "--since",
+                default="",
+                metavar="TIME",
+                help="Only since a time (2026-11-29T10:00:00Z), or for so long (10m).",
+            ),
             click.option("-t", "--timestamps", is_flag=True, help="Show when each line was written."),
             click.option("--details", is_flag=True, help="Show what the log driver has added to each line."),
             click.option("--raw", is_flag=True, help="Show the lines as they are."),

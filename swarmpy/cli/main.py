@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeGuard
 
 import click
 
@@ -19,6 +22,8 @@ from swarmpy.model.grammar import printable
 EXIT_INTERRUPTED = 130
 EXIT_INTERNAL = 70  # EX_SOFTWARE of sysexits.h
 EXIT_BROKEN_PIPE = 141
+EXIT_OUTPUT = 74  # EX_IOERR, as for every disk that is full
+_NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 
 _COMMANDS = {
     "status": ("swarmpy.cli.status:status", "Show the cluster at a glance"),
@@ -76,6 +81,7 @@ def cli(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code. No error leaves a traceback unless SWARMPY_DEBUG=1."""
+    _open_closed_streams()
     try:
         code = cli.main(args=None if argv is None else list(argv), prog_name="swarmpy", standalone_mode=False)
         sys.stdout.flush()
@@ -84,14 +90,37 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output has gone. Python would complain when it flushes the rest at exit.
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (BrokenPipeError, SystemExit):
+        # The reader of our output has gone: when click meets that it wants to exit, and at nothing else.
+        _discard_output()
         return EXIT_BROKEN_PIPE
     except Exception as error:  # noqa: BLE001 - the boundary: whatever it is, a user gets one line
+        if _is_of_output(error):
+            _discard_output()
+            click.echo(f"swarmpy: cannot write the output: {error.strerror}", err=True)
+            return EXIT_OUTPUT
         return _report(error)
     return code if isinstance(code, int) else 0
+
+
+def _open_closed_streams() -> None:
+    """Standard streams that the caller has closed (``>&-``) are empty, or swallow what is written to them."""
+    # In this order, so that each gets the descriptor that is its own, and no socket gets it.
+    null = Path(os.devnull)
+    sys.stdin = sys.stdin or null.open(encoding="utf-8")
+    sys.stdout = sys.stdout or null.open("w", encoding="utf-8")
+    sys.stderr = sys.stderr or null.open("w", encoding="utf-8")
+
+
+def _is_of_output(error: Exception) -> TypeGuard[OSError]:
+    """True where standard output takes no more. Whoever writes a file tells of its errors by its name."""
+    return isinstance(error, OSError) and error.filename is None and error.errno in _NOT_WRITTEN
+
+
+def _discard_output() -> None:
+    """Python would complain when it flushes at exit what nobody takes."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _report(error: Exception) -> int:

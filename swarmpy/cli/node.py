@@ -15,7 +15,7 @@ from swarmpy.cli.drain import slots_to_move, wait_for_drain
 from swarmpy.cli.lazy import LazyGroup
 from swarmpy.cli.progress import make_view, unfinished
 from swarmpy.cli.render import TABLE, format_option, quiet_option, show, show_json
-from swarmpy.cli.settings import Settings, pass_settings
+from swarmpy.cli.settings import SECONDS, Settings, pass_settings
 from swarmpy.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument
 from swarmpy.model.states import Availability, Role
 
@@ -52,7 +52,7 @@ def ls(settings: Settings, output_format: str, quiet: bool) -> None:
 
 
 @node.command()
-@click.argument("names", nargs=-1, metavar="NODE...")
+@click.argument("names", nargs=-1, metavar="[NODE]...")
 @pass_settings
 def inspect(settings: Settings, names: tuple[str, ...]) -> None:
     """Show all about nodes, as JSON; without a name about this one."""
@@ -65,8 +65,14 @@ def inspect(settings: Settings, names: tuple[str, ...]) -> None:
 
 
 @node.command()
-@click.option("--availability", type=click.Choice([item.value for item in Availability]))
-@click.option("--role", type=click.Choice([item.value for item in Role]))
+@click.option(
+    "--availability",
+    type=click.Choice([item.value for item in Availability]),
+    help="Whether the node takes tasks: pause takes no new ones, drain moves those that it has, too.",
+)
+@click.option(
+    "--role", type=click.Choice([item.value for item in Role]), help='As "node promote" and "node demote" do.'
+)
 @click.option("--label-add", "added", multiple=True, metavar="KEY=VALUE", help="May be repeated.")
 @click.option("--label-rm", "removed", multiple=True, metavar="KEY", help="May be repeated.")
 @click.option(
@@ -75,7 +81,7 @@ def inspect(settings: Settings, names: tuple[str, ...]) -> None:
     default=False,
     help="With a drain: wait until the node's tasks have moved  [default: detach].",
 )
-@click.option("--timeout", type=click.FloatRange(min=0), help=f"Most seconds to wait  [default: {DRAIN_TIMEOUT_S:g}].")
+@click.option("--timeout", type=SECONDS, help=f"Most seconds to wait  [default: {DRAIN_TIMEOUT_S:g}].")
 @click.argument("name", metavar="NODE")
 @pass_settings
 def update(
@@ -169,9 +175,7 @@ async def _edit_one(client: ApiClient, name: str, edit: Callable[[dict[str, Any]
 @pass_settings
 def promote(settings: Settings, names: tuple[str, ...]) -> None:
     """Make nodes managers."""
-    asyncio.run(_edit(settings, names, lambda spec: {**spec, "Role": Role.MANAGER.value}))
-    for name in names:
-        click.echo(f"Node {name} promoted to a manager in the cluster.")
+    asyncio.run(_give_role(settings, names, Role.MANAGER, "Node {} promoted to a manager in the cluster."))
 
 
 @node.command()
@@ -179,9 +183,17 @@ def promote(settings: Settings, names: tuple[str, ...]) -> None:
 @pass_settings
 def demote(settings: Settings, names: tuple[str, ...]) -> None:
     """Make managers workers."""
-    asyncio.run(_edit(settings, names, lambda spec: {**spec, "Role": Role.WORKER.value}))
-    for name in names:
-        click.echo(f"Manager {name} demoted in the cluster.")
+    asyncio.run(_give_role(settings, names, Role.WORKER, "Manager {} demoted in the cluster."))
+
+
+async def _give_role(settings: Settings, names: tuple[str, ...], role: Role, done: str) -> None:
+    async with ApiClient(settings.endpoint) as client:
+        for name in names:
+            if (await client.node(name))["Spec"].get("Role") == role.value:
+                click.echo(f"Node {name} is already a {role.value}.")
+                continue
+            await _edit_one(client, name, lambda spec: {**spec, "Role": role.value})
+            click.echo(done.format(name))
 
 
 @node.command()

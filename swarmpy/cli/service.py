@@ -20,7 +20,7 @@ from swarmpy.cli.logs import LogsWanted, log_options, print_logs
 from swarmpy.cli.progress import make_view, unfinished, wait_for_services
 from swarmpy.cli.render import format_option, quiet_option, show, show_json
 from swarmpy.cli.service_pretty import pretty
-from swarmpy.cli.settings import Settings, pass_settings
+from swarmpy.cli.settings import SECONDS, Settings, pass_settings
 from swarmpy.control.validate import MAX_REPLICAS
 from swarmpy.errors import InvalidArgument
 
@@ -105,11 +105,11 @@ def inspect(settings: Settings, is_pretty: bool, names: tuple[str, ...]) -> None
 
 @service.command()
 @click.option("-d", "--detach", is_flag=True, help="Do not wait until the tasks run.")
-@click.option("--timeout", type=click.FloatRange(min=0), default=SCALE_TIMEOUT_S, show_default=True, help="Seconds.")
+@click.option("--timeout", type=SECONDS, default=SCALE_TIMEOUT_S, show_default=True, help="Seconds.")
 @click.argument("scales", nargs=-1, required=True, metavar="SERVICE=REPLICAS...")
 @pass_settings
 def scale(settings: Settings, detach: bool, timeout: float, scales: tuple[str, ...]) -> None:
-    """Set how many tasks replicated services have."""
+    """Set how many tasks replicated services have; of jobs: how many are to complete."""
     wanted = parse_scales(scales)
 
     async def work() -> None:
@@ -142,9 +142,14 @@ def parse_scales(scales: tuple[str, ...]) -> dict[str, int]:
 
 async def _scale(client: ApiClient, name: str, replicas: int) -> tuple[str, Mapping[str, Any]]:
     async def write(current: dict[str, Any]) -> None:
-        if "Replicated" not in current["Spec"].get("Mode", {}):
+        mode = current["Spec"].get("Mode", {})
+        if "Replicated" in mode:
+            mode = {"Replicated": {"Replicas": replicas}}
+        elif "ReplicatedJob" in mode:
+            mode = {"ReplicatedJob": {**mode["ReplicatedJob"], "TotalCompletions": replicas}}
+        else:
             raise InvalidArgument(f"service {name} cannot be scaled: it is global, with one task on each node")
-        spec = {**current["Spec"], "Mode": {"Replicated": {"Replicas": replicas}}}
+        spec = {**current["Spec"], "Mode": mode}
         await client.update_service(current["ID"], current["Version"]["Index"], spec)
 
     found = await change(lambda: client.service(name), write)

@@ -17,13 +17,14 @@ from swarmpy.cli.deploy import change
 from swarmpy.cli.pinning import ImagePins
 from swarmpy.cli.progress import SilentView, make_view, unfinished, wait_for_services
 from swarmpy.cli.registry_auth import read_docker_config
-from swarmpy.cli.settings import Settings
+from swarmpy.cli.settings import SECONDS, Settings
 from swarmpy.cli.spec_container import CONTAINER
 from swarmpy.cli.spec_options import Json, SpecCommand, field_at
 from swarmpy.cli.spec_table import TABLE
 from swarmpy.compose import shortforms
 from swarmpy.errors import InvalidArgument, NotFound
 from swarmpy.model.images import pinned
+from swarmpy.model.networks import PREDEFINED, networks_warning
 
 TIMEOUT_S = 300.0
 
@@ -53,9 +54,7 @@ def _waiting_options() -> list[click.Parameter]:
     return [
         click.Option(["-d", "--detach"], is_flag=True, help="Do not wait until the tasks run."),
         click.Option(["-q", "--quiet"], is_flag=True, help="Wait, and show no progress."),
-        click.Option(
-            ["--timeout"], type=click.FloatRange(min=0), default=TIMEOUT_S, show_default=True, help="Seconds to wait."
-        ),
+        click.Option(["--timeout"], type=SECONDS, default=TIMEOUT_S, show_default=True, help="Seconds to wait."),
     ]
 
 
@@ -82,7 +81,15 @@ def apply(spec: Json, given: Mapping[str, Any]) -> Json:
     for row in TABLE:
         for text in row.apply(changed, given):
             click.echo(text, err=True)
+    _warn_of_networks(changed, given)
     return changed
+
+
+def _warn_of_networks(spec: Json, given: Mapping[str, Any]) -> None:
+    if given.get("network") or given.get("network_add"):
+        attached = [str(item.get("Target", "")) for item in spec["TaskTemplate"].get("Networks") or ()]
+        if missing := [name for name in attached if name not in PREDEFINED]:
+            click.echo(networks_warning(missing), err=True)
 
 
 async def resolve(client: ApiClient, spec: Json) -> None:

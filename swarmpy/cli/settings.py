@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +14,24 @@ import click
 from swarmpy.cli.endpoint import TcpEndpoint, parse_tcp
 from swarmpy.errors import InvalidArgument
 
+
+class Seconds(click.FloatRange):
+    """A number of seconds, not negative, for which a command waits at most."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number. Fails with a usage error."""
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = math.nan
+        if not 0 <= seconds < math.inf:
+            self.fail(f"{value!r} is not a number of seconds", param, ctx)
+        return seconds
+
+
+SECONDS = Seconds(min=0)
 LOG_LEVELS = ("debug", "info", "warning", "error")
 SOCKET_NAME = "swarmpy.sock"
 

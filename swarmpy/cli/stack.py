@@ -18,7 +18,7 @@ from swarmpy.cli.pinning import CHOICES, ImagePins
 from swarmpy.cli.progress import make_view, unfinished, wait_for_removal, wait_for_services
 from swarmpy.cli.registry_auth import DockerConfig, read_docker_config
 from swarmpy.cli.render import format_option, quiet_option, show
-from swarmpy.cli.settings import Settings, pass_settings
+from swarmpy.cli.settings import SECONDS, Settings, pass_settings
 from swarmpy.cli.stack_data import deploy_data, remove_data, resolved, stack_data
 from swarmpy.compose.convert import check_stack_name, convert
 from swarmpy.compose.load import StackFile, load
@@ -34,7 +34,15 @@ def stack() -> None:
 
 
 @stack.command()
-@click.option("-c", "--compose-file", "files", multiple=True, required=True, metavar="FILE", help="May be repeated.")
+@click.option(
+    "-c",
+    "--compose-file",
+    "files",
+    multiple=True,
+    required=True,
+    metavar="FILE",
+    help='A stack file; "-" is standard input.  May be repeated, later ones over earlier.',
+)
 @click.option("-d", "--detach", is_flag=True, help="Do not wait until the services run.")
 @click.option("--prune", is_flag=True, help="Remove services of the stack that are not in the file any more.")
 @click.option(
@@ -47,7 +55,7 @@ def stack() -> None:
     show_default=True,
     help="When to ask an image's registry for the digest that its tag stands for.",
 )
-@click.option("--timeout", type=click.FloatRange(min=0), default=DEPLOY_TIMEOUT_S, show_default=True, help="Seconds.")
+@click.option("--timeout", type=SECONDS, default=DEPLOY_TIMEOUT_S, show_default=True, help="Seconds.")
 @click.argument("name")
 @pass_settings
 def deploy(
@@ -200,7 +208,7 @@ def ps(settings: Settings, output_format: str, quiet: bool, no_trunc: bool, name
 
 @stack.command()
 @click.option("-d", "--detach", is_flag=True, help="Do not wait until the tasks have stopped.")
-@click.option("--timeout", type=click.FloatRange(min=0), default=REMOVE_TIMEOUT_S, show_default=True, help="Seconds.")
+@click.option("--timeout", type=SECONDS, default=REMOVE_TIMEOUT_S, show_default=True, help="Seconds.")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @pass_settings
 def rm(settings: Settings, detach: bool, timeout: float, names: tuple[str, ...]) -> None:

@@ -18,7 +18,7 @@ import click
 from swarmpy.cli.client import ApiClient
 from swarmpy.cli.deploy import change
 from swarmpy.cli.progress import MAX_ERRORS_S, POLL_S, unfinished
-from swarmpy.cli.settings import Settings, data_dir_option, pass_settings
+from swarmpy.cli.settings import SECONDS, Settings, data_dir_option, pass_settings
 from swarmpy.cli.swarm_spec import duration
 from swarmpy.errors import DeadlineExceeded, InvalidArgument, Unavailable
 from swarmpy.security.certificates import MAX_PEM_BYTES
@@ -223,14 +223,14 @@ def _still_waiting(progress: Progress | None, timeout: float) -> str:
 # -- the command ----------------------------------------------------------------------------------------------------
 
 
-@click.command("ca")
+@click.command("ca", short_help="Show the root CA, or change it while everything runs")
 @click.option("--rotate", is_flag=True, help="Change the root CA: to a new one, or the one given.")
 @click.option("-d", "--detach", is_flag=True, help="Do not wait until all nodes have followed.")
 @click.option("-q", "--quiet", is_flag=True, help="Wait without showing how far it is.")
 @click.option("--cert-expiry", callback=duration, metavar="DURATION", help="How long nodes' certificates are valid.")
 @click.option("--ca-cert", type=click.Path(path_type=Path), metavar="FILE", help="The root CA's certificate, PEM.")
 @click.option("--ca-key", type=click.Path(path_type=Path), metavar="FILE", help="Its private key, PEM.")
-@click.option("--timeout", type=click.FloatRange(min=0), default=TIMEOUT_S, show_default=True, help="Seconds to wait.")
+@click.option("--timeout", type=SECONDS, default=TIMEOUT_S, show_default=True, help="Seconds to wait.")
 @data_dir_option
 @pass_settings
 def swarm_ca(

@@ -25,7 +25,7 @@ MAX_KEY_BYTES = 1024
 _CLUSTER_STATES = {"inactive": "this node is not part of a swarm"}
 
 
-@click.command("unlock")
+@click.command("unlock", short_help="Unlock this manager")
 @data_dir_option
 @pass_settings
 def swarm_unlock(settings: Settings) -> None:
@@ -43,7 +43,7 @@ def swarm_unlock(settings: Settings) -> None:
     asyncio.run(work())
 
 
-@click.command("unlock-key")
+@click.command("unlock-key", short_help="Show or replace the key that unlocks managers")
 @click.option("--rotate", is_flag=True, help="Replace the key. Managers that are away keep the one before until then.")
 @click.option("-q", "--quiet", is_flag=True, help="Only the key.")
 @data_dir_option

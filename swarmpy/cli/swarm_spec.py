@@ -143,7 +143,7 @@ async def unlock_advice(client: ApiClient) -> str:
     )
 
 
-@click.command("update")
+@click.command("update", short_help="Change the cluster's settings while it runs")
 @spec_options
 @data_dir_option
 @pass_settings

@@ -31,7 +31,7 @@ def logs(settings: Settings, name: str, wanted: LogsWanted) -> None:
     asyncio.run(print_logs(settings.endpoint, name, wanted))
 
 
-@task.command()
+@task.command(short_help="Show what a task runs, and what became of it")
 @click.option(
     "--format", "output_format", type=click.Choice((TABLE, JSON)), default=TABLE, help="For people, or as JSON."
 )

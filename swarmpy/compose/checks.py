@@ -10,6 +10,8 @@ from swarmpy.compose.yaml_reader import Document, Path
 from swarmpy.errors import ComposeError
 
 Check = Callable[[Document, Path, Any], None]
+OUR_KEYS = "x-swarmpy-"
+"""How the keys begin that we add to the format."""
 
 
 def kind(value: Any) -> str:
@@ -174,7 +176,10 @@ def anything(document: Document, path: Path, value: Any) -> None:
 
 
 def record(keys: Mapping[str, Check], hints: Mapping[str, str] | None = None, required: tuple[str, ...] = ()) -> Check:
-    """A mapping with known keys; ``x-`` keys are free, ``hints`` tells what to do instead of a key we do not know."""
+    """A mapping with known keys; ``hints`` tells what to do instead of a key we do not know.
+
+    ``x-`` keys are free, but those of our own: one that is misspelt or misplaced would be missed by nobody.
+    """
     hints = hints or {}
 
     def check(document: Document, path: Path, value: Any) -> None:
@@ -184,7 +189,7 @@ def record(keys: Mapping[str, Check], hints: Mapping[str, str] | None = None, re
             known = keys.get(key)
             if known is not None:
                 known(document, (*path, key), item)
-            elif not key.startswith("x-"):
+            elif not key.startswith("x-") or key.startswith(OUR_KEYS):
                 raise _unknown_key(document, path, key, keys, hints)
         for key in required:
             if key not in value:

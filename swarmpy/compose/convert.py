@@ -29,7 +29,7 @@ from swarmpy.compose.yaml_reader import Path
 from swarmpy.errors import ComposeError, InvalidArgument
 from swarmpy.model import grammar
 from swarmpy.model.container_checks import check_container, check_log_driver, check_networks
-from swarmpy.model.networks import PREDEFINED
+from swarmpy.model.networks import PREDEFINED, networks_warning
 from swarmpy.model.specs import (
     ConfigSpec,
     EndpointSpec,
@@ -274,10 +274,7 @@ def _warnings(scope: Scope, services: Mapping[str, Mapping[str, Any]]) -> tuple[
         }
     )
     if networks:
-        out.append(
-            f"networks: {', '.join(networks)} are accepted, but overlay networks are not available yet: "
-            "services reach each other through published ports"
-        )
+        out.append(networks_warning(networks))
     for name, service in services.items():
         out += _service_warnings(name, service)
     return tuple(out)

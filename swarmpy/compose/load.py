@@ -21,6 +21,8 @@ from swarmpy.model.data_checks import MAX_CONFIG_BYTES, MAX_SECRET_BYTES
 from swarmpy.model.specs import ConfigSpec, SecretSpec, ServiceSpec
 from swarmpy.security.files import open_regular
 
+STDIN = "-"
+"""Stands for standard input; relative paths in it start where the command runs."""
 MAX_DATA_BYTES = 64 * 1024 * 1024
 """Of all secrets and configs of a stack file."""
 
@@ -51,7 +53,10 @@ class StackFile:
 
 
 def load(paths: Sequence[FilePath | str], environment: Mapping[str, str]) -> ComposeFile:
-    """The stack description of one or several files, later ones over earlier. Raises ComposeError."""
+    """The stack description of one or several files, later ones over earlier; ``-`` is standard input.
+
+    Raises ComposeError.
+    """
     if not paths:
         raise ComposeError("no stack file given: name one with -c FILE")
     documents = [_load_one(FilePath(path), environment) for path in paths]
@@ -80,16 +85,18 @@ def load(paths: Sequence[FilePath | str], environment: Mapping[str, str]) -> Com
 
 
 def _load_one(path: FilePath, environment: Mapping[str, str]) -> Document:
-    document = interpolate(read_document(_read(path, str(path)), str(path)), environment)
+    is_piped = str(path) == STDIN
+    shown = "standard input" if is_piped else str(path)
+    document = interpolate(read_document(_read(0 if is_piped else path, shown), shown), environment)
     validate(document)
     return document
 
 
 def _read(
-    path: FilePath, shown: str, opener: Callable[[str, int], int] | None = None, most_bytes: int = MAX_BYTES
+    path: FilePath | int, shown: str, opener: Callable[[str, int], int] | None = None, most_bytes: int = MAX_BYTES
 ) -> bytes:
     try:
-        with open(path, "rb", opener=opener) as file:
+        with open(path, "rb", opener=opener, closefd=not isinstance(path, int)) as file:
             data = file.read(most_bytes + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)

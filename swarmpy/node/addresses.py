@@ -116,22 +116,21 @@ def move(
             listen = join(resolve(parse(advertise, what="--advertise-addr")[0], what="--advertise-addr"), port)
     elif not advertise and not was_together and not was_chosen:
         advertise = was_advertise
-    now = choose(listen, advertise, manager)
-    host = parse(now[0], what="--listen-addr")[0]
-    if host not in ANY and not is_here(host):
-        raise InvalidArgument(
-            f"cannot listen on {host}: it is not an address of this machine; give one with --listen-addr"
-        )
-    return now, is_chosen(listen, advertise)
+    return choose(listen, advertise, manager), is_chosen(listen, advertise)
 
 
 def choose(listen: str, advertise: str, manager: str) -> tuple[str, str]:
     """Where to listen and what to be called by, from what the user gave; ``manager`` is who is to be reached, or "".
 
-    Asks the resolver: not to be called on the event loop.
+    Raises InvalidArgument and FailedPrecondition. Asks the resolver: not to be called on the event loop.
     """
     listen_host, port = parse(listen or ANY_IPV4, what="--listen-addr")
     listen_host = resolve(listen_host, what="--listen-addr")
+    # A worker listens nowhere before it is promoted: it would not notice by itself.
+    if listen_host not in ANY and not is_here(listen_host):
+        raise InvalidArgument(
+            f"cannot listen on {listen_host}: it is not an address of this machine; give one with --listen-addr"
+        )
     if advertise:
         host, advertise_port = parse(advertise, what="--advertise-addr", default_port=port)
         host = resolve(host, what="--advertise-addr")

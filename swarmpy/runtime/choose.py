@@ -31,7 +31,7 @@ async def choose_runtime(
 
     ``directory`` is the process runtime's own; ``url`` the engine's address, by default ``DOCKER_HOST`` or the usual
     socket; ``generic`` what the node has of generic resources. Raises RuntimeUnavailable when an engine is asked for
-    and none answers, unless it ``may_be_away`` for now, InvalidArgument for another kind.
+    and none answers, unless it ``may_be_away`` for now, InvalidArgument for another kind or an address that is none.
     """
     if kind not in KINDS:
         raise InvalidArgument(f"runtime {kind!r} is unknown: choose one of {', '.join(KINDS)}")

@@ -19,7 +19,7 @@ import aiodocker
 import aiohttp
 import structlog
 
-from swarmpy.errors import RuntimeUnavailable, SwarmpyError
+from swarmpy.errors import InvalidArgument, RuntimeUnavailable, SwarmpyError
 from swarmpy.model.logs import ALL_LINES, LogLine, LogOptions
 from swarmpy.runtime import docker_log
 from swarmpy.runtime.registry_auth import HEADER
@@ -61,7 +61,10 @@ def engine_url(url: str | None) -> str:
 
 
 async def probe_engine(url: str | None, timeout: float) -> tuple[str, str]:
-    """The address and version of an engine that answers within ``timeout`` seconds. Raises RuntimeUnavailable."""
+    """The address and version of an engine that answers within ``timeout`` seconds.
+
+    Raises RuntimeUnavailable, and InvalidArgument for an address that is none.
+    """
     engine = Engine(url)
     await engine.open(timeout)
     try:
@@ -79,7 +82,7 @@ class Engine:
         self._connector: aiohttp.BaseConnector | None = None
 
     async def open(self, timeout: float = CALL_TIMEOUT) -> None:
-        """Make sure that the engine answers. Raises RuntimeUnavailable."""
+        """Make sure that the engine answers. Raises RuntimeUnavailable; InvalidArgument for an address that is none."""
         if self._docker is None:
             self._connector, base = _connector(self.url)
             self._docker = aiodocker.Docker(url=base, connector=self._connector)
@@ -319,13 +322,16 @@ class EventStream:
 
 
 def _connector(url: str) -> tuple[aiohttp.BaseConnector, str]:
-    """A connector without a limit (a pool that is full of long calls would starve all others) and its base URL."""
+    """A connector without a limit (a pool that is full of long calls would starve all others) and its base URL.
+
+    Raises InvalidArgument: an address that is none does not come to answer later.
+    """
     scheme, _, rest = url.partition("://")
     if scheme == "unix":
         return aiohttp.UnixConnector(rest, limit=0), "http://docker"
     if scheme not in {"tcp", "http", "https"} or not rest:
-        raise RuntimeUnavailable(
-            f"Docker Engine address {url!r} is not understood: use unix:///path or tcp://host:port"
+        raise InvalidArgument(
+            f"the Docker Engine address {url!r} (DOCKER_HOST) is not understood: use unix:///path or tcp://host:port"
         )
     if os.environ.get("DOCKER_TLS_VERIFY") or scheme == "https":
         return aiohttp.TCPConnector(limit=0, ssl=_tls()), f"https://{rest}"

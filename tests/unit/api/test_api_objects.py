@@ -45,7 +45,7 @@ async def test_networks_that_no_node_has_are_told_of(api: Api) -> None:
     status, created = await ask(api, "POST", "/services/create", wanted)
     assert status == 201
     (warning,) = created["Warnings"]
-    assert warning.startswith("network back: overlay networks are not available yet")
+    assert warning.startswith("networks: back are accepted, but overlay networks are not available yet")
     _, shown = await ask(api, "GET", "/services/web")
     assert shown["Spec"]["TaskTemplate"]["Networks"] == networks
     version = str(shown["Version"]["Index"])

@@ -108,6 +108,25 @@ def test_services_are_scaled_inspected_and_removed(swarmpy: Any, daemon: Any, st
     assert swarmpy("service", "inspect", "nope").err == "swarmpy: service nope not found\n"
 
 
+def test_a_job_is_scaled_by_its_completions(swarmpy: Any, daemon: Any) -> None:
+    """As with docker; a global service has no number of tasks to set."""
+    job = {"MaxConcurrent": 2, "TotalCompletions": 5}
+    for name, mode in (("job", {"ReplicatedJob": job}), ("all", {"Global": {}})):
+        daemon.services[name] = {"ID": name, "Version": {"Index": 1}, "Spec": {"Name": name, "Mode": mode}}
+    assert swarmpy("service", "scale", "-d", "job=9").out == "job scaled to 9\n"
+    assert daemon.services["job"]["Spec"]["Mode"] == {"ReplicatedJob": {"MaxConcurrent": 2, "TotalCompletions": 9}}
+    outcome = swarmpy("service", "scale", "all=2")
+    assert (outcome.code, outcome.err.startswith("swarmpy: service all cannot be scaled: it is global")) == (1, True)
+
+
+def test_a_role_that_a_node_has_is_not_given_again(swarmpy: Any, daemon: Any) -> None:
+    """Nothing is written, and nothing is said to have been done."""
+    assert swarmpy("node", "demote", "host").out == "Node host is already a worker.\n"
+    assert [line for line in daemon.requests if line.startswith("POST")] == []
+    assert swarmpy("node", "promote", "host").out == "Node host promoted to a manager in the cluster.\n"
+    assert daemon.nodes["n0"]["Spec"]["Role"] == "manager"
+
+
 def test_nodes_are_listed_and_changed(swarmpy: Any, daemon: Any) -> None:
     """Labels, availability and role are edits of the node's spec, made again after a conflict."""
     assert swarmpy("node", "ls").out.splitlines()[1].split() == ["n0", "*", "host", "Ready", "Active"]
@@ -162,6 +181,11 @@ def test_status(swarmpy: Any, daemon: Any, capsys: pytest.CaptureFixture[str]) -
         (["stack", "deploy", "-c", "/nope.yml", "a b"], 1, "swarmpy: invalid stack name 'a b'"),
         (["service", "scale", "web"], 1, "swarmpy: 'web' is not SERVICE=REPLICAS"),
         (["service", "scale", "web=-1"], 1, "swarmpy: 'web=-1': the number of replicas must be from 0"),
+        (["service", "logs", "--tail", "x", "web"], 2, "'x' is neither a number of lines nor all"),
+        (["stack", "rm", "--timeout", "soon", "st"], 2, "'soon' is not a number of seconds"),
+        (["stack", "rm", "--timeout", "nan", "st"], 2, "'nan' is not a number of seconds"),
+        (["stak", "ls"], 2, "No such command 'stak'. Did you mean 'stack'?"),
+        (["node", "jion"], 2, "No such command 'jion'. Did you mean 'join'?"),
         (["node", "update", "x"], 2, "nothing to change"),
         (["node", "update", "--availability", "x", "y"], 2, "is not one of"),
         (["node", "update", "--label-add", "=x", "y"], 1, "swarmpy: '=x' is not KEY=VALUE"),

@@ -40,6 +40,18 @@ def test_settings_are_changed(run: Any, daemon: Any) -> None:
     assert daemon.swarm["Spec"]["CAConfig"] == {"NodeCertExpiry": 48 * 3_600_000 * MS}
 
 
+def test_a_join_token_is_rotated(run: Any, daemon: Any) -> None:
+    """That of the role which is given, and no other; after a conflict it is tried again."""
+    daemon.conflicts = 1
+    code, said = run("join-token", "--rotate", "worker")
+    assert (code, said.splitlines()[0]) == (0, "Successfully rotated worker join token.")
+    assert "swarmpy node join --token W " in said
+    assert run("join-token", "--rotate", "-q", "manager") == (0, "M\n")
+    asked = [query for query in daemon.queries if "version" in query]
+    assert [sorted({*query} - {"version"}) for query in asked] == [["rotateWorkerToken"]] * 2 + [["rotateManagerToken"]]
+    assert daemon.swarm["Spec"] == {"Name": "default"}
+
+
 def test_timing_is_changed(run: Any, daemon: Any) -> None:
     """Heartbeat and election timeout are kept exactly, also when one of them is given alone."""
     assert run("update", "--heartbeat-interval", "250ms", "--election-timeout", "2s")[0] == 0

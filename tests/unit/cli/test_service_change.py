@@ -87,6 +87,16 @@ def test_waiting_for_a_service_that_cannot_run_ends_with_the_reason(swarmpy: Any
     assert daemon.services
 
 
+def test_networks_are_kept_and_not_made(swarmpy: Any, daemon: Any, web: dict[str, Any]) -> None:
+    """Who asks for one hears that it connects nothing yet, as with a stack file."""
+    said = "networks: back are accepted, but overlay networks are not available yet: "
+    assert swarmpy("create", "-d", "--no-resolve-image", "--network", "back", "busybox").err.startswith(said)
+    assert daemon.services["id1"]["Spec"]["TaskTemplate"]["Networks"] == [{"Target": "back"}]
+    assert swarmpy("update", "-d", "--network-add", "back", "web").err.startswith(said)
+    assert swarmpy("update", "-d", "--network-rm", "back", "web").err == ""
+    assert swarmpy("update", "-d", "--network-add", "host", "web").err == ""
+
+
 def test_secrets_and_configs_are_referred_to_by_the_id_they_have_now(swarmpy: Any, daemon: Any) -> None:
     """Only their names are given; one that is not there is named before anything is made."""
     daemon.data = {

@@ -144,6 +144,26 @@ configs: {c: {external: true}}
     assert compose.environments["web"] == {"A": "1", "B": None}
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "services: {web: {image: i, x-swarmpy-max-unavailble: 1}}",
+            'services.web: unknown key "x-swarmpy-max-unavailble" (did you mean "x-swarmpy-max-unavailable"?)',
+        ),
+        (
+            "services: {web: {image: i, deploy: {x-swarmpy-progress-deadline: 5s}}}",
+            'services.web.deploy: unknown key "x-swarmpy-progress-deadline"',
+        ),
+        ("x-swarmpy-max-unavailable: 1\nservices: {web: {image: i}}", 'unknown key "x-swarmpy-max-unavailable"'),
+    ],
+    ids=["misspelt", "below deploy", "at the top"],
+)
+def test_our_own_keys_are_not_passed_over(tmp_path: Path, text: str, message: str) -> None:
+    """Keys of others are free; one of ours that means nothing where it stands is a mistake."""
+    assert message in error_of(tmp_path, text)
+
+
 def test_env_files_are_under_the_environment(tmp_path: Path) -> None:
     """Later env files win over earlier ones, the environment over all; variables without a value come from outside."""
     (tmp_path / "a.env").write_text("# comment\n\nA=1\nB=1\nC=1\nOUTSIDE\nNOWHERE\nQ='quoted'\n")

@@ -94,3 +94,11 @@ def test_moving_to_an_address_of_another_machine() -> None:
     """It cannot listen there, and hears so before anything is written down."""
     with pytest.raises(InvalidArgument, match=f"cannot listen on {GONE}: it is not an address of this machine"):
         addresses.move((f"{HERE}:2377", f"{HERE}:2377"), GONE, "", "", was_chosen=False)
+
+
+@pytest.mark.parametrize("manager", ["", f"{HERE}:2377"], ids=["founding", "joining"])
+def test_beginning_at_an_address_of_another_machine(manager: str) -> None:
+    """A worker listens nowhere before it is promoted, and would never notice; behind a router it says so."""
+    with pytest.raises(InvalidArgument, match=f"cannot listen on {GONE}: it is not an address of this machine"):
+        addresses.choose(f"{GONE}:2377", "", manager)
+    assert addresses.choose(f"{HERE}:2377", GONE, manager) == (f"{HERE}:2377", f"{GONE}:2377")

@@ -70,10 +70,13 @@ async def test_process_asks_no_engine(tmp_path: Path) -> None:
     assert (runtime.name, reason) == ("process", "asked for")
 
 
-@pytest.mark.parametrize(("kind", "url"), [("podman", None), ("docker", "ftp://x"), ("docker", "tcp://")])
+@pytest.mark.parametrize(
+    ("kind", "url"),
+    [("podman", None), ("docker", "ftp://x"), ("docker", "tcp://"), ("docker", "nonsense"), ("auto", "nonsense")],
+)
 async def test_nonsense_is_refused(tmp_path: Path, kind: str, url: str | None) -> None:
-    """An unknown kind or an address that is none is named."""
-    with pytest.raises((InvalidArgument, RuntimeUnavailable), match=kind if url is None else url):
+    """An unknown kind or an address that is none is named, and no plain processes run in its place."""
+    with pytest.raises(InvalidArgument, match=kind if url is None else f"'{url}' .DOCKER_HOST. is not understood"):
         await choose(kind, tmp_path, url)
 
 
