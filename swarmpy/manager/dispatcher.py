@@ -7,7 +7,6 @@ for three heartbeats is down. It never decides what should run where.
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from typing import Any
 
@@ -16,11 +15,11 @@ import structlog
 from swarmpy.errors import FailedPrecondition, NotLeader, PermissionDenied, Unavailable
 from swarmpy.manager import claims, node_records
 from swarmpy.manager.agent_session import Session
-from swarmpy.manager.assignments import STOP_WAIT_S, StopGate, TaskSizes, is_report, node_tasks, touches_routing
-from swarmpy.manager.certificates import role_wanted
+from swarmpy.manager.assignments import STOP_WAIT_S, StopGate, is_report, touches_routing
 from swarmpy.manager.dependencies import Deliveries
 from swarmpy.manager.events import drain
-from swarmpy.manager.log_broker import LOG_LEVEL, LogBroker
+from swarmpy.manager.log_broker import LogBroker
+from swarmpy.manager.messages import Messages, rejections
 from swarmpy.manager.silence import Silence
 from swarmpy.manager.statuses import StatusBuffer, is_edit
 from swarmpy.manager.trust import Orders
@@ -30,17 +29,14 @@ from swarmpy.model.assignments import (
     Heartbeat,
     HeartbeatReply,
     ManagerAddress,
-    SessionMessage,
     SessionRequest,
     StatusReport,
-    TaskStatusUpdate,
 )
-from swarmpy.model.dependencies import DependenciesRequest, is_needed
+from swarmpy.model.dependencies import DependenciesRequest
 from swarmpy.model.ids import NodeId, encode_id
 from swarmpy.model.logs import LogBatch
-from swarmpy.model.objects import Kind, Task, TaskStatus
+from swarmpy.model.objects import Kind, Task
 from swarmpy.model.rates import Buckets, Rate
-from swarmpy.model.since import agent_level, what_needs
 from swarmpy.model.states import NodeState, Role, TaskState
 from swarmpy.network.endpoints import EndpointTable, ingress_table
 from swarmpy.ports import Clock, Peer, Random
@@ -65,10 +61,6 @@ CHECK_S = 0.2
 """How late it may be noticed that a node is silent for too long, or that a task need be held no more, in seconds."""
 
 
-PART_BYTES = 1024 * 1024
-"""Of the tasks in one message, unless a single one is larger: all of a node's may be more than a frame takes."""
-
-
 class Dispatcher:
     """One term of office. Create it when leadership begins, :meth:`run` it, drop it when it ends."""
 
@@ -85,17 +77,22 @@ class Dispatcher:
         self._store = store
         self._clock = clock
         self._random = random
-        self._managers = managers
-        self._orders = orders
         self._sessions: dict[NodeId, Session] = {}
         self._silence = Silence(store, clock)
         self._table = EndpointTable()
         self._gate = StopGate()
-        self._sizes = TaskSizes()
         self._statuses = StatusBuffer(store, clock)
         self._bounded = BoundedLog(clock.monotonic)
         self._deliveries = Deliveries(store, clock, self._bounded)
         self.logs = LogBroker(store, clock, random, level=self._level_of, wake=self.wake)
+        self._messages = Messages(
+            gate=self._gate,
+            table=self._table,
+            logs=self.logs,
+            managers=managers,
+            orders=orders,
+            period_ns=self._jittered_period_ns,
+        )
         self._edits: Buckets[NodeId] = Buckets(EDITS, most=MAX_NODES)
         self._updates = claims.ReportedStatuses()
         self._complaints: Buckets[NodeId] = Buckets(COMPLAINTS, most=MAX_NODES)
@@ -142,7 +139,7 @@ class Dispatcher:
                 session.wake.clear()
                 if session.level < AGENT_LEVEL:
                     await self._reject_unfit(session)
-                message = self._next_message(session)
+                message = self._messages.next(self._store.view(), session)
                 if message is not None:
                     yield codec.to_plain(message)
                     await asyncio.sleep(0)
@@ -238,66 +235,14 @@ class Dispatcher:
 
     # -- what to tell -------------------------------------------------------------------------------------------------
 
-    def _next_message(self, session: Session) -> SessionMessage | None:
-        view = self._store.view()
-        node = view.node(session.node_id)
-        if node is None:
-            session.closed = True
-            return None
-        first = session.told.sequence == 0
-        wanted = node_tasks(view, session.node_id, self._gate.is_held)
-        if session.level < AGENT_LEVEL:
-            wanted = {task_id: task for task_id, task in wanted.items() if agent_level(task) <= session.level}
-        # One of a version before parts would stop what is not in the first.
-        most = PART_BYTES if session.level else math.inf
-        assignments = session.told.next_update(wanted, self._sizes.of, most)
-        endpoints = self._table.update_since(session.endpoints_sent)
-        if endpoints is not None:
-            session.endpoints_sent = endpoints.version
-        managers = self._managers()
-        # A manager that is being demoted stays one until it has left the Raft group.
-        role, cluster = role_wanted(node), view.cluster()
-        orders = self._orders(session.node_id)
-        news = orders if orders != session.orders else None
-        logs = self.logs.orders(session.node_id) if session.level >= LOG_LEVEL else ()
-        wanted_logs = frozenset((order.id, order.task_id) for order in logs)
-        message = SessionMessage(
-            session_id=session.id if first else "",
-            incarnation=cluster.incarnation if first else 0,
-            heartbeat_period_ns=self._jittered_period_ns() if first else 0,
-            managers=managers if managers != session.managers else None,
-            role=role if role != session.role else None,
-            assignments=assignments,
-            endpoints=endpoints,
-            revoked=cluster.revoked if cluster.revoked != session.revoked else None,
-            roots=news.roots if news is not None else None,
-            issuer=news.issuer if news is not None else "",
-            logs=logs if wanted_logs != session.logs else None,
-        )
-        session.logs = wanted_logs
-        session.managers, session.role, session.revoked = managers, role, cluster.revoked
-        session.orders = orders
-        return None if message == SessionMessage() else message
-
     async def _reject_unfit(self, session: Session) -> None:
-        """A node of a version before would run such tasks without what they ask for, so it is not told of them."""
-        node_id = session.node_id
-        unfit = [
-            task
-            for task in self._store.view().tasks_on_node(node_id)
-            if agent_level(task) > session.level and is_needed(task)
-        ]
-        if not unfit:
+        updates = rejections(self._store.view(), session, self._clock.time_ns())
+        if not updates:
             return
-        updates = []
-        for task in unfit:
-            err = f"node {node_id} runs a version of swarmpy that gives tasks no {what_needs(task)}: upgrade it"
-            status = TaskStatus(state=TaskState.REJECTED, err=err, timestamp_ns=self._clock.time_ns())
-            updates.append(TaskStatusUpdate(task_id=task.id, status=status))
         try:
-            await self._statuses.add(node_id, updates)
+            await self._statuses.add(session.node_id, updates)
         except Unavailable as error:
-            log.debug("unfit_tasks_not_rejected", node=node_id, reason=str(error))
+            log.debug("unfit_tasks_not_rejected", node=session.node_id, reason=str(error))
 
     def _begin(self) -> None:
         now = self._clock.monotonic()

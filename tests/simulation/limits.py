@@ -20,7 +20,7 @@ SMALL: dict[tuple[str, str], tuple[int, ...]] = {
     ("swarmpy.raft.duties", "APPLY_SLICE"): (1, 2),
     ("swarmpy.raft.transfer", "CHUNK_BYTES"): (300, 3000),
     ("swarmpy.store.snapshot", "SLICE_OBJECTS"): (1, 10),
-    ("swarmpy.manager.dispatcher", "PART_BYTES"): (1, 8000),
+    ("swarmpy.manager.messages", "PART_BYTES"): (1, 8000),
 }
 """(module, constant): what it may become."""
 LIKELY = 0.3

@@ -13,8 +13,9 @@ import pytest
 from manager_world import FakeAgent, InstantProposer, MovedClock, make_service, make_store, make_task
 
 from swarmpy.errors import FailedPrecondition, NodeRemoved, NotLeader, PermissionDenied
-from swarmpy.manager import dispatcher
-from swarmpy.manager.dispatcher import PART_BYTES, Dispatcher
+from swarmpy.manager import dispatcher, messages
+from swarmpy.manager.dispatcher import Dispatcher
+from swarmpy.manager.messages import PART_BYTES
 from swarmpy.model import codec
 from swarmpy.model.assignments import SessionMessage
 from swarmpy.model.ids import NodeId, SecretId, TaskId
@@ -256,8 +257,8 @@ async def test_reports_are_written_and_only_rise() -> None:
 async def test_reports_have_nobody_look_at_all_the_tasks_of_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a node said itself is no news for it; what is decided on the task is."""
     looks: list[str] = []
-    node_tasks = dispatcher.node_tasks
-    monkeypatch.setattr(dispatcher, "node_tasks", lambda view, *rest: looks.append(rest[0]) or node_tasks(view, *rest))
+    node_tasks = messages.node_tasks
+    monkeypatch.setattr(messages, "node_tasks", lambda view, *rest: looks.append(rest[0]) or node_tasks(view, *rest))
     async with serving("a") as world:
         without_ports = attrs.evolve(make_task("t1", "a", TaskState.ASSIGNED), ports=())
         await world.store.update(lambda tx: tx.create(without_ports))
