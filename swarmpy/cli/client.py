@@ -7,11 +7,8 @@ cluster makes it once only.
 from __future__ import annotations
 
 import asyncio
-import errno
 import itertools
 import json
-import re
-import ssl
 import uuid
 from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
@@ -23,24 +20,15 @@ import aiohttp
 from yarl import URL
 
 from swarmpy.api.request import ERROR_HEADER, KEY_HEADER, REGISTRY_AUTH_HEADER
-from swarmpy.cli.endpoint import CA_FILE, TcpEndpoint
+from swarmpy.cli.answers import check_taken, read_answer, unreachable
+from swarmpy.cli.endpoint import TcpEndpoint
 from swarmpy.errors import (
-    AlreadyExists,
-    BadCertificate,
     ConnectionFailed,
     DeadlineExceeded,
-    FailedPrecondition,
-    InvalidArgument,
-    NotFound,
     NotInCluster,
     OutcomeUnknown,
-    PeerError,
-    PermissionDenied,
     ProtocolViolation,
-    SwarmpyError,
     Unavailable,
-    VersionConflict,
-    from_code,
 )
 from swarmpy.model.images import RegistryImage, registry_image_from_json
 
@@ -52,9 +40,6 @@ REPEAT_PAUSES_S = (0.1, 0.2, 0.4, 0.8, 1.6)
 """Before each repetition of a write whose connection broke: a daemon that is restarted answers within that."""
 LOCAL_WRITES = frozenset({"/swarm/init", "/swarm/join", "/swarm/leave", "/swarm/restore"})
 """These change the node that the daemon runs on, not the cluster: they have no key, and are never repeated."""
-
-_ALERT = re.compile(r"alert ([a-z ]+) \(")
-"""As OpenSSL tells of a handshake that the other side has refused."""
 
 Json = dict[str, Any]
 
@@ -89,7 +74,7 @@ class ApiClient:
     async def services(self, *, labels: tuple[str, ...] = (), ids: tuple[str, ...] = ()) -> list[Json]:
         """Services with their task counts; ``labels`` (``key`` or ``key=value``, all must match) and ``ids`` select."""
         filters = {name: list(values) for name, values in (("label", labels), ("id", ids)) if values}
-        return await self._list("/services", {"status": "true", **_filters(filters)})
+        return await self.objects("/services", {"status": "true", **_filters(filters)})
 
     async def service(self, name: str) -> Json:
         """A service by id, name or unique id prefix."""
@@ -129,7 +114,7 @@ class ApiClient:
     async def tasks(self, **filters: str) -> list[Json]:
         """Tasks; filters are Docker's (``service``, ``node``, ``label``, ...), with ``_`` for ``-``."""
         wanted = {name.replace("_", "-"): [value] for name, value in filters.items()}
-        return await self._list("/tasks", _filters(wanted))
+        return await self.objects("/tasks", _filters(wanted))
 
     async def task(self, name: str) -> Json:
         """A task by id, name or unique id prefix, with what became of it."""
@@ -137,13 +122,13 @@ class ApiClient:
 
     async def current_tasks(self, service_id: str) -> list[Json]:
         """The tasks of a service that were made from its spec as it is now."""
-        return await self._list("/tasks", _filters({"service": [service_id], "_up-to-date": ["true"]}))
+        return await self.objects("/tasks", _filters({"service": [service_id], "_up-to-date": ["true"]}))
 
     # -- nodes and the whole --------------------------------------------------------------------------------------
 
     async def nodes(self) -> list[Json]:
         """All nodes."""
-        return await self._list("/nodes", {})
+        return await self.objects("/nodes", {})
 
     async def node(self, name: str) -> Json:
         """A node by id, hostname or unique id prefix; ``self`` is the one that the daemon runs on."""
@@ -161,7 +146,7 @@ class ApiClient:
 
     async def clients(self) -> list[Json]:
         """The client certificates that count."""
-        return await self._list("/swarm/clients", {})
+        return await self.objects("/swarm/clients", {})
 
     async def create_client(self, body: Json) -> Json:
         """A certificate for a client of the API over TCP."""
@@ -212,15 +197,15 @@ class ApiClient:
             async with session.get(self._url(path, query), timeout=timeout) as response:
                 if response.status >= 400:
                     kind = response.headers.get(ERROR_HEADER, "")
-                    _answer(f"GET {path}", response.status, response.content_type, await response.read(), kind)
+                    read_answer(f"GET {path}", response.status, response.content_type, await response.read(), kind)
                 async for piece in response.content.iter_any():
                     yield piece
         except aiohttp.ClientConnectorError as error:
-            raise _unreachable(self._endpoint, error) from error
+            raise unreachable(self._endpoint, error) from error
         except TimeoutError as error:
             raise DeadlineExceeded(f"the daemon sends nothing any more: ask again with GET {path}") from error
         except aiohttp.ClientError as error:
-            _check_taken(self._endpoint, error)
+            check_taken(self._endpoint, error)
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ConnectionFailed(f"the daemon at {self._endpoint} broke off ({reason}): try again") from error
         finally:
@@ -230,7 +215,8 @@ class ApiClient:
     def _url(self, path: str, query: Mapping[str, str] | None) -> URL:
         return URL(f"{self._base}{path}" + (f"?{urlencode(query)}" if query else ""), encoded=True)
 
-    async def _list(self, path: str, query: Mapping[str, str]) -> list[Json]:
+    async def objects(self, path: str, query: Mapping[str, str]) -> list[Json]:
+        """The answer of a GET, which is a list of objects. Raises also ProtocolViolation."""
         answer = await self.get(path, query=query)
         if not isinstance(answer, list) or not all(isinstance(item, dict) for item in answer):
             raise ProtocolViolation(f"the daemon answered GET {path} with something that is no list of objects")
@@ -313,16 +299,16 @@ class ApiClient:
             ) as response:
                 data = await response.read()
                 kind = response.headers.get(ERROR_HEADER, "")
-                return _answer(f"{method} {path}", response.status, response.content_type, data, kind)
+                return read_answer(f"{method} {path}", response.status, response.content_type, data, kind)
         except aiohttp.ClientConnectorError as error:
-            raise _unreachable(self._endpoint, error) from error
+            raise unreachable(self._endpoint, error) from error
         except TimeoutError as error:
             reason = f"the daemon did not answer within {timeout:g} s"
             if method == "GET":
                 raise DeadlineExceeded(f"{reason}: the cluster may have lost its quorum") from error
             raise OutcomeUnknown(f"{reason}: look whether the change was made, then try again") from error
         except aiohttp.ClientError as error:
-            _check_taken(self._endpoint, error)
+            check_taken(self._endpoint, error)
             reason = " ".join(str(error).split()) or type(error).__name__
             broke = f"the connection to the daemon at {self._endpoint} broke ({reason})"
             if method == "GET":
@@ -344,76 +330,3 @@ def _quoted(name: str) -> str:
 
 def _filters(filters: Mapping[str, list[str]]) -> dict[str, str]:
     return {"filters": json.dumps(filters)} if filters else {}
-
-
-def _unreachable(endpoint: Path | TcpEndpoint, error: aiohttp.ClientConnectorError) -> SwarmpyError:
-    if isinstance(endpoint, TcpEndpoint):
-        return _unreachable_over_tcp(endpoint, error)
-    if error.os_error.errno in (errno.EACCES, errno.EPERM):
-        return PermissionDenied(f"cannot use the swarmpy daemon at {endpoint}: permission denied: run this as its user")
-    return ConnectionFailed(
-        f'cannot reach the swarmpy daemon at {endpoint}: start it with "swarmpy node run" '
-        'or create a cluster with "swarmpy swarm init"'
-    )
-
-
-def _unreachable_over_tcp(endpoint: TcpEndpoint, error: aiohttp.ClientConnectorError) -> SwarmpyError:
-    cause: BaseException = getattr(error, "certificate_error", None) or error.os_error
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return BadCertificate(
-            f"the server at {endpoint} is not to be trusted: {cause.verify_message}; {endpoint.cert_dir / CA_FILE} "
-            "must be the CA of its cluster, and the address one that its certificate names"
-        )
-    reason = cause.strerror or str(cause) if isinstance(cause, OSError) else str(cause)
-    return ConnectionFailed(
-        f"cannot reach the API at {endpoint} ({' '.join(reason.split()).lower()}): is it the --api-addr of a manager?"
-    )
-
-
-def _check_taken(endpoint: Path | TcpEndpoint, error: aiohttp.ClientError) -> None:
-    """Raises BadCertificate when the server did not take this client's certificate: then it has read no request."""
-    alert = _ALERT.search(str(error))
-    if isinstance(endpoint, TcpEndpoint) and alert is not None:
-        raise BadCertificate(
-            f"the API at {endpoint} does not take the certificate in {endpoint.cert_dir} ({alert[1]}): it must be one "
-            'of this cluster that has not run out, as "swarmpy swarm client-cert" makes them'
-        ) from error
-
-
-# -- answers --------------------------------------------------------------------------------------------------------
-
-_ERRORS: Mapping[int, type[SwarmpyError]] = {
-    400: InvalidArgument,
-    403: PermissionDenied,
-    404: NotFound,
-    409: AlreadyExists,
-    501: FailedPrecondition,
-    502: PeerError,
-    503: Unavailable,
-}
-
-
-def _answer(request: str, status: int, content_type: str, data: bytes, kind: str) -> Any:
-    text = data.decode("utf-8", "replace")
-    answer: Any = None
-    if data.strip():
-        try:
-            answer = text if content_type == "text/plain" else json.loads(text)
-        except (ValueError, RecursionError) as error:
-            if status < 400:
-                raise ProtocolViolation(f"the daemon answered {request} with something that is no JSON") from error
-            answer = text
-    if status < 400:
-        return answer
-    message = answer.get("message", "") if isinstance(answer, dict) else answer
-    raise error_of(status, str(message or "")[:2000], kind)
-
-
-def error_of(status: int, message: str, kind: str = "") -> SwarmpyError:
-    """The error of that ``kind``; without one, what its HTTP status and message stand for."""
-    text = " ".join(message.split()) or f"the daemon answered with status {status}"
-    if kind:
-        return from_code(kind, text)
-    if text.endswith("update out of sequence"):
-        return VersionConflict(text)
-    return _ERRORS.get(status, SwarmpyError)(text)

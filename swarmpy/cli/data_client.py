@@ -22,11 +22,8 @@ class DataClient:
 
     async def list(self, filters: Mapping[str, Sequence[str]] | None = None) -> list[Json]:
         """All that match, as Docker's filters have it."""
-        query = {"filters": json.dumps(filters)} if filters else None
-        answer = await self._client.get(f"/{self.word}s", query=query)
-        if not isinstance(answer, list) or not all(isinstance(item, dict) for item in answer):
-            raise ProtocolViolation(f"the daemon answered GET /{self.word}s with something that is no list of objects")
-        return answer
+        query = {"filters": json.dumps(filters)} if filters else {}
+        return await self._client.objects(f"/{self.word}s", query)
 
     async def get(self, name: str) -> Json:
         """One by id, name or unique id prefix, with its versions."""

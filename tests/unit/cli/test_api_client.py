@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from swarmpy.cli import client as client_module
-from swarmpy.cli.client import ApiClient, error_of
+from swarmpy.cli.answers import error_of
+from swarmpy.cli.client import ApiClient
 from swarmpy.errors import (
     AlreadyExists,
     ConnectionFailed,
