@@ -8,9 +8,9 @@ from typing import Any, Protocol
 import attrs
 
 from swarmpy.model.assignments import ManagerAddress
+from swarmpy.model.cluster_spec import ClusterSpec
 from swarmpy.model.images import RegistryImage
 from swarmpy.model.objects import Node, NodeDescription
-from swarmpy.model.specs import ClusterSpec
 from swarmpy.model.states import Availability, TaskState
 from swarmpy.raft.status import RaftStatus
 from swarmpy.security.sealing import UnlockKey

@@ -19,7 +19,7 @@ from swarmpy.api.router import Route, Scope
 from swarmpy.api.swarm_json import cluster_spec_from_json, root_request_from_json, swarm_to_json
 from swarmpy.errors import AlreadyInCluster, InvalidArgument, NotInCluster, SwarmLocked, Unavailable
 from swarmpy.manager import operations
-from swarmpy.model.specs import ClusterSpec
+from swarmpy.model.cluster_spec import ClusterSpec
 from swarmpy.security.sealed_stream import about_backup, sealed_stream
 from swarmpy.security.sealing import UnlockKey
 from swarmpy.store.backup import Header, written

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from swarmpy.api.json_fields import INT64_MAX, Fields, given
 from swarmpy.api.timestamps import meta_to_json
 from swarmpy.manager.rotation import RootRequest
+from swarmpy.model.cluster_spec import ClusterSpec, DispatcherConfig
 from swarmpy.model.objects import Cluster, Node
-from swarmpy.model.specs import ClusterSpec, DispatcherConfig
 from swarmpy.security import roots
 
 

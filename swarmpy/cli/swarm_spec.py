@@ -12,7 +12,7 @@ from swarmpy.cli.client import ApiClient
 from swarmpy.cli.deploy import change
 from swarmpy.cli.settings import Settings, data_dir_option, pass_settings
 from swarmpy.compose.units import parse_duration
-from swarmpy.model.specs import RaftConfig
+from swarmpy.model.cluster_spec import RaftConfig
 
 Json = dict[str, Any]
 

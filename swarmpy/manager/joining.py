@@ -31,10 +31,11 @@ from swarmpy.manager.schema import schema_of
 from swarmpy.manager.trust import check_origin, seen
 from swarmpy.model import codec
 from swarmpy.model.assignments import ManagerAddress
+from swarmpy.model.cluster_spec import RaftConfig
 from swarmpy.model.ids import ClusterId, NodeId, encode_id
 from swarmpy.model.objects import Cluster, Node, NodeStatus
 from swarmpy.model.rates import Buckets, Rate
-from swarmpy.model.specs import NodeSpec, RaftConfig
+from swarmpy.model.specs import NodeSpec
 from swarmpy.model.states import Availability, NodeState, Role
 from swarmpy.ports import Clock, Peer, Random
 from swarmpy.security import roots, tokens

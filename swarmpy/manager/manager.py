@@ -25,9 +25,9 @@ from swarmpy.manager.schema import SchemaRaiser, schema_read_here
 from swarmpy.manager.trust import RootGuard
 from swarmpy.manager.whereabouts import INTRODUCE, Whereabouts, join_payload
 from swarmpy.model.assignments import ManagerAddress
+from swarmpy.model.cluster_spec import RaftConfig
 from swarmpy.model.ids import ClusterId, NodeId, encode_id
 from swarmpy.model.objects import Kind, Node
-from swarmpy.model.specs import RaftConfig
 from swarmpy.model.states import Role
 from swarmpy.ports import Clock, Dialer, Peer, Random
 from swarmpy.raft.driver import RaftDriver

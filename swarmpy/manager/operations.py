@@ -23,10 +23,11 @@ from swarmpy.manager import certificates
 from swarmpy.manager.credentials import Credentials, credentials_of, with_credentials
 from swarmpy.manager.rotation import RootRequest, with_root
 from swarmpy.manager.unlock_keys import with_unlock_key
+from swarmpy.model.cluster_spec import ClusterSpec
 from swarmpy.model.ids import ServiceId
 from swarmpy.model.objects import JobStatus, JoinTokens, Meta, Node, Service, Task, UpdateStatus
 from swarmpy.model.requests import RequestId
-from swarmpy.model.specs import ClusterSpec, NodeSpec, ServiceSpec
+from swarmpy.model.specs import NodeSpec, ServiceSpec
 from swarmpy.model.states import NodeState, Role, UpdateState
 from swarmpy.security.ca import check_expiry
 from swarmpy.store.memory import Store

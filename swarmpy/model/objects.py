@@ -12,10 +12,10 @@ import enum
 
 import attrs
 
+from swarmpy.model.cluster_spec import ClusterSpec
 from swarmpy.model.ids import ClusterId, ConfigId, NodeId, SecretId, ServiceId, TaskId
 from swarmpy.model.schema import BASE_VERSION
 from swarmpy.model.specs import (
-    ClusterSpec,
     ConfigSpec,
     GenericResource,
     NodeSpec,

@@ -34,8 +34,8 @@ import attrs
 from swarmpy.errors import AlreadyExists, DataDirMismatch, ProtocolViolation, StorageError
 from swarmpy.model import codec
 from swarmpy.model.assignments import ManagerAddress
+from swarmpy.model.cluster_spec import RaftConfig
 from swarmpy.model.ids import ClusterId, NodeId
-from swarmpy.model.specs import RaftConfig
 from swarmpy.security.private_files import OTHERS_MAY_WRITE, make_private_directory
 from swarmpy.security.vault import Vault, copy_vault
 from swarmpy.wire.log_files import DATABASE, OWNER, SNAPSHOT_SUFFIX, WAL, forget_mark, mark_of

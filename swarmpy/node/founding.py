@@ -7,9 +7,10 @@ import attrs
 from swarmpy.manager.certificates import described
 from swarmpy.manager.unlock_keys import with_unlock_key
 from swarmpy.model import codec
+from swarmpy.model.cluster_spec import ClusterSpec
 from swarmpy.model.ids import ClusterId, NodeId, encode_id
 from swarmpy.model.objects import Cluster, ManagerStatus, Node, NodeDescription, NodeStatus
-from swarmpy.model.specs import ClusterSpec, NodeSpec
+from swarmpy.model.specs import NodeSpec
 from swarmpy.model.states import Availability, NodeState, Role
 from swarmpy.ports import Random
 from swarmpy.security import ca, tokens

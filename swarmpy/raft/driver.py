@@ -23,8 +23,8 @@ from swarmpy.errors import (
     StorageError,
     Unavailable,
 )
+from swarmpy.model.cluster_spec import RaftConfig
 from swarmpy.model.rates import Bucket, Rate
-from swarmpy.model.specs import RaftConfig
 from swarmpy.ports import Random
 from swarmpy.raft.core import RaftCore
 from swarmpy.raft.duties import Duties

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import attrs
 import structlog
 
-from swarmpy.model.specs import RaftConfig
+from swarmpy.model.cluster_spec import RaftConfig
 from swarmpy.raft.core import RaftCore
 from swarmpy.raft.messages import Message, MessageType, Snapshot
 from swarmpy.raft.ports import StateMachine

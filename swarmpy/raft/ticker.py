@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import structlog
 
-from swarmpy.model.specs import RaftConfig
+from swarmpy.model.cluster_spec import RaftConfig
 from swarmpy.raft.core import RaftCore
 from swarmpy.raft.state import Timing
 

@@ -16,9 +16,9 @@ import structlog
 from swarmpy.errors import ConnectionFailed, ProtocolViolation, SwarmpyError
 from swarmpy.manager.manager import Manager
 from swarmpy.model import codec
+from swarmpy.model.cluster_spec import RaftConfig
 from swarmpy.model.ids import ClusterId, NodeId
 from swarmpy.model.objects import Cluster, Node, NodeStatus
-from swarmpy.model.specs import RaftConfig
 from swarmpy.model.states import NodeState, Role
 from swarmpy.node.clock import SystemClock
 from swarmpy.ports import Channel, Peer

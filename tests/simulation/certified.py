@@ -29,9 +29,9 @@ from swarmpy.manager.manager import Manager
 from swarmpy.manager.operations import update_cluster
 from swarmpy.manager.rotation import RootRequest
 from swarmpy.manager.trust import known_certificates
+from swarmpy.model.cluster_spec import ClusterSpec
 from swarmpy.model.objects import Cluster as ClusterObject
 from swarmpy.model.objects import Node, RootCA
-from swarmpy.model.specs import ClusterSpec
 from swarmpy.model.states import Role
 from swarmpy.node.joining import renew_identity
 from swarmpy.node.roots import RootKeeper

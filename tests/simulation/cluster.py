@@ -25,12 +25,13 @@ from swarmpy.errors import Unavailable
 from swarmpy.manager.manager import Manager
 from swarmpy.model import codec
 from swarmpy.model.assignments import Endpoint, PublishedPort
+from swarmpy.model.cluster_spec import RaftConfig
 from swarmpy.model.dependencies import has_files
 from swarmpy.model.ids import ClusterId, NodeId
 from swarmpy.model.objects import Cluster as ClusterObject
 from swarmpy.model.objects import JoinTokens, ManagerStatus, Node, RootCA, Service, Task
 from swarmpy.model.references import references
-from swarmpy.model.specs import NodeSpec, RaftConfig, TaskSpec
+from swarmpy.model.specs import NodeSpec, TaskSpec
 from swarmpy.model.states import Availability, NodeState, Role, ServiceMode, TaskState, UpdateState
 from swarmpy.network.endpoints import ingress_table
 from swarmpy.raft.messages import ConfState, HardState, Member, Snapshot

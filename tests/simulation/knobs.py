@@ -9,7 +9,7 @@ from disk import DiskOptions
 from loop import SimLoop
 from net import NetOptions, SimNetwork
 
-from swarmpy.model.specs import RaftConfig
+from swarmpy.model.cluster_spec import RaftConfig
 
 WORLDS = ("managers", "cluster", "secrets", "jobs")
 """A seed is of one of the first two, unless another is asked for."""

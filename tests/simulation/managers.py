@@ -19,7 +19,7 @@ from leader_laws import LeaderLaws
 from loop import SimLoop, SimulationError
 from net import Host, SimNetwork
 
-from swarmpy.model.specs import RaftConfig
+from swarmpy.model.cluster_spec import RaftConfig
 from swarmpy.ports import Peer
 from swarmpy.raft.driver import Proposal, RaftDriver
 from swarmpy.raft.encoding import decode_messages, encode_messages

@@ -17,9 +17,10 @@ from swarmpy.manager.manager import Manager
 from swarmpy.manager.membership import Membership
 from swarmpy.manager.operations import update_cluster, update_node
 from swarmpy.model import codec
+from swarmpy.model.cluster_spec import RaftConfig
 from swarmpy.model.ids import ClusterId, NodeId
 from swarmpy.model.objects import Cluster, ManagerStatus, Node
-from swarmpy.model.specs import NodeSpec, RaftConfig
+from swarmpy.model.specs import NodeSpec
 from swarmpy.model.states import Role
 from swarmpy.ports import Channel
 from swarmpy.raft.driver import RaftDriver

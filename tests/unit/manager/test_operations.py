@@ -23,6 +23,7 @@ from swarmpy.manager.operations import (
     update_service,
 )
 from swarmpy.model import codec
+from swarmpy.model.cluster_spec import ClusterSpec
 from swarmpy.model.ids import ClusterId, NodeId, ServiceId, TaskId
 from swarmpy.model.objects import (
     Cluster,
@@ -36,7 +37,7 @@ from swarmpy.model.objects import (
     Task,
     UpdateStatus,
 )
-from swarmpy.model.specs import ClusterSpec, ContainerSpec, EndpointSpec, NodeSpec, PortConfig, ServiceSpec, TaskSpec
+from swarmpy.model.specs import ContainerSpec, EndpointSpec, NodeSpec, PortConfig, ServiceSpec, TaskSpec
 from swarmpy.model.states import Availability, NodeState, Role, ServiceMode, UpdateState
 from swarmpy.store.memory import Store
 from swarmpy.store.transaction import Tx

@@ -11,8 +11,8 @@ from manager_world import MovedClock
 
 from swarmpy.errors import ConnectionFailed
 from swarmpy.manager.manager import Manager
+from swarmpy.model.cluster_spec import RaftConfig
 from swarmpy.model.ids import ClusterId, NodeId
-from swarmpy.model.specs import RaftConfig
 from swarmpy.model.states import Role
 from swarmpy.ports import Channel, Peer
 from swarmpy.raft.driver import RaftDriver

@@ -21,9 +21,9 @@ from swarmpy.manager.operations import update_cluster
 from swarmpy.manager.rotation import BATCH, TURN_S, RootRequest, RootRotator, with_root
 from swarmpy.manager.trust import Orders
 from swarmpy.model import codec
+from swarmpy.model.cluster_spec import ClusterSpec
 from swarmpy.model.ids import ClusterId, NodeId
 from swarmpy.model.objects import Cluster, Node, NodeStatus, NodeTLS
-from swarmpy.model.specs import ClusterSpec
 from swarmpy.model.states import NodeState
 from swarmpy.node.clock import SystemClock
 from swarmpy.ports import Clock

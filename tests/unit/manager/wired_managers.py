@@ -13,9 +13,10 @@ from manager_world import ROOT, MovedClock
 from swarmpy.errors import ConnectionFailed
 from swarmpy.manager.manager import Manager
 from swarmpy.manager.rest_of_node import RestOfNode
+from swarmpy.model.cluster_spec import RaftConfig
 from swarmpy.model.ids import ClusterId, NodeId
 from swarmpy.model.objects import Cluster, ManagerStatus, Node
-from swarmpy.model.specs import NodeSpec, RaftConfig
+from swarmpy.model.specs import NodeSpec
 from swarmpy.model.states import Role
 from swarmpy.ports import Channel, Peer
 from swarmpy.raft.messages import ConfState, HardState, Member, Snapshot

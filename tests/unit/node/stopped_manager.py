@@ -13,9 +13,10 @@ import attrs
 
 from swarmpy.model import codec
 from swarmpy.model.changes import Change, ChangeList, create, update
+from swarmpy.model.cluster_spec import RaftConfig
 from swarmpy.model.ids import ClusterId, NodeId, ServiceId, TaskId
 from swarmpy.model.objects import Cluster, JoinTokens, Node, NodeDescription, RootCA, Service, Task
-from swarmpy.model.specs import ContainerSpec, RaftConfig, ServiceSpec, TaskSpec
+from swarmpy.model.specs import ContainerSpec, ServiceSpec, TaskSpec
 from swarmpy.node.clock import SystemClock
 from swarmpy.node.datadir import DataDir, NodeState
 from swarmpy.raft.encoding import encode_conf_change

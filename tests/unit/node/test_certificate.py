@@ -13,8 +13,8 @@ import pytest
 from swarmpy.errors import CertificateRevoked, NotLeader, ProtocolViolation
 from swarmpy.manager.joining import Certified
 from swarmpy.model import codec
+from swarmpy.model.cluster_spec import RaftConfig
 from swarmpy.model.ids import ClusterId, NodeId
-from swarmpy.model.specs import RaftConfig
 from swarmpy.model.states import Role
 from swarmpy.node import certificate
 from swarmpy.node.certificate import CertificateKeeper, Due

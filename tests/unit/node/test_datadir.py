@@ -12,8 +12,8 @@ import pytest
 
 from swarmpy.errors import AlreadyExists, DataDirMismatch, StorageError
 from swarmpy.model.assignments import ManagerAddress
+from swarmpy.model.cluster_spec import RaftConfig
 from swarmpy.model.ids import ClusterId, NodeId
-from swarmpy.model.specs import RaftConfig
 from swarmpy.node.datadir import DataDir, NodeState
 from swarmpy.security.vault import Vault
 

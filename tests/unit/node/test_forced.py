@@ -11,8 +11,8 @@ import pytest
 from swarmpy.api.backend import InitRequest
 from swarmpy.errors import InvalidArgument, NotInCluster
 from swarmpy.model.assignments import ManagerAddress
+from swarmpy.model.cluster_spec import RaftConfig
 from swarmpy.model.ids import ClusterId, NodeId
-from swarmpy.model.specs import RaftConfig
 from swarmpy.node.addresses import check_free
 from swarmpy.node.datadir import NodeState
 from swarmpy.node.forced import manager_of, moves, new_state

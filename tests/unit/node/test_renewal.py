@@ -14,9 +14,9 @@ import pytest
 from stopped_manager import ME, OTHER, entries
 
 from swarmpy.errors import FailedPrecondition
+from swarmpy.model.cluster_spec import RaftConfig
 from swarmpy.model.ids import ClusterId, NodeId
 from swarmpy.model.schema import SCHEMA_VERSION
-from swarmpy.model.specs import RaftConfig
 from swarmpy.model.states import NodeState as NodeStateEnum
 from swarmpy.model.states import Role
 from swarmpy.node.clock import SystemClock

@@ -16,9 +16,9 @@ from handshakes import cluster_of, node, rotated, rotating, signed
 from swarmpy.errors import BadCertificate, DeadlineExceeded, NotFound, PermissionDenied
 from swarmpy.manager.joining import Certified
 from swarmpy.model import codec
+from swarmpy.model.cluster_spec import RaftConfig
 from swarmpy.model.ids import ClusterId, NodeId
 from swarmpy.model.objects import Cluster
-from swarmpy.model.specs import RaftConfig
 from swarmpy.model.states import Availability, Role
 from swarmpy.node import roots as roots_module
 from swarmpy.node.certificate import CertificateKeeper

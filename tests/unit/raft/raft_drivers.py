@@ -10,7 +10,7 @@ from typing import Self
 import attrs
 from raft_cluster import conf_of, member
 
-from swarmpy.model.specs import RaftConfig
+from swarmpy.model.cluster_spec import RaftConfig
 from swarmpy.raft.driver import RaftDriver
 from swarmpy.raft.encoding import decode_messages, encode_messages
 from swarmpy.raft.messages import HardState, Member, Message, Snapshot

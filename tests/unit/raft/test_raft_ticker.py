@@ -10,7 +10,7 @@ import pytest
 from loop import SimLoop, run
 from raft_cluster import core_of, elect, sent
 
-from swarmpy.model.specs import RaftConfig
+from swarmpy.model.cluster_spec import RaftConfig
 from swarmpy.raft.core import RaftCore
 from swarmpy.raft.messages import Message, MessageType
 from swarmpy.raft.state import RaftRole

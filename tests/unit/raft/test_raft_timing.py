@@ -10,7 +10,7 @@ from raft_cluster import TIMING, Cluster, core_of, elect, sent
 from raft_drivers import DEADLINE, FAST, Group
 
 from swarmpy.errors import InvalidArgument
-from swarmpy.model.specs import RaftConfig
+from swarmpy.model.cluster_spec import RaftConfig
 from swarmpy.raft.messages import MessageType
 from swarmpy.raft.state import RaftRole, Timing
 from swarmpy.raft.ticker import interval_of, timing_of

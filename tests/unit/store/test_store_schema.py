@@ -18,6 +18,7 @@ from store_world import cluster, config, node, secret, service, task, with_refer
 from swarmpy.errors import DataDirMismatch, FailedPrecondition, ProtocolViolation
 from swarmpy.model import changes, codec, objects
 from swarmpy.model.changes import ChangeList
+from swarmpy.model.cluster_spec import ClusterSpec, RaftConfig
 from swarmpy.model.ids import TaskId
 from swarmpy.model.objects import (
     Certificate,
@@ -32,7 +33,6 @@ from swarmpy.model.patches import TaskPatch
 from swarmpy.model.privileges import Privileges
 from swarmpy.model.requests import Answered, RequestId
 from swarmpy.model.specs import (
-    ClusterSpec,
     ContainerSpec,
     GenericResource,
     Healthcheck,
@@ -40,7 +40,6 @@ from swarmpy.model.specs import (
     Mount,
     Placement,
     Platform,
-    RaftConfig,
     ResourceRequirements,
     Resources,
     ServiceSpec,
