@@ -46,6 +46,7 @@ from swarmpy.runtime.memory_files import MemoryFiles
 from swarmpy.runtime.process_config import check_user, command_line, environment, ignored_fields, stop_signal
 from swarmpy.runtime.process_log import read_log
 from swarmpy.runtime.task_files import process_places, task_files
+from swarmpy.runtime.warden_keeper import WardenKeeper
 from swarmpy.runtime.warden_link import SpawnRefused, WardenLink, WardenLost
 
 log = structlog.get_logger(__name__)
@@ -111,8 +112,7 @@ class ProcessRuntime:
         self._files = files or MemoryFiles(node_id)
         self._prepared: dict[TaskId, str] = {}
         """With the directory in memory of each; "" where there is none."""
-        self._link: WardenLink | None = None
-        self._link_lock = asyncio.Lock()
+        self._wardens = WardenKeeper(self._directory)
         self._closed = True
 
     # -- the Runtime protocol --
@@ -128,16 +128,14 @@ class ProcessRuntime:
         except OSError as error:
             raise RuntimeUnavailable(f"process runtime: {self._directory}: {error.strerror}") from error
         self._closed = False
-        await self._warden()
+        await self._wardens.present()
 
     async def close(self) -> None:
         """End all tasks: TERM, at most ten seconds, KILL. Idempotent."""
         self._closed = True
         alive = [process for process in self._processes.values() if not process.exit.done()]
         await asyncio.gather(*(self._end(process, _CLOSE_GRACE_SECONDS) for process in alive))
-        link, self._link = self._link, None
-        if link is not None:
-            await link.close()
+        await self._wardens.close()
         tasks = [t for process in self._processes.values() for t in (process.watcher, process.health) if t is not None]
         for task in tasks:
             task.cancel()
@@ -260,7 +258,9 @@ class ProcessRuntime:
     # -- starting --
 
     async def _spawn(self, task: Task) -> _Process:
-        link = await self._warden()
+        if self._closed:
+            raise RuntimeUnavailable("the process runtime is closed")
+        link = await self._wardens.present()
         ports = self._free_ports.take_for(task.ports, self._node.address)
         try:
             env = self._environment(task, ports)
@@ -342,7 +342,7 @@ class ProcessRuntime:
             code = await link.exited(process.task.id)
             ended = TaskExit(exit_code=code, error=process.reason)
         except WardenLost:
-            await self._clear_lost(link)
+            await self._wardens.clear_lost(link)
             ended = TaskExit(exit_code=_KILLED_EXIT_CODE, error="killed: the warden process of the runtime died")
         finally:
             self._free_ports.give_back(process.ports)
@@ -371,7 +371,7 @@ class ProcessRuntime:
     async def _probe(self, process: _Process, tracker: HealthTracker, unit: str) -> bool:
         command = probe_command(tracker.check)
         executable = shutil.which(command[0], path=process.env.get("PATH", os.defpath))
-        link = self._link
+        link = self._wardens.link
         if executable is None or link is None or link.is_lost:
             return False
         try:
@@ -386,7 +386,7 @@ class ProcessRuntime:
 
     async def _end(self, process: _Process, grace: float) -> None:
         """Stop signal, at most ``grace`` seconds, KILL; return when it has ended."""
-        link = self._link
+        link = self._wardens.link
         if process.exit.done() or link is None:
             return
         unit = process.task.id
@@ -396,29 +396,6 @@ class ProcessRuntime:
         if not process.exit.done():
             link.kill(unit)
             await asyncio.wait({process.exit})
-
-    # -- the warden --
-
-    async def _warden(self) -> WardenLink:
-        """The warden, a new one when there is none or it has died."""
-        if self._closed:
-            raise RuntimeUnavailable("the process runtime is closed")
-        async with self._link_lock:
-            if self._link is not None and self._link.is_lost:
-                await kill_marked(self._directory)
-            if self._link is None or self._link.is_lost:
-                link = WardenLink()
-                await link.open(self._directory / "warden.log")
-                self._link = link
-            return self._link
-
-    async def _clear_lost(self, link: WardenLink) -> None:
-        """After the death of a warden, end what has survived it (its own children have died with it)."""
-        async with self._link_lock:
-            if self._link is link:
-                log.error("warden_died", pid=link.pid)
-                await kill_marked(self._directory)
-                self._link = None
 
 
 def _user_name() -> str:

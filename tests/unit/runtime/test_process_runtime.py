@@ -61,7 +61,7 @@ async def main():
     task = helpers.python_task("daemonises", helpers.DAEMONISE)
     await runtime.start(task)
     await helpers.eventually(lambda: "daemon is up" in helpers.output(runtime, task))
-    print(runtime._link.pid, flush=True)
+    print(runtime._wardens.link.pid, flush=True)
     await asyncio.sleep(600)
 
 asyncio.run(main())
@@ -338,8 +338,8 @@ async def test_a_dead_warden_fails_its_tasks_and_is_replaced(runtime: ProcessRun
     task = python_task("orphan", DAEMONISE)
     await runtime.start(task)
     await eventually(lambda: "daemon is up" in output(runtime, task))
-    assert runtime._link is not None
-    os.kill(runtime._link.pid, signal.SIGKILL)
+    assert runtime._wardens.link is not None
+    os.kill(runtime._wardens.link.pid, signal.SIGKILL)
     ended = await runtime.wait(task)
     assert (ended.exit_code, "warden" in ended.error) == (137, True)
     assert alive(tmp_path) == []
