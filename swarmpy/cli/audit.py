@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from swarmpy.cli.render import JSON, TABLE, Listing, show
+from swarmpy.cli.render import JSON, Listing, show, table_or_json
 from swarmpy.cli.settings import Settings, data_dir_option, pass_settings
 from swarmpy.compose.units import parse_duration
 from swarmpy.errors import NotFound, PermissionDenied
@@ -22,14 +22,7 @@ Entry = dict[str, Any]
 
 @click.command()
 @click.option("--since", metavar="DURATION", help="Only what is not older: 10m, 24h  [default: all there is].")
-@click.option(
-    "--format",
-    "output_format",
-    type=click.Choice((TABLE, JSON)),
-    default=TABLE,
-    show_default=True,
-    help="A table, or the lines as they are in the log.",
-)
+@table_or_json("A table, or the lines as they are in the log.")
 @data_dir_option
 @pass_settings
 def audit(settings: Settings, since: str | None, output_format: str) -> None:

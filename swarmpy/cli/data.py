@@ -17,7 +17,7 @@ from swarmpy.cli.client import ApiClient
 from swarmpy.cli.data_client import DataClient
 from swarmpy.cli.node import parse_labels
 from swarmpy.cli.progress import make_view, unfinished, wait_for_services
-from swarmpy.cli.render import format_option, quiet_option, show, show_json
+from swarmpy.cli.render import format_option, quiet_option, show, show_ids, show_json
 from swarmpy.cli.settings import SECONDS, Settings, pass_settings
 from swarmpy.errors import InvalidArgument, SwarmpyError
 from swarmpy.model.data_checks import GOLANG, MAX_CONFIG_BYTES, MAX_SECRET_BYTES
@@ -112,7 +112,7 @@ def _ls(word: _Word) -> click.Command:
             async with ApiClient(settings.endpoint) as client:
                 found = await word.client(client).list(wanted)
                 if quiet:
-                    click.echo("".join(f"{item['ID']}\n" for item in found), nl=False)
+                    show_ids(found)
                 else:
                     show(data_listings.listing(found, now=datetime.now(UTC)), output_format)
 

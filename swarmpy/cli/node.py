@@ -14,7 +14,7 @@ from swarmpy.cli.deploy import change
 from swarmpy.cli.drain import slots_to_move, wait_for_drain
 from swarmpy.cli.lazy import LazyGroup
 from swarmpy.cli.progress import make_view, unfinished
-from swarmpy.cli.render import TABLE, format_option, quiet_option, show, show_json
+from swarmpy.cli.render import TABLE, format_option, quiet_option, show, show_ids, show_json
 from swarmpy.cli.settings import SECONDS, Settings, pass_settings
 from swarmpy.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument
 from swarmpy.model.states import Availability, Role
@@ -43,7 +43,7 @@ def ls(settings: Settings, output_format: str, quiet: bool) -> None:
         async with ApiClient(settings.endpoint) as client:
             nodes = await client.nodes()
             if quiet:
-                click.echo("".join(f"{item['ID']}\n" for item in nodes), nl=False)
+                show_ids(nodes)
                 return
             own_id = str((await client.info()).get("Swarm", {}).get("NodeID", ""))
             show(listings.nodes_listing(nodes, own_id=own_id if output_format == TABLE else ""), output_format)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import attrs
@@ -15,17 +15,17 @@ from swarmpy.model.grammar import printable
 TABLE, JSON = "table", "json"
 _GAP = "   "
 
-format_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
-    "--format",
-    "output_format",
-    type=click.Choice((TABLE, JSON)),
-    default=TABLE,
-    show_default=True,
-    help="A table, or one JSON object a line.",
-)
-quiet_option: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
-    "-q", "--quiet", is_flag=True, help="Only the ids."
-)
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def table_or_json(what: str) -> Decorator:
+    """``--format``, as ``output_format``; ``what`` is what both are."""
+    choice = click.Choice((TABLE, JSON))
+    return click.option("--format", "output_format", type=choice, default=TABLE, show_default=True, help=what)
+
+
+format_option = table_or_json("A table, or one JSON object a line.")
+quiet_option: Decorator = click.option("-q", "--quiet", is_flag=True, help="Only the ids.")
 
 
 @attrs.frozen(kw_only=True)
@@ -95,6 +95,11 @@ def show(listing: Listing, output_format: str = TABLE) -> None:
         _show_rich(listing)
     else:
         click.echo(plain_table(listing))
+
+
+def show_ids(objects: Iterable[Mapping[str, Any]]) -> None:
+    """Prints the ids of the API's objects, one a line."""
+    click.echo("".join(f"{item['ID']}\n" for item in objects), nl=False)
 
 
 def _show_rich(listing: Listing) -> None:

@@ -18,9 +18,10 @@ from swarmpy.cli.deploy import change
 from swarmpy.cli.lazy import LazyGroup
 from swarmpy.cli.logs import LogsWanted, log_options, print_logs
 from swarmpy.cli.progress import make_view, unfinished, wait_for_services
-from swarmpy.cli.render import format_option, quiet_option, show, show_json
+from swarmpy.cli.render import format_option, quiet_option, show, show_ids, show_json
 from swarmpy.cli.service_pretty import pretty
 from swarmpy.cli.settings import SECONDS, Settings, pass_settings
+from swarmpy.cli.task_table import show_tasks
 from swarmpy.control.validate import MAX_REPLICAS
 from swarmpy.errors import InvalidArgument
 
@@ -50,7 +51,7 @@ def ls(settings: Settings, output_format: str, quiet: bool) -> None:
         async with ApiClient(settings.endpoint) as client:
             found = await client.services()
             if quiet:
-                click.echo("".join(f"{item['ID']}\n" for item in found), nl=False)
+                show_ids(found)
             else:
                 show(listings.services_listing(found), output_format)
 
@@ -70,15 +71,8 @@ def ps(settings: Settings, output_format: str, quiet: bool, no_trunc: bool, name
         async with ApiClient(settings.endpoint) as client:
             found = [await client.service(name) for name in names]
             tasks = [task for item in found for task in await client.tasks(service=item["ID"])]
-            if quiet:
-                click.echo("".join(f"{task['ID']}\n" for task in tasks), nl=False)
-                return
-            service_names = {item["ID"]: listings.service_name(item) for item in found}
-            hosts = {node["ID"]: listings.node_hostname(node) for node in await client.nodes()}
-            listing = listings.tasks_listing(
-                tasks, services=service_names, nodes=hosts, now=datetime.now(UTC), truncate=not no_trunc
-            )
-            show(listing, output_format)
+            services = {item["ID"]: listings.service_name(item) for item in found}
+            await show_tasks(client, tasks, services, output_format=output_format, quiet=quiet, no_trunc=no_trunc)
 
     asyncio.run(work())
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -17,9 +16,10 @@ from swarmpy.cli.listings import NAMESPACE_LABEL
 from swarmpy.cli.pinning import CHOICES, ImagePins
 from swarmpy.cli.progress import make_view, unfinished, wait_for_removal, wait_for_services
 from swarmpy.cli.registry_auth import DockerConfig, read_docker_config
-from swarmpy.cli.render import format_option, quiet_option, show
+from swarmpy.cli.render import format_option, quiet_option, show, show_ids
 from swarmpy.cli.settings import SECONDS, Settings, pass_settings
 from swarmpy.cli.stack_data import deploy_data, remove_data, resolved, stack_data
+from swarmpy.cli.task_table import show_tasks
 from swarmpy.compose.convert import check_stack_name, convert
 from swarmpy.compose.load import StackFile, load
 from swarmpy.errors import NotFound
@@ -172,7 +172,7 @@ def services(settings: Settings, output_format: str, quiet: bool, name: str) -> 
             if not found:
                 click.echo(f"Nothing found in stack: {name}", err=True)
             elif quiet:
-                click.echo("\n".join(service["ID"] for service in found.values()))
+                show_ids(found.values())
             else:
                 show(listings.services_listing(found.values()), output_format)
 
@@ -193,15 +193,9 @@ def ps(settings: Settings, output_format: str, quiet: bool, no_trunc: bool, name
             tasks = await client.tasks(label=f"{NAMESPACE_LABEL}={name}")
             if not tasks:
                 raise NotFound(f"Nothing found in stack: {name}")
-            if quiet:
-                click.echo("\n".join(task["ID"] for task in tasks))
-                return
-            names = {service["ID"]: key for key, service in (await stack_services(client, name)).items()}
-            hosts = {node["ID"]: listings.node_hostname(node) for node in await client.nodes()}
-            listing = listings.tasks_listing(
-                tasks, services=names, nodes=hosts, now=datetime.now(UTC), truncate=not no_trunc
-            )
-            show(listing, output_format)
+            services = {} if quiet else await stack_services(client, name)
+            names = {service["ID"]: key for key, service in services.items()}
+            await show_tasks(client, tasks, names, output_format=output_format, quiet=quiet, no_trunc=no_trunc)
 
     asyncio.run(work())
 

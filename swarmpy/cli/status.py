@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from swarmpy.cli.client import ApiClient
-from swarmpy.cli.render import JSON, TABLE, Listing, show, show_json
+from swarmpy.cli.render import JSON, Listing, show, show_json, table_or_json
 from swarmpy.cli.settings import Settings, pass_settings
 from swarmpy.errors import SwarmpyError
 from swarmpy.model.grammar import printable
@@ -18,14 +18,7 @@ Json = Mapping[str, Any]
 
 
 @click.command()
-@click.option(
-    "--format",
-    "output_format",
-    type=click.Choice((TABLE, JSON)),
-    default=TABLE,
-    show_default=True,
-    help="Tables or JSON.",
-)
+@table_or_json("Tables or JSON.")
 @click.option("--raft", "in_full", is_flag=True, help="The consensus in full: log, snapshot, every manager.")
 @pass_settings
 def status(settings: Settings, output_format: str, *, in_full: bool) -> None:
