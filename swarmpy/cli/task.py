@@ -42,13 +42,21 @@ def inspect(settings: Settings, output_format: str, names: tuple[str, ...]) -> N
 
     async def work() -> None:
         async with ApiClient(settings.endpoint) as client:
-            found = [await client.task(name) for name in names]
+            found = [await _task(client, name) for name in names]
             if output_format == JSON:
                 show_json(found)
             else:
                 click.echo("\n\n".join([await _told(client, item) for item in found]))
 
     asyncio.run(work())
+
+
+async def _task(client: ApiClient, name: str) -> dict[str, Any]:
+    try:
+        return await client.task(name)
+    except NotFound as error:
+        # What lists show as NAME is that of a slot, which has had many tasks.
+        raise NotFound(f'{error}: give its id, as "swarmpy service ps SERVICE" shows it') from error
 
 
 async def _told(client: ApiClient, found: dict[str, Any]) -> str:

@@ -149,7 +149,8 @@ class UserspaceMesh:
             if port in self._listeners or self._is_closed or self._is_draining:
                 continue
             if port.protocol != "tcp":
-                self._report(port, f"published port {port.port}/{port.protocol}: only tcp is forwarded without root")
+                what = f"published port {port.port}/{port.protocol}"
+                self._report(port, f"{what}: only tcp is forwarded: publish it with mode host")
                 continue
             try:
                 sockets = self._bind(port.port)

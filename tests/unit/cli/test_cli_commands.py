@@ -119,6 +119,15 @@ def test_a_job_is_scaled_by_its_completions(swarmpy: Any, daemon: Any) -> None:
     assert (outcome.code, outcome.err.startswith("swarmpy: service all cannot be scaled: it is global")) == (1, True)
 
 
+def test_a_task_is_meant_by_its_id(swarmpy: Any, daemon: Any) -> None:
+    """Whoever gives the name of its slot hears where the id is."""
+    outcome = swarmpy("task", "inspect", "web.1")
+    assert (outcome.code, outcome.err) == (
+        1,
+        'swarmpy: page not found: give its id, as "swarmpy service ps SERVICE" shows it\n',
+    )
+
+
 def test_a_role_that_a_node_has_is_not_given_again(swarmpy: Any, daemon: Any) -> None:
     """Nothing is written, and nothing is said to have been done."""
     assert swarmpy("node", "demote", "host").out == "Node host is already a worker.\n"

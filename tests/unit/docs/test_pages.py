@@ -5,6 +5,7 @@ The pages are those that users read: README, docs, the comments of the examples.
 
 from __future__ import annotations
 
+import inspect
 import re
 import shlex
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import pytest
 from swarmpy import errors
 from swarmpy.cli import main as cli_main
 from swarmpy.cli.main import cli
+from swarmpy.compose import convert, schema
 
 ROOT = Path(__file__).parents[3]
 MARKDOWN = (ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -183,6 +185,28 @@ def test_the_keys_of_stack_files_are_explained() -> None:
     assert set(key.findall(page)) == set(key.findall(code))
     everywhere = {word for other in PAGES for word in key.findall(other.read_text())}
     assert everywhere == set(key.findall(code))
+
+
+def keys_on_the_page(part: str) -> set[str]:
+    page = (ROOT / "docs" / "stack-files.md").read_text()
+    table = page.split(f"<!-- keys: {part} -->", 1)[1].split("<!-- end -->", 1)[0]
+    cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    return {key for cell in cells for key in re.findall(r"`([^`]+)`", cell)}
+
+
+def known(check: object, what: str) -> set[str]:
+    """The keys, or the hints, of a record of the schema."""
+    return set(inspect.getclosurevars(check).nonlocals[what])  # type: ignore[arg-type]
+
+
+def test_the_page_has_every_key_of_stack_files() -> None:
+    """What is used, ignored or refused: each key of the schema is in one of the tables, and no other."""
+    ignored = {*convert._UNSUPPORTED, *convert._DEPRECATED, "depends_on"}
+    assert keys_on_the_page("ignored") == ignored
+    assert keys_on_the_page("used") == known(schema._SERVICE, "keys") - ignored
+    assert keys_on_the_page("refused") == known(schema._SERVICE, "hints")
+    assert keys_on_the_page("deploy") == known(schema._DEPLOY, "keys") - {"x-swarmpy-max-unavailable"}
+    assert keys_on_the_page("top") == known(schema._ROOT, "keys")
 
 
 def test_the_variables_are_read_somewhere() -> None:

@@ -329,7 +329,7 @@ async def test_taken_port_is_a_problem_until_it_is_free(mesh: UserspaceMesh) -> 
 async def test_udp_is_reported(mesh: UserspaceMesh) -> None:
     """A UDP port is a problem that goes when the port goes."""
     await mesh.apply({PublishedPort(port=53, protocol="udp"): ()})
-    assert mesh.problems() == ("published port 53/udp: only tcp is forwarded without root",)
+    assert mesh.problems() == ("published port 53/udp: only tcp is forwarded: publish it with mode host",)
     await mesh.apply({})
     assert mesh.problems() == ()
 
