@@ -13,8 +13,10 @@ Rewriting a file keeps its comments and replaces what is printed; the difference
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import attrs
 
@@ -71,6 +73,20 @@ def play(text: str, run: Callable[[Command], str]) -> str:
         while place < len(lines) and lines[place].strip():
             place += 1
     return "\n".join(out) + "\n"
+
+
+def check_recorded(path: Path, run: Callable[[Command], str], variable: str) -> None:
+    """Fail where the transcript at ``path`` plays otherwise than it is recorded.
+
+    With ``rewrite`` in the environment's ``variable`` it is recorded anew instead.
+    """
+    recorded = path.read_text()
+    now = play(recorded, run)
+    if os.environ.get(variable) == "rewrite":
+        path.write_text(now)
+        return
+    found = difference(path.name, recorded, now)
+    assert not found, f"\n{found}\nIf this is meant: {variable}=rewrite pytest -k {path.stem}"
 
 
 def difference(name: str, recorded: str, now: str) -> str:

@@ -23,11 +23,17 @@ def hosts(tmp_path: Path) -> Iterator[Hosts]:
 
 
 @pytest.fixture(scope="module")
-def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Host]]:
-    """A manager and a worker for all tests of a file."""
+def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    """Machines for all tests of a file."""
     made = Hosts(tmp_path_factory.mktemp("network"))
-    yield made.cluster(1, 1)
+    yield made
     made.close()
+
+
+@pytest.fixture(scope="module")
+def nodes(network: Hosts) -> list[Host]:
+    """A manager and a worker for all tests of a file."""
+    return network.cluster(1, 1)
 
 
 @pytest.fixture

@@ -362,3 +362,15 @@ class Hosts:
             until(lambda: not processes_with(f"{self.directory}/"), "everything has ended")
         finally:
             self._reservation.close()
+
+
+def deploy(host: Host, directory: Path, name: str, replicas: int = 1) -> None:
+    """Have a stack on ``host`` whose tasks sleep: a write to its cluster."""
+    file = directory / f"{name}.yml"
+    file.write_text(SLEEP.format(replicas=replicas, version="1"))
+    host.does("stack", "deploy", "--compose-file", file, name)
+
+
+def services(host: Host) -> set[str]:
+    """The names of the services that a manager knows."""
+    return {service["Spec"]["Name"] for service in host.api("/services")}

@@ -11,7 +11,6 @@ import ssl
 import stat
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +27,6 @@ from swarmpy.security.identity import load_identity, new_key_and_csr
 
 HOUR_NS = 3600 * 1_000_000_000
 CREATE = ("service", "create", "-d", "--no-resolve-image", "--replicas", "0", "--name")
-
-
-@pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
-    """Machines for all tests of this file."""
-    made = Hosts(tmp_path_factory.mktemp("network"))
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")

@@ -13,23 +13,11 @@ import zlib
 from pathlib import Path
 
 import pytest
-from hosts import SLEEP, Finished, Host, Hosts, refused, until
+from hosts import SLEEP, Finished, Host, Hosts, deploy, refused, services, until
 
 from swarmpy.store.backup import FORMAT_VERSION, MAGIC
 
 BACKUP = ("swarm", "backup")
-
-
-def deploy(host: Host, directory: Path, name: str, replicas: int = 1) -> None:
-    """Writes to the cluster."""
-    file = directory / f"{name}.yml"
-    file.write_text(SLEEP.format(replicas=replicas, version="1"))
-    host.does("stack", "deploy", "--compose-file", file, name)
-
-
-def services(host: Host) -> set[str]:
-    """What a manager knows."""
-    return {service["Spec"]["Name"] for service in host.api("/services")}
 
 
 def identity(host: Host) -> tuple[str, ...]:

@@ -8,21 +8,12 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hosts import DOCKER, Host, Hosts, last_line, needs_docker_cli, refused, swarmpy, until
 
 STACK = "services: {{web: {{image: none, command: [{command}], ports: ['{port}:80'], stop_grace_period: 1s}}}}\n"
-
-
-@pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
-    """Machines for all tests of this file."""
-    made = Hosts(tmp_path_factory.mktemp("network"))
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")

@@ -11,16 +11,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hosts import SLEEP, Host, Hosts, refused, until
+from hosts import Host, Hosts, deploy, refused, until
 
 FORCE = ("swarm", "init", "--force-new-cluster")
-
-
-def deploy(host: Host, directory: Path, name: str, replicas: int = 1) -> None:
-    """Writes to the cluster."""
-    file = directory / f"{name}.yml"
-    file.write_text(SLEEP.format(replicas=replicas, version="1"))
-    host.does("stack", "deploy", "--compose-file", file, name)
 
 
 def processes(host: Host, service: str) -> dict[str, tuple[str, int]]:

@@ -20,14 +20,6 @@ LINE = re.compile(r"(\w+)\.(\d)\.(\w+)@(\S+)\s+\| (.*)")
 
 
 @pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
-    """Machines for all tests of this file."""
-    made = Hosts(tmp_path_factory.mktemp("network"))
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
 def cluster(network: Hosts) -> list[Host]:
     """A leader, another manager and a worker."""
     hosts = [network.new() for _ in range(3)]

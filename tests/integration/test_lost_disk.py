@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hosts import SLEEP, Host, Hosts, until
+from hosts import Host, Hosts, deploy, services, until
 
 from swarmpy.errors import LogCorrupted
 from swarmpy.wire import wal
@@ -36,18 +36,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         (pytest.fail if os.environ.get("SWARMPY_REQUIRE_ENGINE") else pytest.skip)(reason)
     yield path
     subprocess.run(["umount", "--lazy", path], check=True)
-
-
-def deploy(host: Host, directory: Path, name: str, replicas: int = 1) -> None:
-    """Writes to the cluster."""
-    file = directory / f"{name}.yml"
-    file.write_text(SLEEP.format(replicas=replicas, version="1"))
-    host.does("stack", "deploy", "--compose-file", file, name)
-
-
-def services(host: Host) -> set[str]:
-    """What a manager knows."""
-    return {service["Spec"]["Name"] for service in host.api("/services")}
 
 
 def raft_ids(host: Host) -> dict[str, int]:

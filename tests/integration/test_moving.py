@@ -9,7 +9,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from hosts import SLEEP, Host, Hosts, refused, until
+from hosts import SLEEP, Host, Hosts, refused, services, until
 
 from swarmpy.runtime.free_ports import FIRST
 
@@ -40,11 +40,6 @@ def deploy(host: Host, directory: Path, name: str) -> None:
     file = directory / f"{name}.yml"
     file.write_text(SLEEP.format(replicas=1, version="1"))
     host.does("stack", "deploy", "-c", file, name, "--detach")
-
-
-def services(host: Host) -> set[str]:
-    """What a manager knows of that was deployed."""
-    return {service["Spec"]["Name"] for service in host.api("/services")}
 
 
 def node_json(host: Host) -> dict[str, Any]:

@@ -39,14 +39,6 @@ configs:
 """
 
 
-@pytest.fixture(scope="module")
-def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Host]]:
-    """A manager and a worker for all tests of this file but one."""
-    made = Hosts(tmp_path_factory.mktemp("network"))
-    yield made.cluster(1, 1)
-    made.close()
-
-
 @pytest.fixture
 def manager(nodes: list[Host]) -> Iterator[Host]:
     """The manager, with nothing in it; neither daemon has said anything of a defect, or of a secret, in the end."""

@@ -6,27 +6,19 @@ difference.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 from control_scenario import Scenario
-from datadriven import TranscriptError, difference, play
+from datadriven import TranscriptError, check_recorded, play
 
 FILES = sorted((Path(__file__).parent / "transcripts").glob("*.txt"))
-REWRITE = os.environ.get("CONTROL_TRANSCRIPTS") == "rewrite"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_transcript(path: Path) -> None:
     """Each command prints what is recorded; a change of behaviour is a difference to be read."""
-    recorded = path.read_text()
-    now = play(recorded, Scenario().run)
-    if REWRITE:
-        path.write_text(now)
-        return
-    found = difference(path.name, recorded, now)
-    assert not found, f"\n{found}\nIf this is meant: CONTROL_TRANSCRIPTS=rewrite pytest {Path(__file__).name}"
+    check_recorded(path, Scenario().run, "CONTROL_TRANSCRIPTS")
 
 
 def test_every_file_says_what_to_look_at() -> None:

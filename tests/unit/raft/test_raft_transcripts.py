@@ -5,27 +5,19 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
-from datadriven import Command, TranscriptError, difference, play
+from datadriven import Command, TranscriptError, check_recorded, difference, play
 from raft_scenario import Scenario
 
 FILES = sorted((Path(__file__).parent / "transcripts").glob("*.txt"))
-REWRITE = os.environ.get("RAFT_TRANSCRIPTS") == "rewrite"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_transcript(path) -> None:
     """Each command prints what is recorded; a change of behaviour is a difference to be read."""
-    recorded = path.read_text()
-    now = play(recorded, Scenario().run)
-    if REWRITE:
-        path.write_text(now)
-        return
-    found = difference(path.name, recorded, now)
-    assert not found, f"\n{found}\nIf this is meant: RAFT_TRANSCRIPTS=rewrite pytest {Path(__file__).name}"
+    check_recorded(path, Scenario().run, "RAFT_TRANSCRIPTS")
 
 
 def test_every_file_says_what_to_look_at() -> None:
@@ -42,6 +34,19 @@ def test_wrong_expectation_is_a_readable_difference() -> None:
     header, body = found.splitlines()[:2], found.splitlines()[2:]
     assert header == ["--- election.txt (recorded)", "+++ election.txt (now)"]
     assert [line for line in body if line[0] in "+-"] == ["-1 is leader in term 3", "+1 is leader in term 2"]
+
+
+def test_a_difference_fails_and_can_be_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever changed the protocol sees what is different, and how to record it."""
+    path = tmp_path / "election.txt"
+    path.write_text("cluster 3\n----\n\ncampaign 1\n----\nnothing\n")
+    with pytest.raises(AssertionError, match=r"(?s)-nothing.*RECORDED=rewrite pytest -k election"):
+        check_recorded(path, Scenario().run, "RECORDED")
+    monkeypatch.setenv("RECORDED", "rewrite")
+    check_recorded(path, Scenario().run, "RECORDED")
+    monkeypatch.delenv("RECORDED")
+    check_recorded(path, Scenario().run, "RECORDED")
+    assert "nothing" not in path.read_text()
 
 
 def test_same_transcript_twice() -> None:
