@@ -19,6 +19,8 @@ import pytest
 USER, PASSWORD = "puller", "hunter2-planted"
 # Of the password, by bcrypt, which is all that the registry takes.
 HTPASSWD = "puller:$2y$05$AxyEQcDBkZaTIZXjvcbDOupT60vwEbggWwJSkuaC4mg5HxUT8zDTG\n"
+HOST = "127.0.0.3"
+"""Not 127.0.0.1, from which all connections within this machine come: one may take its port while it is away."""
 CONFIG = {
     "version": 0.1,
     "log": {"level": "warn"},
@@ -43,7 +45,7 @@ def login_at(registry: str) -> dict[str, Any]:
 
 def _free_port() -> int:
     with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
+        sock.bind((HOST, 0))
         return int(sock.getsockname()[1])
 
 
@@ -51,7 +53,7 @@ class Registry:
     """One that may be killed, and started again at its address."""
 
     def __init__(self, program: str, directory: Path) -> None:
-        self.address = f"127.0.0.1:{_free_port()}"
+        self.address = f"{HOST}:{_free_port()}"
         self._program = program
         self._directory = directory
         self._process: asyncio.subprocess.Process | None = None

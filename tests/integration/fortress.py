@@ -36,6 +36,8 @@ from swarmpy.wire.router import Router
 from swarmpy.wire.rpc import RpcDialer
 
 HOUR_NS = 3600 * 10**9
+HOST = "127.0.0.3"
+"""Not 127.0.0.1, from which all connections within this machine come: one may take a port that was free just now."""
 
 
 @attrs.define
@@ -136,7 +138,7 @@ class Fortress:
 def free_port() -> int:
     """A port that nobody listens on right now."""
     with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
+        sock.bind((HOST, 0))
         return int(sock.getsockname()[1])
 
 
@@ -150,7 +152,7 @@ async def standing(directory: Path) -> AsyncIterator[Fortress]:
     try:
         async with asyncio.timeout(30):
             await started.wait()
-            address = f"127.0.0.1:{free_port()}"
+            address = f"{HOST}:{free_port()}"
             await node.init(InitRequest(listen_addr=address, advertise_addr=address))
         assert node.manager is not None
         fortress = Fortress(node, address, None, None, None)  # type: ignore[arg-type]

@@ -53,12 +53,15 @@ class Lab:
         self.stack = stack
 
     async def server(
-        self, router: Router, *, config: ServerConfig | None = None, credentials: Credentials | None = None
+        self,
+        router: Router,
+        *,
+        config: ServerConfig | None = None,
+        credentials: Credentials | None = None,
+        host: str = "127.0.0.1",
     ) -> RpcServer:
         """A manager that serves ``router``."""
-        server = RpcServer(
-            router, credentials or self.pki.credentials("server"), host="127.0.0.1", port=0, config=config
-        )
+        server = RpcServer(router, credentials or self.pki.credentials("server"), host=host, port=0, config=config)
         await server.start()
         self.stack.push_async_callback(server.stop)
         return server

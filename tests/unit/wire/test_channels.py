@@ -20,6 +20,9 @@ from swarmpy.wire.channels import BACKOFF_FIRST_S, BACKOFF_MOST_S, MAX_QUEUED, B
 from swarmpy.wire.router import MANAGERS, Router
 from swarmpy.wire.rpc import RpcServer
 
+HOST = "127.0.0.3"
+"""Not 127.0.0.1, from which all connections within this machine come: one may take a port that was free just now."""
+
 
 class Inbox:
     """What arrived."""
@@ -62,19 +65,19 @@ async def inbox() -> Inbox:
 @pytest.fixture
 async def server(lab: Lab, inbox: Inbox) -> RpcServer:
     """A server that fills the inbox."""
-    return await lab.server(inbox.router())
+    return await lab.server(inbox.router(), host=HOST)
 
 
 def closed_address() -> str:
     """An address that nobody listens on."""
     with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{sock.getsockname()[1]}"
+        sock.bind((HOST, 0))
+        return f"{HOST}:{sock.getsockname()[1]}"
 
 
 async def restart(server: RpcServer, lab: Lab, router: Router) -> None:
     """Another server at the address of a stopped one."""
-    again = RpcServer(router, lab.pki.credentials("again"), host="127.0.0.1", port=server.port)
+    again = RpcServer(router, lab.pki.credentials("again"), host=HOST, port=server.port)
     await again.start()
     lab.stack.push_async_callback(again.stop)
 
