@@ -11,6 +11,8 @@ from typing import Any
 
 from hosts import SLEEP, Host, Hosts, refused, until
 
+from swarmpy.runtime.free_ports import FIRST
+
 SERVER = """
 services:
   web:
@@ -225,8 +227,8 @@ def test_addresses_that_cannot_be(hosts: Hosts) -> None:
 def test_an_address_that_was_chosen_is_chosen_anew(hosts: Hosts) -> None:
     """A node that nobody gave an address to takes the one its machine has now, when the old one is gone."""
     first = hosts.new()
-    # Of all addresses of this machine: the port is nobody else's, as the prefix of this one's is not.
-    listen = f"0.0.0.0:{23000 + int(first.address.split('.')[2])}"
+    # Of all addresses of this machine: the port is nobody else's, as the prefix of this one's is not; and no task's.
+    listen = f"0.0.0.0:{FIRST - 1000 + int(first.address.split('.')[2])}"
     first._start("swarm", "init", "--listen-addr", listen, *first.own)
     until(lambda: first.log.count("node join --token") == 2, "founded")
     chosen = node_json(first)["advertise_address"]
