@@ -15,7 +15,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -35,6 +35,8 @@ DOCKER = shutil.which("docker") or "docker"
 _is_missing = not os.access(DOCKER, os.X_OK) and os.environ.get("SWARMPY_REQUIRE_ENGINE") != "1"
 needs_docker_cli = pytest.mark.skipif(_is_missing, reason="needs the docker CLI")
 Finished = subprocess.CompletedProcess[str]
+PATIENT = ("--dispatcher-heartbeat", "10s")
+"""Options of a founder in whose cluster a node that stands still is not taken for lost for half a minute."""
 
 SLEEP = """
 services:
@@ -336,10 +338,12 @@ class Hosts:
         assert number <= MAX_HOSTS, "no more addresses are reserved"
         return f"{self._prefix}.{number}"
 
-    def cluster(self, managers: int, workers: int, code: Path | None = None) -> list[Host]:
-        """A cluster; managers first."""
+    def cluster(
+        self, managers: int, workers: int, code: Path | None = None, *, options: Sequence[str] = ()
+    ) -> list[Host]:
+        """A cluster, founded with ``options``; managers first."""
         first = self.new(code)
-        first.init()
+        first.init(*options)
         others = [self.new(code) for _ in range(managers + workers - 1)]
         for number, host in enumerate(others, start=1):
             host.join(first, "manager" if number < managers else "worker")

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from agent_memory import remembered
-from hosts import SLEEP, Host, Hosts, refused, until
+from hosts import PATIENT, SLEEP, Host, Hosts, refused, until
 
 from swarmpy.cli.client import ApiClient
 from swarmpy.errors import BadCertificate, CertificateRevoked, NodeRemoved, OutcomeUnknown, StorageError, SwarmpyError
@@ -589,7 +589,7 @@ def test_short_certificates_are_renewed_while_everything_goes_on(hosts: Hosts) -
     *managers, worker = nodes
     first = managers[0]
     # A busy machine shall cost no session.
-    first.init("--cert-expiry", "30m", "--dispatcher-heartbeat", "5s")
+    first.init("--cert-expiry", "30m", *PATIENT)
     for manager in managers[1:]:
         manager.join(first, "manager")
     worker.join(first)

@@ -13,11 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hosts import DOCKER, Host, Hosts, refused, swarmpy, until
+from hosts import DOCKER, PATIENT, Host, Hosts, refused, swarmpy, until
 
 CREATE = ("service", "create", "-d", "--no-resolve-image", "--restart-condition", "none", "--name")
-PATIENT = ("--dispatcher-heartbeat", "5s")
-"""A node that a busy machine holds up is not taken for lost: its tasks would be replaced, and lines come twice."""
 LINE = re.compile(r"(\w+)\.(\d)\.(\w+)@(\S+)\s+\| (.*)")
 
 
@@ -42,7 +40,7 @@ def cluster(network: Hosts) -> list[Host]:
 
 @pytest.fixture(scope="module")
 def pair(network: Hosts) -> list[Host]:
-    """A manager and a worker: a busy machine costs them no election."""
+    """A manager and a worker: a busy machine costs them no election, and no task that is replaced and heard twice."""
     hosts = [network.new() for _ in range(2)]
     hosts[0].init(*PATIENT)
     hosts[1].join(hosts[0], "worker")

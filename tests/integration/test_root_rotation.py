@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from hosts import Finished, Host, Hosts, refused, swarmpy, until
+from hosts import PATIENT, Finished, Host, Hosts, refused, swarmpy, until
 
 from swarmpy.cli.client import ApiClient
 from swarmpy.errors import BadCertificate, SwarmpyError
@@ -186,22 +186,14 @@ def standing_still(host: Host) -> Iterator[None]:
             os.kill(host.pid, signal.SIGCONT)
 
 
-def be_patient(manager: Host) -> None:
-    """From now on a node that stands still is not taken for one that is down for half a minute."""
-    manager.does("swarm", "update", "--dispatcher-heartbeat", "10s")
-    # Only with its next heartbeat, which comes within a second or so and leaves no trace, is a node given so long.
-    time.sleep(2.5)
-
-
 # -- while the cluster works ------------------------------------------------------------------------------------------
 
 
 def test_nobody_notices(hosts: Hosts, tmp_path: Path) -> None:
     """No request fails, no session ends, no task is touched, no leader changes; both command lines see it through."""
-    nodes = hosts.cluster(3, 2)
-    managers = nodes[:3]
     # A busy machine shall cost no session and no leader.
-    managers[0].does("swarm", "update", "--dispatcher-heartbeat", "5s", "--election-timeout", "5s")
+    nodes = hosts.cluster(3, 2, options=(*PATIENT, "--election-timeout", "5s"))
+    managers = nodes[:3]
     tasks = deploy(managers[0], tmp_path)
     leader = leader_of(managers)
     term = leader.api("/status/raft")["term"]
@@ -323,9 +315,8 @@ def test_who_was_away_follows(hosts: Hosts, tmp_path: Path) -> None:
 
 def test_a_leader_dies_in_the_middle_and_then_everybody(hosts: Hosts) -> None:
     """Another leader goes on; after a restart of all daemons it goes on again. Old tokens are good until it is over."""
-    nodes = hosts.cluster(3, 2)
+    nodes = hosts.cluster(3, 2, options=PATIENT)
     managers = nodes[:3]
-    be_patient(managers[0])
     leader = leader_of(managers)
     old_token = leader.token("worker")
     before, slow = root_of(leader), nodes[4]
@@ -389,7 +380,7 @@ async def test_a_stolen_key_of_the_root_before_is_worth_nothing(hosts: Hosts, tm
 
     Before that, it opens everything: this is what a root is changed for.
     """
-    nodes = await asyncio.to_thread(hosts.cluster, 2, 1)
+    nodes = await asyncio.to_thread(hosts.cluster, 2, 1, options=PATIENT)
     first, second, worker = nodes
     leader = await asyncio.to_thread(leader_of, [first, second])
     cluster = await asyncio.to_thread(state_of, leader, tmp_path)
@@ -399,7 +390,6 @@ async def test_a_stolen_key_of_the_root_before_is_worth_nothing(hosts: Hosts, tm
     opened = [await dial(thief, manager) for manager in (first, second)]
     for channel in opened:
         assert await channel.call("raft.schema", None, timeout=5)
-    await asyncio.to_thread(be_patient, leader)
     os.kill(worker.pid, signal.SIGSTOP)
     try:
         await asyncio.to_thread(leader.does, "swarm", "ca", "--rotate", "--detach")
@@ -433,9 +423,8 @@ async def test_a_stolen_key_of_the_root_before_is_worth_nothing(hosts: Hosts, tm
 def test_a_cluster_is_brought_back_in_the_middle(hosts: Hosts, tmp_path: Path) -> None:
     """From one manager's log, and from a backup that was made while the root was changed: nodes that have moved and one
     that has not come to the new leader by themselves, and the change is seen through."""
-    nodes = hosts.cluster(2, 2)
+    nodes = hosts.cluster(2, 2, options=PATIENT)
     first, second, quick, slow = nodes
-    be_patient(first)
     with standing_still(slow):
         first.does("swarm", "ca", "--rotate", "--detach")
         until(lambda: moved(first) == {host.name for host in nodes if host is not slow}, "all others have moved")
