@@ -558,8 +558,8 @@ def writing(managers: list[Host]) -> Iterator[list[str]]:
                 count += 1
                 try:
                     client = clients[count % len(clients)]
-                    await client.post("/services/create", service(f"w{count}"), timeout=10)
-                    await clients[count * 7 % len(clients)].get(f"/services/w{count}", timeout=10)
+                    await client.post("/services/create", service(f"w{count}"), timeout=30)
+                    await clients[count * 7 % len(clients)].get(f"/services/w{count}", timeout=30)
                 except SwarmpyError as error:
                     wrong.append(str(error))
                 await asyncio.sleep(0.05)

@@ -54,7 +54,7 @@ async def test_a_killed_workers_tasks_run_elsewhere(make_cluster: ClusterMaker) 
         return len([t for t in tasks if t["NodeID"] != victim_id]) == 5
 
     await until(moved, "five tasks on living nodes", timeout=20)
-    await until(lambda: all_answer(cluster, 18081), "every living node answers", timeout=10)
+    await until(lambda: all_answer(cluster, 18081), "every living node answers")
     state = (await cluster.managers[0].client.node(victim_id))["Status"]["State"]
     assert state == "down"
 
@@ -67,7 +67,7 @@ async def test_a_killed_leader_is_replaced(make_cluster: ClusterMaker) -> None:
     leader = await leader_of(cluster)
     await leader.kill()
     survivor = cluster.living_manager
-    await survivor.client.post("/services/create", service_body("after", 2), timeout=10)
+    await survivor.client.post("/services/create", service_body("after", 2), timeout=30)
     await until(lambda: runs(survivor, "after", 2), "the new service runs")
     await until(lambda: runs(survivor, "keep", 4), "the old service is whole", timeout=20)
     assert await leader_of(cluster) is not leader
