@@ -16,6 +16,8 @@ import ssl
 import threading
 from typing import Any
 
+from swarmpy.wire.tls_records import Records
+
 MAX_RECORD_BYTES = 16 * 1024
 """What one record holds at most (RFC 8446, 5.1); a read gives no more than one."""
 RECEIVE_BYTES = 256 * 1024
@@ -61,6 +63,7 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._ssl = context.wrap_bio(self._incoming, self._outgoing, server_side=server_side)
         self._received = _RECEIVING.view
+        self._records = Records()
         self._is_server = server_side
         self._below: asyncio.Transport | None = None
         self._stage = _HANDSHAKE
@@ -105,7 +108,7 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """The peer has sent so many bytes."""
-        self._incoming.write(self._received[:nbytes])
+        self._records.add(self._received[:nbytes])
         if self._stage is _OPEN:
             self._read()
         elif self._stage is _HANDSHAKE:
@@ -143,10 +146,16 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
 
     def _shake_hands(self) -> None:
         try:
-            self._ssl.do_handshake()
-        except ssl.SSLWantReadError:
-            self._flush()
-            return
+            while not self._is_shaken():
+                # One at a time: what comes behind the last one is no matter of the handshake.
+                record, count = self._records.next(1)
+                if not count:
+                    self._flush()
+                    return
+                self._incoming.write(record)
+                if not self._records.gave(count, 0):
+                    self._break(_too_idle())
+                    return
         except ssl.SSLError as error:
             self._break(error)
             return
@@ -163,6 +172,13 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
         # Later, so that it goes out together with what the protocol above has to say first.
         self._loop.call_soon(self._flush)
         self._read()
+
+    def _is_shaken(self) -> bool:
+        try:
+            self._ssl.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        return True
 
     def _break(self, error: Exception) -> None:
         """Cut the connection for a reason."""
@@ -185,7 +201,7 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
         if self._stage is not _OPEN:
             return
         if self._is_paused:
-            if self._incoming.pending >= READ_AHEAD_BYTES and self._below is not None:
+            if len(self._records) >= READ_AHEAD_BYTES and self._below is not None:
                 self._below.pause_reading()
             return
         chunks, is_over = self._decrypt()
@@ -200,18 +216,36 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
         """What has come, and True when nothing more will."""
         chunks: list[bytes] = []
         try:
-            while self._incoming.pending:
-                chunk = self._ssl.read(MAX_RECORD_BYTES)
-                if not chunk:
+            while self._decrypt_some(chunks):
+                if chunks and not chunks[-1]:
+                    chunks.pop()
                     return chunks, True
-                chunks.append(chunk)
-        except ssl.SSLWantReadError:
-            pass
-        except ssl.SSLError as error:
+        except (ssl.SSLError, ConnectionAbortedError) as error:
             # What came before it counts no more: the peer, or somebody between, does not speak TLS.
             self._break(error)
             return [], False
         return chunks, self._is_at_end
+
+    def _decrypt_some(self, chunks: list[bytes]) -> bool:
+        """Add what the next few records hold, and b"" for the end. False when there are none.
+
+        Raises ssl.SSLError, and ConnectionAbortedError for a peer whose records hold nothing.
+        """
+        records, count = self._records.next()
+        if not count:
+            return False
+        self._incoming.write(records)
+        before = len(chunks)
+        try:
+            while self._incoming.pending:
+                chunks.append(self._ssl.read(MAX_RECORD_BYTES))
+                if not chunks[-1]:
+                    return True
+        except ssl.SSLWantReadError:
+            pass
+        if not self._records.gave(count, len(chunks) - before):
+            raise _too_idle()
+        return True
 
     def _go_on(self) -> None:
         self._read()
@@ -295,15 +329,15 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
         if self._unwanted_bytes > UNWANTED_BYTES:
             self.abort()
             return
+        chunks: list[bytes] = []
         try:
-            while self._incoming.pending:
-                if not self._ssl.read(MAX_RECORD_BYTES):
+            while self._decrypt_some(chunks):
+                if chunks and not chunks[-1]:
                     break
+                chunks.clear()
             else:
                 return
-        except ssl.SSLWantReadError:
-            return
-        except ssl.SSLError:
+        except (ssl.SSLError, ConnectionAbortedError):
             self.abort()
             return
         if self._below is not None:
@@ -312,6 +346,10 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
     def _flush(self) -> None:
         if self._outgoing.pending and self._below is not None:
             self._below.write(self._outgoing.read())
+
+
+def _too_idle() -> ConnectionAbortedError:
+    return ConnectionAbortedError("the peer sends TLS records without anything in them")
 
 
 async def accepted(

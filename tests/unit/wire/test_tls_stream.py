@@ -12,9 +12,11 @@ import ssl
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from key_updates import DATA, Caller
 from rpc_lab import Pki
 
 from swarmpy.wire.tls_stream import READ_AHEAD_BYTES, UNWANTED_BYTES, TlsStream, accepted, connected
@@ -163,7 +165,7 @@ async def test_who_does_not_read_takes_in_little(pki: Pki) -> None:
             while (left := writer.transport.get_write_buffer_size()) != before or left > len(sent) - 10_000:
                 before = left
                 await asyncio.sleep(0.1)
-        assert above.made._incoming.pending <= READ_AHEAD_BYTES + 2 * 256 * 1024
+        assert len(above.made._records) <= READ_AHEAD_BYTES + 2 * 256 * 1024
         assert not above.data
         writer.close()
         above.made.resume_reading()
@@ -173,12 +175,62 @@ async def test_who_does_not_read_takes_in_little(pki: Pki) -> None:
         assert above.log == ["made", "data", "eof", "lost"]
 
 
+async def test_new_keys_are_taken(pki: Pki, tmp_path: Path) -> None:
+    """A peer may change its keys now and then; whatever it says before and after is understood."""
+    above = Above()
+    listener = Listener(pki, above)
+    taking = asyncio.create_task(listener.take())
+    caller = await Caller.connect(
+        listener.port, pki.credentials("client").client_context(), tmp_path / "keys", behind=2
+    )
+    await taking
+    for number in range(10):
+        caller.writer.write(caller.keys.record(DATA, b"%d" % number) + caller.keys.updated())
+    await until(lambda: bytes(above.data) == b"0123456789")
+    caller.writer.transport.abort()
+    async with asyncio.timeout(PATIENCE_S):
+        await above.lost
+
+
+@pytest.mark.parametrize("when", ["behind the handshake", "later", "while nothing is read", "while it closes"])
+async def test_records_without_data_end_it(pki: Pki, tmp_path: Path, when: str) -> None:
+    """Thousands of changes of keys: a few are looked at, and then the connection is cut. OpenSSL would deal with all of
+    them before it lets anybody else run."""
+    many = 5000
+    above = Above()
+    listener = Listener(pki, above)
+    taking = asyncio.create_task(listener.take())
+    context = pki.credentials("client").client_context()
+    behind = many if when == "behind the handshake" else 0
+    caller = await Caller.connect(listener.port, context, tmp_path / "keys", behind=behind)
+    await taking
+    flood = b"".join(caller.keys.updated() for _ in range(many - behind))
+    if when == "while nothing is read":
+        above.made.pause_reading()
+        caller.writer.write(flood)
+        await until(lambda: len(above.made._records) >= READ_AHEAD_BYTES)
+        above.made.resume_reading()
+    elif when == "while it closes":
+        above.made.close()
+        caller.writer.write(flood)
+    else:
+        caller.writer.write(flood)
+    async with asyncio.timeout(PATIENCE_S):
+        error = await above.lost
+    assert above.made.get_write_buffer_size() < 16 * 1024
+    assert not above.data
+    if when != "while it closes":
+        assert isinstance(error, ConnectionAbortedError)
+        assert len(above.made._records) > 10_000
+    caller.writer.transport.abort()
+
+
 async def test_the_end_is_told_when_it_is_read(pki: Pki) -> None:
     """A peer that has gone while nothing was read of it: first what it said, then that it has gone."""
     async with met(pki) as (above, _, writer):
         above.made.pause_reading()
         writer.write(b"last words")
-        await until(lambda: above.made._incoming.pending > 0)
+        await until(lambda: len(above.made._records) > 0)
         writer.get_extra_info("socket").shutdown(socket.SHUT_WR)
         await until(lambda: above.made._is_at_end)
         assert above.log == ["made"]
