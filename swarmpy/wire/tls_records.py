@@ -17,6 +17,7 @@ MAX_IDLE = 32
 of them."""
 ENOUGH = 1024
 _KINDS = frozenset({20, 21, 22, 23, 24})
+_DATA = 23
 _MAJOR = 3
 
 
@@ -25,47 +26,90 @@ class Records:
 
     def __init__(self) -> None:
         self._waiting = bytearray()
+        self._waiting_at = 0
+        """Of what waits so much was handed on already."""
+        self._come = memoryview(b"")
+        """What has just come, behind what waits."""
         self._idle = 0
         self._useful = 0
 
     def __len__(self) -> int:
         """Bytes that wait."""
-        return len(self._waiting)
+        return len(self._waiting) - self._waiting_at + len(self._come)
+
+    def is_next(self, data: memoryview) -> bool:
+        """True when ``data`` is one whole record and nothing waits before it, as mostly: it need not be added."""
+        size = len(data)
+        return (
+            size > HEAD_BYTES
+            and not len(self)
+            and data[0] == _DATA
+            and data[1] == _MAJOR
+            and size == HEAD_BYTES + (data[3] << 8 | data[4])
+        )
 
     def add(self, data: bytes | memoryview) -> None:
-        """Take in what has come."""
-        self._waiting += data
+        """Take in what has come; it must stay what it is until :meth:`keep`."""
+        self.keep()
+        self._come = memoryview(data)
 
-    def next(self, most: int = AT_ONCE) -> tuple[bytes, int]:
+    def keep(self) -> None:
+        """Make a copy of what has come and was not handed on: it will be something else."""
+        if self._waiting_at:
+            del self._waiting[: self._waiting_at]
+            self._waiting_at = 0
+        self._waiting += self._come
+        self._come = self._come[:0]
+
+    def next(self, most: int = AT_ONCE) -> tuple[bytes | memoryview, int]:
         """The next whole records, so many at most, and how many they are; nothing and 0 when there is none."""
-        data, at, count = self._waiting, 0, 0
-        while count < most and (size := self._size_at(at)):
-            at, count = at + size, count + 1
-        if not count:
-            return b"", 0
-        taken = bytes(memoryview(data)[:at])
-        del data[:at]
+        if self._waiting_at < len(self._waiting):
+            end, count = _whole(self._waiting, self._waiting_at, most)
+            if not count:
+                self._complete()
+                end, count = _whole(self._waiting, self._waiting_at, 1)
+            taken: bytes | memoryview = bytes(self._waiting[self._waiting_at : end]) if count else b""
+            self._waiting_at = end
+            return taken, count
+        end, count = _whole(self._come, 0, most)
+        taken, self._come = self._come[:end], self._come[end:]
         return taken, count
 
     def gave(self, records: int, data: int) -> bool:
         """Of so many records so many had data in them. False when too many had none."""
-        self._idle += records - data
+        self._idle = max(0, self._idle + records - data)
         self._useful += data
         if self._useful >= ENOUGH:
             self._idle = self._useful = 0
         return self._idle <= MAX_IDLE
 
-    def _size_at(self, at: int) -> int:
-        """Bytes of the record that begins there; 0 when it is not whole yet."""
-        data = self._waiting
-        left = len(data) - at
-        if left <= 0:
-            return 0
+    def _complete(self) -> None:
+        """Add to the record that waits what it lacks."""
+        for _ in range(2):
+            # First of its head, which says how long it is.
+            left = len(self._waiting) - self._waiting_at
+            lacks = HEAD_BYTES - left if left < HEAD_BYTES else _size(self._waiting, self._waiting_at) - left
+            self._waiting += self._come[: max(0, lacks)]
+            self._come = self._come[max(0, lacks) :]
+
+
+def _whole(data: bytearray | memoryview, at: int, most: int) -> tuple[int, int]:
+    """Where the whole records end that begin at ``at``, so many at most, and how many they are."""
+    count, end = 0, len(data)
+    while count < most and at < end:
+        left = end - at
         if data[at] not in _KINDS or (left > 1 and data[at + 1] != _MAJOR):
-            return left
+            return end, count + 1
         if left < HEAD_BYTES:
-            return 0
-        size = HEAD_BYTES + (data[at + 3] << 8 | data[at + 4])
+            break
+        size = _size(data, at)
         if size > MAX_BYTES:
-            return left
-        return size if size <= left else 0
+            return end, count + 1
+        if size > left:
+            break
+        at, count = at + size, count + 1
+    return at, count
+
+
+def _size(data: bytearray | memoryview, at: int) -> int:
+    return HEAD_BYTES + (data[at + 3] << 8 | data[at + 4])

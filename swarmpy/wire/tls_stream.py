@@ -108,13 +108,20 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """The peer has sent so many bytes."""
-        self._records.add(self._received[:nbytes])
+        data = self._received[:nbytes]
+        if self._stage is _OPEN and not self._is_paused and self._records.is_next(data):
+            self._incoming.write(data)
+            self._read(1)
+            return
+        self._records.add(data)
         if self._stage is _OPEN:
             self._read()
         elif self._stage is _HANDSHAKE:
             self._shake_hands()
         elif self._stage is _CLOSING:
             self._await_close(nbytes)
+        # The buffer is everybody's.
+        self._records.keep()
 
     def eof_received(self) -> bool:
         """The peer sends nothing more. Without having said so in TLS: what follows may have been cut off."""
@@ -197,14 +204,15 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
-    def _read(self) -> None:
+    def _read(self, fed: int = 0) -> None:
+        """Give on what has come, after the ``fed`` records that OpenSSL has got already."""
         if self._stage is not _OPEN:
             return
         if self._is_paused:
             if len(self._records) >= READ_AHEAD_BYTES and self._below is not None:
                 self._below.pause_reading()
             return
-        chunks, is_over = self._decrypt()
+        chunks, is_over = self._decrypt(fed)
         if chunks:
             self._above.data_received(chunks[0] if len(chunks) == 1 else b"".join(chunks))
         self._flush()
@@ -212,11 +220,12 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
             self._above.eof_received()
             self.close()
 
-    def _decrypt(self) -> tuple[list[bytes], bool]:
+    def _decrypt(self, fed: int = 0) -> tuple[list[bytes], bool]:
         """What has come, and True when nothing more will."""
         chunks: list[bytes] = []
         try:
-            while self._decrypt_some(chunks):
+            while self._decrypt_some(chunks, fed):
+                fed = 0
                 if chunks and not chunks[-1]:
                     chunks.pop()
                     return chunks, True
@@ -226,15 +235,17 @@ class TlsStream(asyncio.Transport, asyncio.BufferedProtocol):
             return [], False
         return chunks, self._is_at_end
 
-    def _decrypt_some(self, chunks: list[bytes]) -> bool:
+    def _decrypt_some(self, chunks: list[bytes], count: int = 0) -> bool:
         """Add what the next few records hold, and b"" for the end. False when there are none.
 
-        Raises ssl.SSLError, and ConnectionAbortedError for a peer whose records hold nothing.
+        ``count``: they are so many, and OpenSSL has got them already. Raises ssl.SSLError, and ConnectionAbortedError
+        for a peer whose records hold nothing.
         """
-        records, count = self._records.next()
         if not count:
-            return False
-        self._incoming.write(records)
+            records, count = self._records.next()
+            if not count:
+                return False
+            self._incoming.write(records)
         before = len(chunks)
         try:
             while self._incoming.pending:

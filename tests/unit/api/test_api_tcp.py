@@ -8,6 +8,7 @@ import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -15,6 +16,7 @@ import attrs
 import pytest
 from api_world import BenchManager, BenchNode, World, api_of
 from cryptography import x509
+from key_updates import DATA, Caller
 from structlog.testing import capture_logs
 
 from swarmpy.api.connection import Limits
@@ -110,6 +112,38 @@ async def desk() -> AsyncIterator[Desk]:
     """A desk at a leader."""
     async with opened() as made:
         yield made
+
+
+@pytest.mark.parametrize("when", ["behind the handshake", "later", "behind a request"])
+async def test_changes_of_keys_without_end(desk: Desk, tmp_path: Path, when: str) -> None:
+    """Who has a certificate cannot keep the manager busy within TLS: OpenSSL would deal with all that has come
+    before it lets anybody else run. A few are taken."""
+    shown, many = await desk.admitted("bob", ApiRole.VIEWER), 5000
+    head = f"GET /_ping HTTP/1.1\r\nHost: 127.0.0.1:{desk.server.port}\r\n".encode()
+    caller = await Caller.connect(
+        desk.server.port, shown, tmp_path / "keys", behind=many if when == "behind the handshake" else 2
+    )
+    if when != "behind the handshake":
+        some = [caller.keys.record(DATA, head) + caller.keys.updated(), caller.keys.record(DATA, b"\r\n")]
+        caller.writer.write(b"".join(some))
+        if when == "later":
+            await until(lambda: desk.server.open_connections == 1)
+        caller.writer.write(b"".join(caller.keys.updated() for _ in range(many)))
+    # Whether the end or what was sent into it comes first, it is the end.
+    with contextlib.suppress(ConnectionError):
+        async with asyncio.timeout(10):
+            while await caller.reader.read(65536):
+                pass
+    await until(lambda: desk.server.open_connections == 0)
+    caller.writer.transport.abort()
+    assert (await desk.ask(shown, "GET", "/_ping"))[0] == 200
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what has no event, within a deadline."""
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.01)
 
 
 SPEC = {"Name": "web", "TaskTemplate": {"ContainerSpec": {"Image": "busybox"}}}

@@ -25,15 +25,35 @@ def test_however_it_comes_it_is_handed_on_in_order(sizes: list[int], most: int, 
     """In whole records, so many at most, whatever the pieces that it comes in."""
     sent, cuts = b"".join(map(record, sizes)), random.Random(seed)
     records, got, count, at = Records(), b"", 0, 0
+    buffer = bytearray(200)
     while at < len(sent):
-        step = cuts.randint(1, 200)
-        records.add(sent[at : at + step])
-        at += step
+        piece = sent[at : at + cuts.randint(1, 200)]
+        buffer[: len(piece)] = piece
+        records.add(memoryview(buffer)[: len(piece)])
+        at += len(piece)
         while (found := records.next(most))[1]:
             assert 0 < found[1] <= most
-            got, count = got + found[0], count + found[1]
+            got, count = got + bytes(found[0]), count + found[1]
             assert got == sent[: len(got)]
+        if cuts.random() < 0.3:
+            # Something else may be added before all was asked for.
+            records.add(memoryview(b""))
+        records.keep()
     assert (got, count, len(records)) == (sent, len(sizes), 0)
+
+
+def test_one_that_comes_alone_need_not_wait() -> None:
+    """Only if it is whole, of data, and nothing came before it."""
+    records = Records()
+    assert records.is_next(memoryview(record(300)))
+    assert not records.is_next(memoryview(record(300)[:-1]))
+    assert not records.is_next(memoryview(record(300) + b"\x17"))
+    assert not records.is_next(memoryview(record(300, kind=22)))
+    assert not records.is_next(memoryview(b""))
+    records.add(record(3))
+    assert not records.is_next(memoryview(record(300)))
+    records.next()
+    assert records.is_next(memoryview(record(300)))
 
 
 def test_a_record_that_is_not_whole_waits() -> None:

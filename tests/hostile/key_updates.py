@@ -51,10 +51,10 @@ class Keys:
 
 
 class Caller:
-    """A connection whose own records are made here; what comes back is thrown away."""
+    """A connection whose own records are made here."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, keys: Keys) -> None:
-        self._reader = reader
+        self.reader = reader
         self.writer = writer
         self.keys = keys
 
