@@ -51,6 +51,7 @@ __all__ = [
     "from_plain",
     "from_stored",
     "reason",
+    "has_at_most",
     "packable",
     "pack",
     "unpack",
@@ -163,12 +164,12 @@ def from_plain(cls: type[T], data: Any, *, most: int | None = None) -> T:
     ``most``: of how many values it may consist. To make one into an object takes some hundred times as long as to send
     it, and a megabyte holds a million of them.
     """
-    if most is not None and not _has_at_most(data, most):
+    if most is not None and not has_at_most(data, most):
         raise ProtocolViolation(f"malformed {cls.__name__}: it has more than {most} values")
     return _structure(_told, cls, data)
 
 
-def _has_at_most(data: Any, most: int) -> bool:
+def has_at_most(data: Any, most: int) -> bool:
     """True when there are so few values in ``data``, at whatever depth. Looks at no more than that."""
     containers = [data]
     while containers:

@@ -25,6 +25,7 @@ from swarmpy.errors import (
     SwarmpyError,
     Unavailable,
 )
+from swarmpy.model import codec
 from swarmpy.model.rates import Bucket, Rate
 from swarmpy.model.states import Role
 from swarmpy.wire.bounded_log import BoundedLog, Tell
@@ -51,6 +52,8 @@ BYTES_PER_S = 64 * 1024 * 1024
 values that there are a tenth of a second, and nobody else is heard meanwhile."""
 MOST_PER_BYTE = 16
 """Times its size is what a frame is charged at most."""
+MAX_ANONYMOUS_VALUES = 256
+"""Of a frame of a caller without a certificate; to join takes ten."""
 
 
 @attrs.frozen(kw_only=True)
@@ -65,7 +68,7 @@ class ServerConfig:
     worker_rate: Rate = WORKER_RATE
     """Bytes that are read of one worker, whatever the number of its connections; FRAME_COST_BYTES a frame at least."""
     anonymous: RpcConfig = attrs.Factory(
-        lambda: RpcConfig(max_frame_bytes=32 * 1024, max_requests=4, write_buffer_bytes=256 * 1024)
+        lambda: RpcConfig(max_frame_bytes=16 * 1024, max_requests=4, write_buffer_bytes=256 * 1024)
     )
     """Of a caller without a certificate, or with one that was revoked."""
     anonymous_rate: Rate = ANONYMOUS_RATE
@@ -120,6 +123,11 @@ class ServerConnection(Connection):
         """A request, or the end of one."""
         if self._group is None:
             return
+        if self._is_tight and not codec.has_at_most(frame, MAX_ANONYMOUS_VALUES):
+            # To read another such frame costs the handshake of another connection.
+            raise ProtocolViolation(
+                f"a frame of more than {MAX_ANONYMOUS_VALUES} values from a caller without a certificate"
+            )
         match kind:
             case Kind.CALL:
                 self._begin(self._group, frame[1], frame[2], partial(self._answer, *frame[1:4]))

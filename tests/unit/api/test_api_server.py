@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import os
 import socket
 import stat
 from collections.abc import AsyncIterator
@@ -63,11 +64,18 @@ async def test_the_api_answers_over_its_socket(tmp_path: Path) -> None:
             assert (await answer.text()).endswith("\n")
 
 
-async def test_the_socket_belongs_to_its_owner_and_goes_away(tmp_path: Path) -> None:
-    """Mode 0600 from the first moment, no file after close."""
+async def test_the_socket_belongs_to_its_owner_and_goes_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mode 0600 from the first moment, whatever the mask: nobody need change it. No file after close."""
     path = tmp_path / "s"
-    async with serving(path):
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    changed: list[object] = []
+    monkeypatch.setattr(os, "chmod", lambda *args, **_: changed.append(args))
+    before = os.umask(0)
+    try:
+        async with serving(path):
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    finally:
+        os.umask(before)
+    assert changed == []
     assert not path.exists()
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import functools
 import os
 import random
 import re
@@ -82,18 +83,98 @@ async def test_the_table_is_the_codes(tmp_path: Path) -> None:
     assert page() == wanted
 
 
-def functions_in(file: Path) -> set[str]:
-    nodes = ast.walk(ast.parse(file.read_text()))
-    return {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+RUN_BY_CI = ("unit", "simulation", "integration", "engine")
+"""Directories below ``tests``, each with an environment of its own in ``tox.ini``."""
 
 
-def test_every_test_that_is_named_exists() -> None:
+def collected_in(text: str) -> dict[str, Function]:
+    """What pytest collects of a file: functions of the module and methods of its classes, none within another one."""
+    found: dict[str, Function] = {}
+    for node in ast.parse(text).body:
+        is_class = isinstance(node, ast.ClassDef) and node.name.startswith("Test")
+        for each in node.body if is_class and isinstance(node, ast.ClassDef) else [node]:
+            if isinstance(each, Function) and each.name.startswith("test_"):
+                found[each.name] = each
+    return found
+
+
+def is_always_left_out(test: Function) -> bool:
+    """True for one that is marked to be skipped whatever the machine, or to fail."""
+    marks = [ast.unparse(mark) for mark in test.decorator_list]
+    return any(re.fullmatch(r"pytest\.mark\.(skip|xfail)(\(.*\))?", mark, re.DOTALL) for mark in marks)
+
+
+def run_by_ci() -> dict[str, list[Path]]:
+    """Files of tests by their name, which several may have."""
+    found: dict[str, list[Path]] = {}
+    for directory in RUN_BY_CI:
+        for path in (ROOT / "tests" / directory).rglob("test_*.py"):
+            found.setdefault(path.name, []).append(path)
+    return found
+
+
+@functools.cache
+def collected(path: Path) -> dict[str, Function]:
+    """Those of a file."""
+    return collected_in(path.read_text())
+
+
+def what_is_wrong_with(file: str, name: str, files: dict[str, list[Path]]) -> str:
+    """Why ``file::name`` holds nothing; "" when it is a test that is run."""
+    found = [test for path in files.get(file, ()) if (test := collected(path).get(name)) is not None]
+    if len(found) != 1:
+        return f"{file}::{name}: there are {len(found)} of it"
+    if is_always_left_out(found[0]):
+        return f"{file}::{name} is never run"
+    return "" if any(isinstance(node, ast.Assert | ast.Call) for node in ast.walk(found[0])) else f"{name} is empty"
+
+
+def test_every_test_that_is_named_is_run() -> None:
     """A promise that nothing holds is none."""
-    files = {file.name: file for file in (ROOT / "tests").rglob("test_*.py")}
-    named = _NAMED.findall(page())
-    assert len(named) > 50
-    missing = [f"{file}::{name}" for file, name in named if file not in files or name not in functions_in(files[file])]
-    assert missing == []
+    named = set(_NAMED.findall(page()))
+    assert len(named) > 150
+    files = run_by_ci()
+    assert [wrong for file, name in sorted(named) if (wrong := what_is_wrong_with(file, name, files))] == []
+
+
+def test_the_directories_are_those_of_ci() -> None:
+    """A test that nobody runs holds nothing either."""
+    environments = (ROOT / "tox.ini").read_text()
+    for directory in RUN_BY_CI:
+        assert re.search(rf"^commands =\s[^\[]*pytest [^\n]*tests/{directory} ", environments, re.MULTILINE), directory
+
+
+@pytest.mark.parametrize(
+    ("text", "collected"),
+    [
+        ("def test_a(): pass", True),
+        ("async def test_a(): pass", True),
+        ("class TestX:\n    def test_a(self): pass", True),
+        ("class X:\n    def test_a(self): pass", False),
+        ("def test_b():\n    def test_a(): pass", False),
+        ("if False:\n    def test_a(): pass", False),
+        ("# def test_a(): pass", False),
+    ],
+)
+def test_what_is_collected(text: str, collected: bool) -> None:
+    """As pytest does."""
+    assert ("test_a" in collected_in(text)) is collected
+
+
+@pytest.mark.parametrize(
+    ("mark", "left_out"),
+    [
+        ("pytest.mark.skip", True),
+        ('pytest.mark.skip(reason="x")', True),
+        ("pytest.mark.xfail", True),
+        ('pytest.mark.skipif(os.geteuid() != 0, reason="x")', False),
+        ("settings(deadline=None)", False),
+    ],
+)
+def test_what_is_left_out(mark: str, left_out: bool) -> None:
+    """Where the machine cannot do it, it may be skipped; elsewhere not."""
+    assert is_always_left_out(collected_in(f"@{mark}\ndef test_a(): pass")["test_a"]) is left_out
 
 
 def promises() -> Iterator[tuple[str, str]]:
@@ -107,6 +188,15 @@ def promises() -> Iterator[tuple[str, str]]:
             in_table = True
         elif in_table and not set(cells[0]) <= {"-"}:
             yield cells[0], cells[-1]
+
+
+def test_every_table_of_promises_names_tests() -> None:
+    """One without that column would be looked at by nobody."""
+    headings = [line for line in page().splitlines() if re.match(r"\|.*\| cannot \|", line)]
+    rows = [line for line in page().splitlines() if re.match(r"\| [STRIDE]( [STRIDE])* \|", line)]
+    assert len(rows) == len(list(promises()))
+    assert headings
+    assert {heading.strip("| ").split("|")[-1].strip() for heading in headings} == {"held by"}
 
 
 @pytest.mark.parametrize(("promise", "held_by"), list(promises()), ids=lambda text: text[:60])

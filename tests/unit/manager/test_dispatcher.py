@@ -72,10 +72,11 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def test_first_message_carries_everything() -> None:
-    """A new session is told all its tasks, the endpoint table, the managers and its role."""
-    async with serving("a") as world:
+    """A new session is told all its tasks, the endpoint table, the managers and its role; no task of another node."""
+    async with serving("a", "b") as world:
         await world.store.update(lambda tx: tx.create(make_service()))
         await world.store.update(lambda tx: tx.create(make_task("t1", "a")))
+        await world.store.update(lambda tx: tx.create(make_task("t2", "b")))
         agent = FakeAgent(world.dispatcher, "a")
         await agent.open()
         first = agent.messages[0]
