@@ -30,13 +30,19 @@ async def choose_runtime(asked: str, stack: StackFile) -> Choice:
     engine = Engine()
     try:
         await engine.open(PROBE_TIMEOUT_S)
+    except RuntimeUnavailable as error:
+        if asked == "docker":
+            what_to_do = "it must run, and this user must be allowed to use it; or use --runtime process"
+            raise RuntimeUnavailable(f"{error}: {what_to_do}") from error
+        return Choice(name="process", reason=str(error))
+    try:
         for image in sorted({spec.task.container.image for spec in stack.services}):
             await _provide(engine, image)
         version = str((await engine.version()).get("Version", ""))
         return Choice(name="docker", reason=f"Docker Engine {version} answers at {engine.url}")
     except RuntimeUnavailable as error:
         if asked == "docker":
-            raise RuntimeUnavailable(f"{error}: start it, or use --runtime process") from error
+            raise
         return Choice(name="process", reason=str(error))
     finally:
         await engine.close()

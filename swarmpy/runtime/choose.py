@@ -50,7 +50,9 @@ async def choose_runtime(
             if kind == "docker" and may_be_away:
                 return docker, f"asked for, but {reason}"
             if kind == "docker":
-                raise RuntimeUnavailable(f"{reason}: start it, or use --runtime process") from error
+                raise RuntimeUnavailable(
+                    f"{reason}: it must run, and this user must be allowed to use it; or use --runtime process"
+                ) from error
     process = ProcessRuntime(
         node_id=node_id, node_address=node_address, hostname=hostname, directory=directory, generic=generic
     )

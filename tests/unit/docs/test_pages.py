@@ -216,6 +216,8 @@ def test_the_variables_are_read_somewhere() -> None:
     named = {word for page in PAGES for word in variable.findall(page.read_text())}
     assert len(named) > 10
     assert {word for word in named if word not in code} == set()
+    running = (ROOT / "docs" / "running.md").read_text()
+    assert {word for word in variable.findall(sources("swarmpy/cli")) if f"`{word}" not in running} == set()
 
 
 def test_the_events_are_logged_somewhere() -> None:

@@ -41,7 +41,8 @@ async def test_auto_falls_back_to_processes(tmp_path: Path) -> None:
 
 async def test_docker_without_an_engine_is_an_error(tmp_path: Path) -> None:
     """Asking for docker where none answers says what to do."""
-    with pytest.raises(RuntimeUnavailable, match=r"no Docker Engine answers .*: start it, or use --runtime process$"):
+    what_to_do = "it must run, and this user must be allowed to use it; or use --runtime process"
+    with pytest.raises(RuntimeUnavailable, match=f"no Docker Engine answers .*: {what_to_do}$"):
         await choose("docker", tmp_path, f"unix://{tmp_path}/none.sock")
 
 
