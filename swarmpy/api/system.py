@@ -52,6 +52,7 @@ class SystemApi:
             Route("GET", "/distribution/{name...}/json", Scope.LOCAL, Access.ADMIN, self.distribution),
         ]
         routes += [_local("GET", f"/networks/{name}", _predefined(name)) for name in PREDEFINED]
+        routes.append(_local("POST", "/networks/create", _no_overlay))
         for word in _COLLECTIONS:
             routes += [
                 _local("POST", f"/{word}s/create", _not_supported),
@@ -182,6 +183,15 @@ async def _empty_list(_request: ApiRequest) -> ApiResponse:
 
 async def _no_volumes(_request: ApiRequest) -> ApiResponse:
     return json_response({"Volumes": [], "Warnings": None})
+
+
+async def _no_overlay(_request: ApiRequest) -> ApiResponse:
+    """``docker stack deploy`` asks for one for every stack that does not say otherwise."""
+    return message_response(
+        501,
+        "overlay networks are not available yet: services reach each other through published ports. A stack file for "
+        "docker stack deploy needs networks: {default: {external: true, name: bridge}}; swarmpy stack deploy does not",
+    )
 
 
 async def _not_supported(request: ApiRequest) -> ApiResponse:

@@ -56,6 +56,22 @@ async def test_the_hosts_network_by_the_docker_command(docker: Docker, world: Wo
     assert "network back not found" in await docker(*create, "other", "--network", "back", "busybox", fails=True)
 
 
+async def test_a_stack_that_needs_a_network_is_told_what_to_write(docker: Docker, tmp_path: Path, world: World) -> None:
+    """The docker command makes a network for each stack; with the line that it is told it makes none."""
+    file = tmp_path / "stack.yml"
+    text = "version: '3.8'\nservices: {web: {image: 'busybox:1', ports: ['8080:80']}}\n"
+    file.write_text(text)
+    deploy = ("stack", "deploy", "-c", str(file), "--resolve-image", "never", "--detach=true", "st")
+    said = await docker(*deploy, fails=True)
+    line = "networks: {default: {external: true, name: bridge}}"
+    assert "overlay networks are not available yet" in said
+    assert line in said
+    file.write_text(text + line)
+    await docker(*deploy)
+    [service] = world.leader.store.view().services()
+    assert [network.target for network in service.spec.task.networks] == ["bridge"]
+
+
 async def test_services_by_the_docker_command(docker: Docker, world: World) -> None:
     """Create, list, inspect, scale, update, roll back, show tasks, remove."""
     create = "service create --name web --replicas 2 -p 8080:80 -e A=1 --label tier=front --no-resolve-image -d"
