@@ -118,12 +118,16 @@ _IMAGE = re.compile(
     r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?"
     r"(?:@[A-Za-z][A-Za-z0-9]*(?:[+._-][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{32,})?"
 )
+_IMAGE_ID = re.compile(r"[0-9a-f]{64}")
 _MAX_IMAGE = MAX_REPOSITORY + 1 + 128 + 1 + 256
 
 
 def is_image(text: str) -> bool:
-    """True for ``[registry[:port]/]name[:tag][@digest]`` as registries have it."""
-    if len(text) > _MAX_IMAGE:
+    """True for ``[registry[:port]/]name[:tag][@digest]`` as registries have it.
+
+    An engine takes 64 hexadecimal digits for the id of an image, which is another one, or none, on each machine.
+    """
+    if len(text) > _MAX_IMAGE or _IMAGE_ID.fullmatch(text):
         return False
     match = _IMAGE.fullmatch(text)
     return match is not None and len(match["repository"]) <= MAX_REPOSITORY

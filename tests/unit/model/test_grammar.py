@@ -23,7 +23,8 @@ GOOD_IMAGES = (
 BAD_IMAGES = (
     "", " ", "a b", "Busybox", "a/B", "a:", ":a", "a@", "a@sha256:12", "a:b:c", "a//b", "/a", "a/", "a/../b", "../a",
     "..", ".", "a..b/c..d", "a\n", "\na", "a\0", "a;b", "a|b", "$(a)", "`a`", "-a", "a:-b", "a:" + "t" * 129, "ä",
-    "a%2e", "http://a/b", "a?b", "a#b", "a" * 256, "unix:///var/run", "a/\u202eb", "x..y/z", "-h/x",
+    "0123456789abcdef" * 4, "a%2e", "http://a/b", "a?b", "a#b", "a" * 256, "unix:///var/run", "a/\u202eb", "x..y/z",
+    "-h/x",
 )  # fmt: skip
 
 
