@@ -103,7 +103,8 @@ def _check_job(spec: ServiceSpec) -> None:
         raise InvalidArgument("Jobs may not have an update config")
     if spec.rollback is not None:
         raise InvalidArgument("Jobs may not have a rollback config: what a job did is not undone")
-    if spec.desired_concurrency < 1:
+    if spec.desired_concurrency < 0 or (spec.desired_concurrency == 0 and spec.desired_completions):
+        # None at a time would be for ever under way, but of nothing (docker's --replicas 0) that is enough.
         raise InvalidArgument(f"MaxConcurrent of a job must be at least 1, not {spec.desired_concurrency}")
     if not 0 <= spec.desired_completions <= MAX_COMPLETIONS:
         raise InvalidArgument(

@@ -13,8 +13,6 @@ from hosts import SLEEP, Host, Hosts, refused, services, until
 
 from swarmpy.runtime.free_ports import FIRST
 
-from swarmpy.runtime.free_ports import FIRST
-
 SERVER = """
 services:
   web:

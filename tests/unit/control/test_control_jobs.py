@@ -10,6 +10,7 @@ import pytest
 from control_world import SECOND, World, spec
 
 from swarmpy.control.explain import Replicas, count_replicas, why_not_running
+from swarmpy.control.validate import validate_service_spec
 from swarmpy.errors import InvalidArgument
 from swarmpy.model import changes
 from swarmpy.model.ids import ServiceId
@@ -282,6 +283,16 @@ def test_removing_a_job_removes_all_of_it() -> None:
     assert world.view.tasks_of_service(work) == ()
 
 
+def test_a_job_of_nothing_waits_to_be_scaled() -> None:
+    """As ``--replicas 0`` makes it."""
+    validate_service_spec(job(0, 0))
+    jobs = Jobs("a")
+    work = jobs.add_job(job(0, 0))
+    assert jobs.tasks(work) == []
+    jobs.execute(work, job(2, 1))
+    assert len(jobs.under_way(work)) == 1
+
+
 @pytest.mark.parametrize(
     ("wanted", "refusal"),
     [
@@ -291,14 +302,13 @@ def test_removing_a_job_removes_all_of_it() -> None:
         (attrs.evolve(global_job(), max_concurrent=1), "can only be used with replicated-job mode"),
         (attrs.evolve(spec(), total_completions=1), "can only be used with replicated-job mode"),
         (job(1, 0), "MaxConcurrent of a job must be at least 1, not 0"),
+        (job(0, -1), "MaxConcurrent of a job must be at least 1, not -1"),
         (job(-1, 1), "TotalCompletions of a job must be between 0"),
         (job(100_000_000, 1), "TotalCompletions of a job must be between 0"),
     ],
 )
 def test_a_job_that_makes_no_sense_is_refused(wanted: ServiceSpec, refusal: str) -> None:
     """With the reason."""
-    from swarmpy.control.validate import validate_service_spec
-
     with pytest.raises(InvalidArgument, match=refusal):
         validate_service_spec(wanted)
 
