@@ -52,10 +52,9 @@ class SystemApi:
             Route("GET", "/distribution/{name...}/json", Scope.LOCAL, Access.ADMIN, self.distribution),
         ]
         routes += [_local("GET", f"/networks/{name}", _predefined(name)) for name in PREDEFINED]
-        routes.append(_local("POST", "/networks/create", _no_overlay))
         for word in _COLLECTIONS:
             routes += [
-                _local("POST", f"/{word}s/create", _not_supported),
+                _local("POST", f"/{word}s/create", _no_overlay if word == "network" else _not_supported),
                 _local("GET", f"/{word}s/{{id...}}/json", _none_of(word)),
                 _local("GET", f"/{word}s/{{id...}}", _none_of(word)),
                 _local("DELETE", f"/{word}s/{{id...}}", _none_of(word)),
