@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Mapping
@@ -95,6 +96,8 @@ class HttpServer:
         self._by_http: dict[Any, Connection] = {}
         self._streaming: dict[Any, asyncio.Task[Any]] = {}
         """Answers that are made while they are sent, by whom they are sent to."""
+        self._answering: dict[Any, asyncio.Task[Any]] = {}
+        """The requests that are being answered, until their answers are sent, by whom they are sent to."""
         self._streams = _Budget(self._limits.streams)
         self._bodies = _Budget(self._limits.bodies_bytes)
         self._answers = _Budget(self._limits.answers_bytes)
@@ -122,16 +125,32 @@ class HttpServer:
     async def close(self) -> None:
         """Stop listening; what is being answered has CLOSE_TIMEOUT_S to come to its end. Idempotent."""
         listener, self._listener = self._listener, None
-        if listener is not None:
+        if listener is None:
+            return
+        try:
             # First: those who have just come need the server.
             await listener.stop_accepting()
+            server, self._server = self._server, None
+            assert server is not None, "there is one as long as there is a listener"
             # aiohttp would wait for them, too.
             listener.end_idle()
-        server, self._server = self._server, None
-        if server is not None:
+            await self._finish()
             await server.shutdown(CLOSE_TIMEOUT_S)
-        if listener is not None:
+        finally:
             listener.end_connections()
+
+    async def _finish(self) -> None:
+        """Wait for what is being answered, and give up what takes too long.
+
+        Not left to aiohttp, which fails where an answer is ready in the moment in which it stops waiting for it.
+        """
+        if not self._answering:
+            return
+        _, late = await asyncio.wait(self._answering.values(), timeout=CLOSE_TIMEOUT_S)
+        for task in late:
+            task.cancel()
+        if late:
+            await asyncio.wait(late, timeout=CLOSE_TIMEOUT_S)
 
     @property
     def open_connections(self) -> int:
@@ -144,6 +163,7 @@ class HttpServer:
 
         def lost(connection: Connection) -> None:
             self._by_http.pop(http, None)
+            self._answering.pop(http, None)
             # An answer that has nothing to send for long would never notice.
             if (streaming := self._streaming.pop(http, None)) is not None:
                 streaming.cancel()
@@ -161,6 +181,10 @@ class HttpServer:
         if connection is None:
             # It was lost before its turn came: nobody will read this.
             return web.Response(status=503)
+        task = asyncio.current_task()
+        assert task is not None, "requests are answered in tasks of their own"
+        self._answering[request.protocol] = task
+        task.add_done_callback(functools.partial(self._answer_sent, request.protocol))
         connection.request_started(has_body_to_come=not request.content.is_eof())
         held = 0
 
@@ -180,6 +204,10 @@ class HttpServer:
         finally:
             self._bodies.give_back(held)
             connection.request_finished(was_read=request.content.is_eof())
+
+    def _answer_sent(self, http: Any, task: asyncio.Task[Any]) -> None:
+        if self._answering.get(http) is task:
+            del self._answering[http]
 
     async def _answered(
         self, request: web.BaseRequest, connection: Connection, read_body: Callable[[], Awaitable[bytes | ApiResponse]]
@@ -227,7 +255,7 @@ class HttpServer:
 
     def _response(self, request: web.BaseRequest, answer: ApiResponse) -> web.Response:
         response = web.Response(status=answer.status, body=answer.body, headers=self._all_headers(answer))
-        if not request.content.is_eof():
+        if self._server is None or not request.content.is_eof():
             response.force_close()
         return response
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
+import time
 from pathlib import Path
 
 import pytest
 from raw_client import GET, Raw
 from structlog.testing import capture_logs
 
+from swarmpy.api import http_server
 from swarmpy.api.callers import NOBODY
 from swarmpy.api.connection import Visitor
-from swarmpy.api.http_server import HttpRequest, HttpServer
+from swarmpy.api.http_server import Answer, HttpRequest, HttpServer
 from swarmpy.api.request import ApiResponse
 
 
@@ -21,7 +24,7 @@ async def answer(_request: HttpRequest) -> ApiResponse:
     return ApiResponse()
 
 
-async def serving(path: Path) -> HttpServer:
+async def serving(path: Path, answer: Answer = answer) -> HttpServer:
     """A server on a unix socket."""
     server = HttpServer(answer, "1", lambda _: Visitor(admit=lambda: NOBODY))
     listening = socket.socket(socket.AF_UNIX)
@@ -68,3 +71,76 @@ async def test_a_defect_costs_one_connection(tmp_path: Path, monkeypatch: pytest
     assert (await second.rest()).startswith(b"HTTP/1.1 200 ")
     second.close()
     await server.close()
+
+
+class Held:
+    """Answers when it is let go."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.go = asyncio.Event()
+
+    async def answer(self, _request: HttpRequest) -> ApiResponse:
+        """Of nothing, in the end."""
+        self.asked.set()
+        await self.go.wait()
+        return ApiResponse()
+
+
+def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the HTTP server took for a defect."""
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+async def test_what_is_being_answered_as_the_server_is_closed_comes_to_its_end(tmp_path: Path) -> None:
+    """And no more after it: the connection is ended, though its client would go on."""
+    held = Held()
+    server = await serving(tmp_path / "sock", held.answer)
+    with await Raw.open(tmp_path / "sock") as client:
+        await client.send(GET)
+        await held.asked.wait()
+        closing = asyncio.create_task(server.close())
+        await asyncio.sleep(0)
+        await client.send(GET)
+        held.go.set()
+        assert (await client.rest()).count(b"HTTP/1.1 200 ") == 1
+        await closing
+
+
+async def test_an_answer_that_is_ready_when_it_is_waited_for_no_longer(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the same moment, as on a machine that stood still until both were due: that is no defect."""
+    monkeypatch.setattr(http_server, "CLOSE_TIMEOUT_S", 0.05)
+    held = Held()
+    server = await serving(tmp_path / "sock", held.answer)
+    with await Raw.open(tmp_path / "sock") as client:
+        await client.send(GET)
+        await held.asked.wait()
+        asyncio.get_running_loop().call_later(0.05, held.go.set)
+        closing = asyncio.create_task(server.close())
+        for _ in range(5):
+            await asyncio.sleep(0)
+        time.sleep(0.1)  # noqa: ASYNC251 - the loop stands still, as it would with the process
+        await closing
+        await client.rest()
+    assert errors(caplog) == []
+
+
+async def test_a_closing_that_is_given_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Just when what it waited for is ready: that is no defect, either, and the server can be closed again."""
+    held = Held()
+    server = await serving(tmp_path / "sock", held.answer)
+    with await Raw.open(tmp_path / "sock") as client:
+        await client.send(GET)
+        await held.asked.wait()
+        closing = asyncio.create_task(server.close())
+        for _ in range(5):
+            await asyncio.sleep(0)
+        held.go.set()
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        await server.close()
+        await client.answer()
+    assert errors(caplog) == []
