@@ -6,6 +6,7 @@ import asyncio
 import logging
 import socket
 import time
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from swarmpy.api import http_server
 from swarmpy.api.callers import NOBODY
 from swarmpy.api.connection import Visitor
 from swarmpy.api.http_server import Answer, HttpRequest, HttpServer
-from swarmpy.api.request import ApiResponse
+from swarmpy.api.request import ApiResponse, StreamedResponse
 
 
 async def answer(_request: HttpRequest) -> ApiResponse:
@@ -143,4 +144,32 @@ async def test_a_closing_that_is_given_up(tmp_path: Path, caplog: pytest.LogCapt
             await closing
         await server.close()
         await client.answer()
+    assert errors(caplog) == []
+
+
+async def test_an_answer_without_an_end_is_given_up(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever makes it hears of it, before the server is closed; its client sees that it is not whole."""
+    monkeypatch.setattr(http_server, "CLOSE_TIMEOUT_S", 0.1)
+    ended: list[str] = []
+
+    async def chunks() -> AsyncGenerator[bytes, None]:
+        try:
+            yield b"first"
+            await asyncio.get_running_loop().create_future()
+        finally:
+            ended.append("made no more")
+
+    async def answer(_request: HttpRequest) -> ApiResponse:
+        return StreamedResponse(chunks=chunks())
+
+    server = await serving(tmp_path / "sock", answer)
+    with await Raw.open(tmp_path / "sock") as client:
+        await client.send(GET)
+        while b"first" not in client.received:
+            assert await client.more()
+        await asyncio.wait_for(server.close(), 10)
+        assert ended == ["made no more"]
+        assert not (await client.rest()).endswith(b"0\r\n\r\n")
     assert errors(caplog) == []
