@@ -118,8 +118,8 @@ CLUSTER = (
         module="swarmpy.control.allocator",
         edits=(
             Edit(
-                "in view.tasks_waiting() if task.status.state == TaskState.NEW",
-                "in view.tasks() if task.status.state <= TaskState.ASSIGNED",
+                "in view().tasks_waiting() if task.status.state is TaskState.NEW",
+                "in view().tasks() if task.status.state <= TaskState.ASSIGNED",
             ),
         ),
     ),
@@ -140,7 +140,7 @@ CLUSTER = (
         bug="A slot that is held is given again.",
         killer=8,
         module="swarmpy.control.replicated",
-        edits=(Edit("        taken = set(held)\n", "        taken = set(held[1:])\n"),),
+        edits=(Edit("if number not in held)", "if number not in list(held)[1:])"),),
     ),
     _cluster(
         name="port-twice",
