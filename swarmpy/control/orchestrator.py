@@ -17,7 +17,6 @@ made. So what it decides on is never older than a slice:
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
 
 from swarmpy.control import global_mode, jobs, reaper, replicated, update
@@ -151,16 +150,12 @@ class Look:
         slots, left = self._slots, self._most
         if draft.service.spec.max_unavailable is None:
             slots.uncounted.clear()
-        for key in list(itertools.islice(slots.uncounted, self._most)):
-            del slots.uncounted[key]
-            draft.count(key)
+        for _ in range(min(len(slots.uncounted), self._most)):
+            draft.count(slots.uncounted.popitem()[0])
         if slots.uncounted:
             return True
         is_plain = draft.service.job is None and not draft.is_global
-        for key in list(itertools.islice(slots.stale, self._most)):
-            if left <= 0 or draft.size >= self._most_tasks:
-                return True
-            del slots.stale[key]
+        while left > 0 and draft.size < self._most_tasks and (key := slots.pop_stale()) is not None:
             # As the store has it: nothing was decided about a slot that is still to be looked at.
             if is_plain and (tasks := slots.stored.get(key)) and self._is_at_rest(draft, key, tasks):
                 left -= 1
@@ -269,10 +264,9 @@ class Look:
             if view.service(self._service_id) is not service:
                 self.has_more = True
                 return
-            for key in list(itertools.islice(slots.stale, self._most)):
-                if len(found) >= self._most_tasks:
-                    break
-                del slots.stale[key]
+            left = self._most
+            while left > 0 and len(found) < self._most_tasks and (key := slots.pop_stale()) is not None:
+                left -= 1
                 found += self._removed(view, service, slots.stored.get(key, ()))
             yield Decision(changes=tuple(found))
         if service is not None and not slots.stored:

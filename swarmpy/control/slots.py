@@ -52,6 +52,7 @@ class Slots:
         self._assumed: dict[SlotKey, tuple[Task, ...]] = {}
         self.stale: dict[SlotKey, None] = {}
         """To be looked at."""
+        self._agenda: list[SlotKey] = []
         self.uncounted: dict[SlotKey, None] = {}
         """Those whose running tasks are to be counted anew, where that is asked for."""
         self.restless: dict[SlotKey, None] = {}
@@ -114,6 +115,21 @@ class Slots:
         # Of a slot without tasks nothing is known, or it was marked when it lost them.
         self.stale.update(dict.fromkeys(self.stored))
         self.uncounted.update(dict.fromkeys(self.stored))
+
+    def pop_stale(self) -> SlotKey | None:
+        """Take out the next slot to be looked at, about in the order of marks; None: there is none."""
+        stale = self.stale
+        while stale:
+            # The first entry of a dictionary that was emptied from its beginning is far away.
+            if not self._agenda:
+                self._agenda = list(reversed(stale))
+            key = self._agenda.pop()
+            if key in stale:
+                del stale[key]
+                return key
+        self._agenda.clear()
+        stale.clear()
+        return None
 
     # -- deciding -----------------------------------------------------------------------------------------------------
 

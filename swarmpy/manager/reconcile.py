@@ -60,6 +60,8 @@ class Reconciler:
         self._wake_at: dict[ServiceId, float] = {}
         self._slots: dict[ServiceId, Slots] = {}
         """Of large services, and of the one that is decided on."""
+        self._is_cut_short = False
+        """A service of this round has more to be decided at once."""
         self._following = Following(store)
         self._placing: Placing
         self._watch: Watch
@@ -80,6 +82,8 @@ class Reconciler:
         dues = [*self._wake_at.values(), *([] if self._placing.due is None else [self._placing.due])]
         due = min(dues, default=None)
         timeout = None if due is None else max(0.0, due - self._clock.monotonic())
+        if self._dirty:
+            timeout = 0.0
         if await self._watch.wait(timeout):
             await asyncio.sleep(COLLECT_S)
         await self._follow()
@@ -136,7 +140,9 @@ class Reconciler:
 
     async def _settle(self) -> None:
         """Decide until nothing is left to do."""
-        for round_number in range(1, MAX_ROUNDS + 1):
+        rounds = 0
+        while rounds < MAX_ROUNDS:
+            self._is_cut_short = False
             written = 0
             written += await self._following.settle()
             dirty, self._dirty = sorted(self._dirty), set()
@@ -151,8 +157,9 @@ class Reconciler:
             await self._follow()
             if not written and not self._dirty:
                 return
-            if round_number == MAX_ROUNDS:
-                log.warning("decisions_do_not_settle", services=sorted(self._dirty), written=written)
+            # A service of many tasks takes as many rounds as it takes.
+            rounds += not self._is_cut_short
+        log.warning("decisions_do_not_settle", services=sorted(self._dirty), written=written)
 
     async def _enforce(self) -> int:
         """Shut down the tasks that changed nodes are no place for any more."""
@@ -182,6 +189,7 @@ class Reconciler:
             if not has_more:
                 break
         else:
+            self._is_cut_short = True
             self._dirty.add(service_id)
         if max(len(slots.stored), len(slots.stale)) < KEPT_TASKS:
             self._slots.pop(service_id, None)
