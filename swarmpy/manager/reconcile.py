@@ -186,7 +186,8 @@ class Reconciler:
         for _ in range(STEPS):
             part, has_more = await self._decide(service_id, slots)
             written += part
-            if not has_more:
+            if not has_more or not part:
+                # Where nothing could be written, something else is about to be.
                 break
         else:
             self._is_cut_short = True

@@ -235,11 +235,12 @@ class World:
             slots = self._slots[service_id] = Slots.of(self.view.tasks_of_service(service_id))
         waits = self.waits(service_id)
         while True:
+            before = self._index
             look = orchestrator.Look(
                 slots, lambda: self.view, service_id, self.clock.now_ns, self.new_id, waits, limit=self.limit
             )
             yield from look.slices()
-            if not look.has_more:
+            if not look.has_more or self._index == before:
                 break
         yield Decision(wake_at_ns=look.wake_at_ns)
 
