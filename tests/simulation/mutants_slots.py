@@ -10,26 +10,23 @@ _cluster = partial(Mutant, world="cluster")
 
 SLOTS = (
     _cluster(
-        name="a-node-marks-no-slot",
-        bug="That a node is lost, drained or back has none of its slots looked at.",
-        module="swarmpy.control.slots",
-        edits=(Edit("            known[task.service_id].mark(slot_of(task))\n", "            pass\n"),),
-    ),
-    _cluster(
         name="a-slot-that-waits-is-forgotten",
         bug="A slot whose restart delay is not over is not looked at any more.",
+        killer=93,
         module="swarmpy.control.orchestrator",
         edits=(Edit("                slots.restless[key] = None\n", "                pass\n"),),
     ),
     _cluster(
         name="what-was-not-written-counts",
         bug="A decision that could not be written, as something had changed, is taken for written.",
+        killer=12,
         module="swarmpy.control.orchestrator",
         edits=(Edit("for key in self._slots.give_up():", "for key in ():"),),
     ),
     _cluster(
         name="the-service-before-is-decided-on",
         bug="What is known of slots is kept when the service asks for something else.",
+        killer=11,
         module="swarmpy.control.orchestrator",
         edits=(Edit("if self._slots.basis != self._basis(service):", "if self._slots.basis is None:"),),
     ),

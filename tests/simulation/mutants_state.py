@@ -58,7 +58,7 @@ STORE = (
     _cluster(
         name="snapshot-without-tasks",
         bug="A snapshot holds no tasks.",
-        killer=4,
+        killer=28,
         module="swarmpy.store.snapshot",
         edits=(
             Edit(
@@ -85,7 +85,7 @@ CLUSTER = (
     _cluster(
         name="a-part-is-the-whole-set",
         bug="An agent takes the first part of its assignments for all of them.",
-        killer=8,
+        killer=9,
         module="swarmpy.agent.worker",
         edits=(Edit("            if not update.more:\n", "            if update.sequence:\n"),),
     ),
@@ -104,7 +104,7 @@ CLUSTER = (
     _cluster(
         name="secrets-of-the-first-session",
         bug="An agent goes on asking for secrets over the connection of its first session.",
-        killer=7,
+        killer=0,
         module="swarmpy.agent.dependencies",
         edits=(
             Edit("        self._ask = ask\n", "        self._ask = self._ask or ask\n"),
@@ -157,7 +157,7 @@ CLUSTER = (
     _cluster(
         name="dynamic-port-twice",
         bug="A port that the cluster chooses may be another service's.",
-        killer=50,
+        killer=49,
         module="swarmpy.control.ports",
         edits=(Edit("if key not in taken and self._is_free(service, key):", "if key not in taken:"),),
     ),
