@@ -83,7 +83,7 @@ class Reconciler:
         due = min(dues, default=None)
         timeout = None if due is None else max(0.0, due - self._clock.monotonic())
         if self._dirty:
-            timeout = 0.0
+            timeout = COLLECT_S
         if await self._watch.wait(timeout):
             await asyncio.sleep(COLLECT_S)
         await self._follow()
@@ -140,8 +140,7 @@ class Reconciler:
 
     async def _settle(self) -> None:
         """Decide until nothing is left to do."""
-        rounds = 0
-        while rounds < MAX_ROUNDS:
+        for _ in range(MAX_ROUNDS):
             self._is_cut_short = False
             written = 0
             written += await self._following.settle()
@@ -157,9 +156,9 @@ class Reconciler:
             await self._follow()
             if not written and not self._dirty:
                 return
-            # A service of many tasks takes as many rounds as it takes.
-            rounds += not self._is_cut_short
-        log.warning("decisions_do_not_settle", services=sorted(self._dirty), written=written)
+        if not self._is_cut_short:
+            # A service of very many tasks takes more rounds, after a pause.
+            log.warning("decisions_do_not_settle", services=sorted(self._dirty), written=written)
 
     async def _enforce(self) -> int:
         """Shut down the tasks that changed nodes are no place for any more."""

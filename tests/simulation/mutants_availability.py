@@ -30,7 +30,7 @@ AVAILABILITY = (
     _cluster(
         name="a-drain-stops-first",
         bug="A drained node's task is stopped before its replacement runs, whatever the order.",
-        killer=10,
+        killer=21,
         module="swarmpy.control.restart",
         edits=(
             Edit(

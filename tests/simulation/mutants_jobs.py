@@ -18,7 +18,7 @@ JOBS = (
     _jobs(
         name="the-execution-before-goes-on",
         bug="Tasks of the execution before are not removed.",
-        killer=1,
+        killer=2,
         module="swarmpy.control.jobs",
         edits=(Edit("            draft.remove(task, Cause.EXECUTED_ANEW)\n", "            pass\n"),),
     ),

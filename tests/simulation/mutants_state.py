@@ -70,12 +70,16 @@ STORE = (
     _cluster(
         name="no-version-check",
         bug="A decision on an object that has changed since is written all the same.",
-        killer=8,
+        killer=1,
         module="swarmpy.store.transaction",
         edits=(
             Edit(
                 "if expected_version is not None and current.meta.version != expected_version:",
                 "if expected_version == -1:",
+            ),
+            Edit(
+                "return change.object is None or change.object.meta.version == current.meta.version",
+                "return change.object is None or change.object.meta.version >= 0",
             ),
         ),
     ),
@@ -92,7 +96,7 @@ CLUSTER = (
     _cluster(
         name="secrets-outlive-their-task",
         bug="An agent keeps the secrets of tasks that are over.",
-        killer=37,
+        killer=0,
         module="swarmpy.agent.worker",
         edits=(
             Edit(
@@ -164,7 +168,7 @@ CLUSTER = (
     _cluster(
         name="stop-before-all-have-found-the-leader",
         bug="A task is told to stop while a node that looks for its new leader routes to it.",
-        killer=7,
+        killer=11,
         module="swarmpy.manager.dispatcher",
         edits=(Edit("if not self._silence.expected <= self._sessions.keys():", "if not self._sessions:"),),
     ),
