@@ -5,7 +5,7 @@ What cannot be allocated is said on the waiting tasks, and tried again with ever
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import attrs
 
@@ -22,6 +22,9 @@ from swarmpy.model.specs import PortConfig
 from swarmpy.model.states import TaskState
 from swarmpy.store.view import View
 
+SLICE_TASKS = 1_000
+"""Tasks of one decision."""
+
 
 def allocate_ports(view: View, service: Service) -> tuple[PortConfig, ...]:
     """The ports that a service (new, or with a new spec) gets; its ``ports`` should be set to them.
@@ -32,21 +35,26 @@ def allocate_ports(view: View, service: Service) -> tuple[PortConfig, ...]:
 
 
 def decide(view: View, service_ids: Iterable[ServiceId]) -> Decision:
-    """Give services the ports they lack and let NEW tasks go on.
+    """All of :func:`slices`, in one step."""
+    found = [change for decision in slices(lambda: view, service_ids) for change in decision.changes]
+    return Decision(changes=tuple(found))
 
-    ``service_ids`` are services that may have changed; those with NEW tasks are looked at in any case.
+
+def slices(view: Callable[[], View], service_ids: Iterable[ServiceId]) -> Iterator[Decision]:
+    """Give services the ports they lack and let NEW tasks go on, some thousand with each decision.
+
+    ``service_ids`` are services that may have changed; those with NEW tasks are looked at in any case. ``view`` gives
+    the state as it is at the moment: others may have their turn after each decision.
     """
+    new = [task for task in view().tasks_waiting() if task.status.state is TaskState.NEW]
+    waiting = dict.fromkeys(task.service_id for task in new)
     found: list[Change] = []
     ready: dict[ServiceId, Service] = {}
     refused: dict[ServiceId, str] = {}
-    table = PortTable(view)
-    new = [task for task in view.tasks_waiting() if task.status.state == TaskState.NEW]
-    for service_id in dict.fromkeys((*service_ids, *(task.service_id for task in new))):
-        service = view.service(service_id)
-        if service is None or service.pending_delete:
-            continue
-        if is_allocated(service):
-            ready[service.id] = service
+    table = PortTable(view())
+    for service_id in dict.fromkeys((*service_ids, *waiting)):
+        service = view().service(service_id)
+        if service is None or service.pending_delete or is_allocated(service):
             continue
         try:
             allocated = attrs.evolve(service, ports=table.allocate(service))
@@ -56,15 +64,30 @@ def decide(view: View, service_ids: Iterable[ServiceId]) -> Decision:
         table.add(allocated)
         ready[service.id] = allocated
         found.append(changes.update(allocated))
-    for task in new:
-        if not is_active(task):
-            continue
-        owner = ready.get(task.service_id)
-        if owner is not None:
-            found.append(changes.update(_allocated(task, owner)))
-        elif task.status.err != (refusal := refused.get(task.service_id, task.status.err)):
-            found.append(changes.update(attrs.evolve(task, status=attrs.evolve(task.status, err=refusal))))
-    return Decision(changes=tuple(found))
+    for start in range(0, len(new), SLICE_TASKS):
+        for task in new[start : start + SLICE_TASKS]:
+            found += _gone_on(task, view().service(task.service_id), ready, refused)
+        yield Decision(changes=tuple(found))
+        found = []
+    if found:
+        yield Decision(changes=tuple(found))
+
+
+def _gone_on(
+    task: Task, service: Service | None, ready: Mapping[ServiceId, Service], refused: Mapping[ServiceId, str]
+) -> list[Change]:
+    """A task that goes on, or says why it may not."""
+    if service is None or service.pending_delete or not is_active(task):
+        return []
+    owner = service if is_allocated(service) else ready.get(service.id)
+    if owner is not None:
+        return [changes.update(_allocated(task, owner))]
+    err = refused.get(service.id, task.status.err)
+    return (
+        []
+        if err == task.status.err
+        else [changes.update(attrs.evolve(task, status=attrs.evolve(task.status, err=err)))]
+    )
 
 
 _with_ports = evolver(Task, "status", "ports")

@@ -8,7 +8,9 @@ fails, or whose node dies, asks nobody, but counts: while it is missing nothing 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import Any, Self
 
 from swarmpy.control.nodes import Standing, standing_of
 from swarmpy.control.outdated import meets_constraints
@@ -23,22 +25,25 @@ WAITS = "waits: "
 class Allowance:
     """What may still be taken away of one service, while one decision is made."""
 
-    def __init__(
-        self, view: View, service: Service, tasks: Iterable[Task], standing: Callable[[Task], Standing]
-    ) -> None:
+    def __init__(self, view: View, service: Service, there: Mapping[Any, int]) -> None:
+        """``there``: of each slot that is not missing, how many tasks keep it from that."""
         self._service = service
         self._bound = service.spec.max_unavailable
         self._there: dict[Hashable, int] = {}
         self._least = 0
         if self._bound is None:
             return
-        for task in tasks:
-            if is_there(task, standing(task)):
-                key = _slot(task)
-                self._there[key] = self._there.get(key, 0) + 1
+        self._there.update(there)
         slots = _wanted(view, service, self._there)
         self._most = self._bound.of(slots)
         self._least = slots - self._most
+
+    @classmethod
+    def of(cls, view: View, service: Service, tasks: Iterable[Task], standing: Callable[[Task], Standing]) -> Self:
+        """As of the tasks of the service, and where they are."""
+        counted = service.spec.max_unavailable is not None
+        there = Counter(_slot(task) for task in tasks if is_there(task, standing(task))) if counted else {}
+        return cls(view, service, there)
 
     def take(self, task: Task) -> bool:
         """Ask to end a task; False when it has to wait. What is granted counts from then on."""
@@ -51,6 +56,10 @@ class Allowance:
         elif left:
             self._there[key] = left - 1
         return True
+
+    def is_free(self, key: Hashable) -> bool:
+        """True when the slot's tasks may be ended whatever else is missing, or as not too much is."""
+        return self._bound is None or self._there.get(key) != 1 or len(self._there) > self._least
 
     @property
     def reason(self) -> str:

@@ -9,29 +9,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from swarmpy.control.draft import Draft, is_active, is_ended, slot_of
+from swarmpy.control.draft import Draft, is_active, is_ended
 from swarmpy.control.restart import next_start_ns
+from swarmpy.control.slots import slot_of
 from swarmpy.model.objects import Task
 from swarmpy.model.states import TaskState
 
 
-def too_late(draft: Draft, tasks: Sequence[Task], deadline_ns: int, *, held_up: str = "") -> str:
+def stuck_one(draft: Draft, new: Sequence[Task]) -> Task | None:
+    """Of the new tasks of a slot of which none has run yet: one that is waited for, and may be for ever."""
+    awaited = [task for task in new if is_active(task)]
+    return next((task for task in awaited if not is_ended(task) or next_start_ns(draft, task) is None), None)
+
+
+def too_late(draft: Draft, deadline_ns: int, *, held_up: str = "") -> str:
     """Why the update is given up, in words to follow "update paused"; "" while it may go on.
 
-    ``tasks`` are all of the slots that it is about; ``held_up`` is why it may not replace a slot, where none is on its
-    way. Asked for in each decision while one is waited for: where nothing is, the time begins anew.
+    ``held_up`` is why it may not replace a slot, where none is on its way. Asked for in each decision while one is
+    waited for: where nothing is, the time begins anew.
     """
-    new = [task for task in tasks if draft.is_of_update(task)]
-    there = {slot_of(task) for task in new if task.started_at_ns}
-    awaited = [task for task in new if is_active(task) and slot_of(task) not in there]
-    stuck = [task for task in awaited if not is_ended(task) or next_start_ns(draft, task) is None]
-    if not deadline_ns or not (stuck or held_up):
+    progress = draft.slots.progress
+    if not deadline_ns or not (progress.stuck or held_up):
         return ""
     status = draft.service.update_status
     began = None if status is None else (status.state, status.started_at_ns)
-    if draft.waits_long("progress", (began, draft.service.spec_version, len(there)), deadline_ns):
+    if draft.waits_long("progress", (began, draft.service.spec_version, len(progress.started)), deadline_ns):
         return ""
-    return f"as it made no progress for {_seconds(deadline_ns)}: {_why(draft, stuck[0]) if stuck else held_up}"
+    stuck = progress.slots[min(progress.stuck)].stuck if progress.stuck else None
+    return f"as it made no progress for {_seconds(deadline_ns)}: {held_up if stuck is None else _why(draft, stuck)}"
 
 
 def _seconds(amount_ns: int) -> str:

@@ -1,35 +1,31 @@
 """One service and its tasks while a decision about them is being made.
 
 The parts of a decision (restart, scale, update) run one after the other on the same draft and see what the earlier
-ones did; the draft then tells what has become different. It never touches the view it was made from.
+ones did; the draft then tells what has become different. It never touches the view: what was decided is assumed of the
+slots (:mod:`swarmpy.control.slots`) until it is written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
+from functools import cached_property
 
 import attrs
 
-from swarmpy.control.availability import Allowance
+from swarmpy.control.availability import Allowance, is_there
 from swarmpy.control.decision import Decision, NewId, earlier
 from swarmpy.control.nodes import Standing, orphaned, standing_of
 from swarmpy.control.outdated import has_image, is_outdated
+from swarmpy.control.slots import SlotKey, Slots, slot_of
 from swarmpy.control.waiting import Waits
 from swarmpy.model import changes
-from swarmpy.model.defaults import restart_policy
+from swarmpy.model.defaults import restart_policy, update_config
 from swarmpy.model.evolving import evolver
 from swarmpy.model.ids import NodeId, TaskId
 from swarmpy.model.objects import Meta, Service, Task, TaskStatus
-from swarmpy.model.states import Cause, TaskState
+from swarmpy.model.specs import UpdateConfig
+from swarmpy.model.states import Cause, TaskState, UpdateState
 from swarmpy.store.view import View
-
-SlotKey = int | NodeId
-"""A slot is a number (replicated) or a node (global)."""
-
-
-def slot_of(task: Task) -> SlotKey:
-    """The slot that ``task`` is an attempt to fill."""
-    return task.slot or NodeId(task.node_id or "")
 
 
 def is_active(task: Task) -> bool:
@@ -47,9 +43,9 @@ def is_held_by_node(task: Task) -> bool:
     return TaskState.ASSIGNED <= task.status.state <= TaskState.RUNNING
 
 
-def age_key(task: Task) -> tuple[int, int, str]:
-    """Sorts the tasks of a slot from the oldest to the newest."""
-    return (task.spec_version, task.meta.created_at_ns, task.id)
+def is_rolled_back(service: Service) -> bool:
+    """True while the service becomes again what it was."""
+    return service.update_status is not None and service.update_status.state is UpdateState.ROLLBACK_STARTED
 
 
 with_desired = evolver(Task, "desired_state", "cause")
@@ -66,41 +62,62 @@ def retired(task: Task, desired: TaskState, now_ns: int, cause: Cause) -> Task:
 
 
 class Draft:
-    """The service, its slots, and the changes so far."""
+    """The service, its slots, and the changes so far.
 
-    def __init__(self, view: View, service: Service, now_ns: int, new_id: NewId, waits: Waits) -> None:
-        self.view = view
+    ``view`` gives the state as it is at the moment. Between two calls of :meth:`take` nothing else may change it.
+    """
+
+    def __init__(
+        self,
+        view: Callable[[], View],
+        service: Service,
+        slots: Slots,
+        now_ns: int,
+        new_id: NewId,
+        waits: Waits,
+    ) -> None:
+        self.view = view()
         self.service = service
+        self.slots = slots
         self._created = (
             Meta(created_at_ns=now_ns),
             TaskStatus(state=TaskState.NEW, timestamp_ns=now_ns, message="created"),
         )
         self.now_ns = now_ns
         self.is_global = service.spec.mode.is_global
+        self.is_restless = False
+        """The answer may be another one at another time, or when another slot has changed. For the caller to reset."""
+        self.is_updating = True
+        """How far each slot has come is asked for, and not only whether there is something to update."""
+        self.wake_at_ns: int | None = None
+        """When to decide again though nothing has happened."""
         self._wanted = TaskState.COMPLETE if service.spec.mode.is_job else TaskState.RUNNING
-        self.slots: dict[SlotKey, dict[TaskId, Task]] = {}
+        self._is_bound = service.spec.max_unavailable is not None
+        self._view = view
         self._new_id = new_id
         self._waits = waits
-        self._service_before = service
-        self._before: dict[TaskId, Task] = {}
+        self._service_before = self._service_at_first = service
         self._touched: dict[TaskId, Task] = {}
+        self._doomed: dict[TaskId, Task] = {}
         self._outdated: dict[tuple[int, int, int, bool, bool], bool] = {}
         self._standings: dict[NodeId, Standing] = {}
-        self._wake: int | None = None
         self._allowance: Allowance | None = None
-        tasks = view.tasks_of_service(service.id)
-        self._before = {task.id: task for task in tasks}
-        for task in tasks:
-            key = task.slot or slot_of(task)
-            slot = self.slots.get(key)
-            if slot is None:
-                self.slots[key] = {task.id: task}
-            else:
-                slot[task.id] = task
 
     def slot(self, key: SlotKey) -> tuple[Task, ...]:
-        """The tasks of a slot, past and present."""
-        return tuple(self.slots.get(key, {}).values())
+        """The tasks of a slot, past and present, the oldest first."""
+        return self.slots.tasks(key)
+
+    def latest(self, task: Task) -> Task:
+        """The task with what was decided about it."""
+        return self._touched.get(task.id, task)
+
+    def count(self, key: SlotKey) -> None:
+        """Find out anew what the slot's tasks mean to the allowance."""
+        there = sum(is_there(task, self.standing(task)) for task in self.slot(key))
+        if there:
+            self.slots.there[key] = there
+        else:
+            self.slots.there.pop(key, None)
 
     def standing(self, task: Task) -> Standing:
         """The standing of a task of this service."""
@@ -111,12 +128,18 @@ class Draft:
             found = self._standings[task.node_id] = standing_of(self.view.node(task.node_id))
         return found
 
+    @cached_property
+    def update_config(self) -> UpdateConfig:
+        """How the service wants to be updated, or rolled back if it is being, as of the beginning of the decision."""
+        service = self._service_at_first
+        return update_config(service.spec.rollback if is_rolled_back(service) else service.spec.update)
+
     @property
     def allowance(self) -> Allowance:
-        """What may be taken away of the service, as of the first look at it in this decision."""
+        """What may be taken away of the service, as of the first look at it since the last :meth:`take`."""
+        self.is_restless = True
         if self._allowance is None:
-            tasks = (task for slot in self.slots.values() for task in slot.values())
-            self._allowance = Allowance(self.view, self.service, tasks, self.standing)
+            self._allowance = Allowance(self.view, self.service, self.slots.there)
         return self._allowance
 
     def is_outdated(self, task: Task) -> bool:
@@ -155,8 +178,16 @@ class Draft:
 
     def put(self, task: Task) -> None:
         """The task is now like this."""
-        self.slots.setdefault(slot_of(task), {})[task.id] = task
+        key = slot_of(task)
+        self.slots.assume(key, task)
         self._touched[task.id] = task
+        if self._is_bound:
+            self.count(key)
+
+    def delete(self, task: Task) -> None:
+        """The task is of no use any more, and is no longer part of its slot."""
+        self.slots.assume(slot_of(task), task, is_gone=True)
+        self._doomed[task.id] = task
 
     def retire(self, task: Task, cause: Cause) -> None:
         """The task is wanted no more."""
@@ -218,6 +249,7 @@ class Draft:
         """
         if until_ns <= self.now_ns:
             return False
+        self.is_restless = True
         left_ns = self._waits.left_ns(what, until_ns, self.now_ns, most_ns)
         if left_ns:
             self._wake_at(self.now_ns + left_ns)
@@ -238,16 +270,35 @@ class Draft:
         return self.waits_for(task.id, task.not_before_ns, restart_policy(task.spec).delay_ns or 0)
 
     def _wake_at(self, time_ns: int) -> None:
-        self._wake = earlier(self._wake, time_ns)
+        self.wake_at_ns = earlier(self.wake_at_ns, time_ns)
 
-    def decision(self) -> Decision:
-        """What has become different."""
+    @property
+    def size(self) -> int:
+        """How many tasks were touched since the last :meth:`take`."""
+        return len(self._touched) + len(self._doomed)
+
+    def take(self) -> Decision:
+        """What has become different since the last time. When others have had their turn, it all counts from then."""
         found = [] if self.service == self._service_before else [changes.update(self.service)]
+        different: set[SlotKey] = {slot_of(task) for task in self._doomed.values()}
+        alike: set[SlotKey] = set()
         for task_id, task in self._touched.items():
-            before = self._before.get(task_id)
-            if before is None:
-                found.append(changes.create(task))
-            elif task != before:
-                found.append(changes.update(task))
-        self._waits.decided()
-        return Decision(changes=tuple(found), wake_at_ns=self._wake)
+            key = slot_of(task)
+            before = next((each for each in self.slots.stored.get(key, ()) if each.id == task_id), None)
+            if before == task:
+                alike.add(key)
+                continue
+            different.add(key)
+            found.append(changes.create(task) if before is None else changes.update(task))
+        for key in alike - different:
+            self.slots.take_back(key)
+        found += map(changes.delete, self._doomed.values())
+        self._service_before = self.service
+        self._touched, self._doomed = {}, {}
+        # Some of it is known by the identity of what may be gone by then.
+        self._outdated, self._standings, self._allowance = {}, {}, None
+        return Decision(changes=tuple(found))
+
+    def resume(self) -> None:
+        """Others have had their turn."""
+        self.view = self._view()

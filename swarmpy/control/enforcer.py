@@ -56,7 +56,7 @@ def _held_up(view: View, task: Task, allowances: dict[ServiceId, Allowance]) -> 
         return ""
     if service.id not in allowances:
         tasks = view.tasks_of_service(service.id)
-        allowances[service.id] = Allowance(view, service, tasks, partial(standing, view))
+        allowances[service.id] = Allowance.of(view, service, tasks, partial(standing, view))
     return "" if allowances[service.id].take(task) else allowances[service.id].reason
 
 

@@ -6,10 +6,11 @@ from collections import Counter
 
 import attrs
 
-from swarmpy.control.draft import age_key, is_active, is_ended, is_held_by_node, slot_of
+from swarmpy.control.draft import is_active, is_ended, is_held_by_node
 from swarmpy.control.jobs import completed_slots, has_completed
 from swarmpy.control.nodes import standing
 from swarmpy.control.outdated import is_outdated, meets_constraints
+from swarmpy.control.slots import age_key, slot_of
 from swarmpy.model.objects import PREPARING_MESSAGE, Node, Service, Task
 from swarmpy.model.states import Availability, NodeState, ServiceMode, TaskState, UpdateState
 from swarmpy.store.view import View

@@ -8,26 +8,42 @@ completed. A task that failed is tried again as its restart policy allows: ``on-
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 
-from swarmpy.control.draft import Draft, SlotKey, age_key, is_active, is_ended
+from swarmpy.control.draft import Draft, is_active, is_ended
 from swarmpy.control.global_mode import takes_new_tasks
 from swarmpy.control.nodes import Standing, can_be_orphaned
 from swarmpy.control.outdated import meets_constraints
 from swarmpy.control.restart import ENDED_BY_ITSELF, next_start_ns
+from swarmpy.control.slots import SlotKey
 from swarmpy.model.objects import Service, Task
 from swarmpy.model.states import Cause, TaskState
 
 
-def decide_job(draft: Draft) -> None:
-    """Bring the present execution of the job forward."""
-    for key in list(draft.slots):
-        _end_former(draft, key)
-        _supervise(draft, key)
+def look(draft: Draft, key: SlotKey) -> None:
+    """Bring the present execution of the job forward in one slot."""
+    _end_former(draft, key)
+    _supervise(draft, key)
     if draft.is_global:
-        _begin_on_nodes(draft)
-    else:
-        _begin_completions(draft)
+        _begin_on_node(draft, key)
+
+
+def decide_job(draft: Draft, most: int) -> bool:
+    """Begin as many slots as may be under way; True when there are more than ``most`` of them.
+
+    One that was given up holds no other back, and is not begun again.
+    """
+    if draft.is_global:
+        return False
+    spec, slots = draft.service.spec, draft.slots
+    room = spec.desired_concurrency - len(slots.under_way)
+    free = (number for number in range(1, spec.desired_completions + 1) if number not in slots.begun)
+    chosen = list(itertools.islice(free, max(0, min(room, most + 1))))
+    for number in chosen[:most]:
+        draft.start(number)
+        note(draft, number)
+    return len(chosen) > most
 
 
 def completed_slots(service: Service, tasks: Iterable[Task]) -> int:
@@ -47,7 +63,7 @@ def _is_of(service: Service, task: Task) -> bool:
 
 def _present(draft: Draft, key: SlotKey) -> list[Task]:
     """The slot's tasks of the present execution, the newest last."""
-    return sorted((task for task in draft.slot(key) if _is_of(draft.service, task)), key=age_key)
+    return [task for task in draft.slot(key) if _is_of(draft.service, task)]
 
 
 def _end_former(draft: Draft, key: SlotKey) -> None:
@@ -108,25 +124,26 @@ def _may_start(draft: Draft, key: SlotKey, task: Task) -> bool:
     return not draft.waits_to_start(task) and not any(draft.is_stopping(other) for other in draft.slot(key))
 
 
-def _begin_on_nodes(draft: Draft) -> None:
-    for node in draft.view.nodes():
-        if not takes_new_tasks(node) or not meets_constraints(draft.service, node):
-            continue
-        tasks = _present(draft, node.id)
-        if not any(map(has_completed, tasks)) and not any(map(is_active, tasks)):
-            draft.start(node.id)
+def _begin_on_node(draft: Draft, key: SlotKey) -> None:
+    node = draft.view.node(str(key))
+    if node is None or not takes_new_tasks(node) or not meets_constraints(draft.service, node):
+        return
+    tasks = _present(draft, key)
+    if not any(map(has_completed, tasks)) and not any(map(is_active, tasks)):
+        draft.start(node.id)
 
 
-def _begin_completions(draft: Draft) -> None:
-    """Begin as many slots as may be under way. One that was given up holds no other back, and is not begun again."""
-    spec = draft.service.spec
-    under_way = sum(_is_under_way(draft, key) for key in draft.slots)
-    for number in range(1, spec.desired_completions + 1):
-        if under_way >= spec.desired_concurrency:
-            return
-        if not any(is_active(task) or has_completed(task) for task in _present(draft, number)):
-            draft.start(number)
-            under_way += 1
+def note(draft: Draft, key: SlotKey) -> None:
+    """What of the slot is of interest to :func:`decide_job`."""
+    begun, under_way = draft.slots.begun, draft.slots.under_way
+    if any(is_active(task) or has_completed(task) for task in _present(draft, key)):
+        begun.add(key)
+    else:
+        begun.discard(key)
+    if _is_under_way(draft, key):
+        under_way.add(key)
+    else:
+        under_way.discard(key)
 
 
 def _is_under_way(draft: Draft, key: SlotKey) -> bool:

@@ -2,55 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
-from swarmpy.control.decision import Decision
-from swarmpy.control.draft import SlotKey, age_key, is_ended, slot_of
-from swarmpy.control.nodes import standing
-from swarmpy.model import changes
+from swarmpy.control.draft import is_ended
+from swarmpy.control.nodes import Standing
+from swarmpy.control.slots import age_key
 from swarmpy.model.defaults import restart_policy
-from swarmpy.model.ids import ServiceId
 from swarmpy.model.objects import Service, Task
 from swarmpy.model.states import TaskState, UpdateState
-from swarmpy.store.view import View
 
 KEPT_DURING_UPDATE = 2
 """An update reads from the last ended tasks of a slot whether it was part of it, and whether it failed."""
 
 
-def decide(view: View, limit: int, service_ids: Iterable[ServiceId]) -> Decision:
-    """Which tasks of these services to delete. ``limit`` ended tasks are kept of each slot, the newest; negative: all.
+def doomed(
+    service: Service | None, tasks: Sequence[Task], limit: int, standing: Callable[[Task], Standing]
+) -> list[Task]:
+    """Which of the tasks of one slot to delete. ``limit`` ended ones are kept, the newest; negative: all.
 
     More are kept where counting restarts needs them. A task to be removed from a node that is down is deleted as
     well: an agent that comes back removes what is not among its assignments.
     """
-    doomed: list[Task] = []
-    for service_id in service_ids:
-        doomed += _doomed(view, limit, service_id)
-    return Decision(changes=tuple(changes.delete(task) for task in doomed))
-
-
-def _doomed(view: View, limit: int, service_id: ServiceId) -> list[Task]:
-    service = view.service(service_id)
-    doomed: list[Task] = []
-    ended: dict[SlotKey, list[Task]] = {}
-    for task in view.tasks_of_service(service_id):
-        if service is None or task.desired_state is TaskState.REMOVE:
-            if not _may_still_run(view, task):
-                doomed.append(task)
-        elif not task.desired_state.is_wanted and is_ended(task):
-            ended.setdefault(slot_of(task), []).append(task)
+    leaving = [task for task in tasks if service is None or task.desired_state is TaskState.REMOVE]
+    found = [task for task in leaving if not _may_still_run(task, standing)]
     if service is None or limit < 0:
-        return doomed
-    for tasks in ended.values():
-        # The limit alone decides most slots without looking at the service.
-        if len(tasks) > limit:
-            keep = _kept(service, limit)
-            doomed.extend(sorted(tasks, key=age_key)[: max(0, len(tasks) - keep)])
-    return doomed
+        return found
+    ended = _ended(tasks)
+    # The limit alone decides most slots without looking at the service.
+    if len(ended) > limit:
+        found += sorted(ended, key=age_key)[: max(0, len(ended) - kept(service, limit))]
+    return found
 
 
-def _kept(service: Service, limit: int) -> int:
+def _ended(tasks: Iterable[Task]) -> list[Task]:
+    return [
+        task
+        for task in tasks
+        if not task.desired_state.is_wanted and task.desired_state is not TaskState.REMOVE and is_ended(task)
+    ]
+
+
+def kept(service: Service, limit: int) -> int:
+    """How many ended tasks are kept of each slot where ``limit`` is how many are to be; negative: all."""
+    if limit < 0:
+        return limit
     attempts = restart_policy(service.spec.task).max_attempts or 0
     if attempts:
         limit = max(limit, attempts + 1)
@@ -60,8 +55,8 @@ def _kept(service: Service, limit: int) -> int:
     return limit
 
 
-def _may_still_run(view: View, task: Task) -> bool:
+def _may_still_run(task: Task, standing: Callable[[Task], Standing]) -> bool:
     """True while a node has the task and can still be asked to stop it."""
     if task.status.state < TaskState.ASSIGNED or is_ended(task):
         return False
-    return not standing(view, task).is_lost
+    return not standing(task).is_lost

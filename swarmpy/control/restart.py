@@ -8,9 +8,10 @@ as the old one did.
 from __future__ import annotations
 
 from swarmpy.control.availability import WAITS
-from swarmpy.control.draft import Draft, SlotKey, age_key, is_active, is_ended, slot_of
+from swarmpy.control.draft import Draft, is_active, is_ended
 from swarmpy.control.nodes import Standing, can_be_orphaned
 from swarmpy.control.ports import starts_first
+from swarmpy.control.slots import SlotKey, age_key, slot_of
 from swarmpy.model.defaults import restart_policy
 from swarmpy.model.objects import Task
 from swarmpy.model.states import Cause, TaskState
@@ -21,14 +22,14 @@ ENDED_BY_ITSELF = frozenset({TaskState.COMPLETE, TaskState.FAILED, TaskState.REJ
 
 def supervise(draft: Draft, key: SlotKey) -> None:
     """Bring one slot back to one task that runs or is on its way, as far as its restart policy allows."""
-    held = draft.slots[key]
-    if len(held) == 1 and _is_well(draft, only := next(iter(held.values()))):
-        # Nearly all slots of nearly all decisions: nothing else is asked of them.
-        if only.status.err:
+    tasks = draft.slot(key)
+    # Of nearly all slots there is one task that is not over and done with, and nothing else is to be asked.
+    left = [task for task in tasks if is_active(task) or not is_ended(task)]
+    if not left or (len(left) == 1 and _is_well(draft, left[0])):
+        if any(task.status.err for task in tasks):
             _stop_waiting(draft, key)
         return
     _stop_waiting(draft, key)
-    tasks = draft.slot(key)
     for task in tasks:
         if draft.standing(task) is Standing.GONE and can_be_orphaned(task):
             draft.orphan(task)
@@ -72,7 +73,7 @@ def _is_well(draft: Draft, task: Task) -> bool:
 
 
 def _active(draft: Draft, key: SlotKey) -> list[Task]:
-    return sorted((task for task in draft.slot(key) if is_active(task)), key=age_key)
+    return [task for task in draft.slot(key) if is_active(task)]
 
 
 def _live(draft: Draft, key: SlotKey) -> list[Task]:
@@ -131,7 +132,7 @@ def _replace_drained(draft: Draft, key: SlotKey) -> None:
     for task in drained:
         if is_replaced or draft.allowance.take(task):
             draft.explain(task, "")
-            draft.retire(draft.slots[key][task.id], Cause.DRAIN)
+            draft.retire(draft.latest(task), Cause.DRAIN)
         else:
             draft.explain(task, draft.allowance.reason)
 

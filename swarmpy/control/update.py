@@ -9,13 +9,15 @@ from __future__ import annotations
 import attrs
 
 from swarmpy.control.availability import WAITS
-from swarmpy.control.deadline import too_late
-from swarmpy.control.draft import Draft, SlotKey, is_active, is_ended
+from swarmpy.control.deadline import stuck_one, too_late
+from swarmpy.control.draft import Draft, is_active, is_ended, is_rolled_back
 from swarmpy.control.ports import exclusive_port, is_allocated
+from swarmpy.control.progress import SlotProgress
 from swarmpy.control.restart import ENDED_BY_ITSELF, next_start_ns
+from swarmpy.control.slots import SlotKey
 from swarmpy.control.versions import missing_of
 from swarmpy.model.defaults import update_config
-from swarmpy.model.objects import Task, UpdateStatus
+from swarmpy.model.objects import Service, Task, UpdateStatus
 from swarmpy.model.specs import UpdateConfig
 from swarmpy.model.states import Cause, TaskState, UpdateState
 
@@ -27,90 +29,105 @@ ARRIVED = ENDED_BY_ITSELF | {TaskState.RUNNING}
 
 
 @attrs.frozen(kw_only=True)
-class SlotProgress:
-    """How far the update has come in one slot."""
-
-    key: SlotKey
-    outdated: tuple[Task, ...]
-    """Tasks that are to be replaced and have not been told to stop."""
-    coming: tuple[Task, ...]
-    """Tasks as the service wants them, running or on their way."""
-    failed: Task | None
-    """A new task that ended too early, if any."""
-    arrived_at_ns: int | None
-    """When the first of the new tasks began to run (or ended); None: not yet."""
-
-
-@attrs.frozen(kw_only=True)
 class Turn:
     """What an update does next."""
 
-    slots: tuple[SlotProgress, ...]
+    slots: tuple[SlotKey, ...]
     """Those that are replaced now."""
     is_held_up: bool
     """Nothing is on its way, and what is left has to wait, as too much is missing that the update did not take away."""
+    has_more: bool
+    """More of them could be replaced now."""
 
 
-def decide_update(draft: Draft) -> None:
-    """Take the update one step further, as far as state and time allow now."""
-    service = draft.service
+def decide_update(draft: Draft, most: int) -> bool:
+    """Take the update one step further, as far as state and time allow now.
+
+    True when there are more than ``most`` slots whose turn it is.
+    """
+    service, progress = draft.service, draft.slots.progress
     state = service.update_status.state if service.update_status else None
     if state in PAUSED or not is_allocated(service):
-        return
-    if state in FINISHED and not _is_any_outdated(draft):
-        return
+        return False
+    if state in FINISHED and not progress.outdated:
+        return False
     if state in FINISHED:
         _set_status(draft, UpdateState.UPDATING, f"update in progress{_fallback(draft)}")
-    is_rollback = state is UpdateState.ROLLBACK_STARTED
-    config = update_config(service.spec.rollback if is_rollback else service.spec.update)
-    part = [slot for key in draft.slots if (slot := _progress(draft, key, config)) is not None]
-    failed = [slot.failed for slot in part if slot.failed is not None]
-    if config.failure_action != "continue" and failed and len(failed) / len(part) > (config.max_failure_ratio or 0):
-        _fail(draft, f"due to failure or early termination of task {failed[0].id}", config, is_rollback=is_rollback)
-        return
-    turn = _whose_turn(draft, part, config)
-    if config.failure_action != "continue" and (late := _too_late(draft, part, config, turn)):
+    is_rollback, config = is_rolled_back(service), draft.update_config
+    failed = progress.failed
+    has_failed = bool(failed) and len(failed) / len(progress.slots) > (config.max_failure_ratio or 0)
+    if config.failure_action != "continue" and has_failed:
+        first = progress.slots[min(failed)].failed
+        which = "" if first is None else first.id
+        _fail(draft, f"due to failure or early termination of task {which}", config, is_rollback=is_rollback)
+        return False
+    turn = _whose_turn(draft, config, most)
+    held_up = draft.allowance.reason if turn.is_held_up else ""
+    gives_up = config.failure_action != "continue"
+    if gives_up and (late := too_late(draft, config.progress_deadline_ns or 0, held_up=held_up)):
         _fail(draft, late, config, is_rollback=is_rollback)
-    elif not any(slot.outdated for slot in part):
-        _complete(draft, part, config, is_rollback=is_rollback)
+    elif not progress.outdated:
+        _complete(draft, config, is_rollback=is_rollback)
     else:
-        _tell_waiting(draft, draft.allowance.reason if turn.is_held_up else "")
-        for slot in turn.slots:
-            _replace(draft, slot, start_first=_starts_first(draft, config))
+        _tell_waiting(draft, held_up)
+        for key in turn.slots:
+            _replace(draft, key, progress.slots[key], start_first=_starts_first(draft, config))
+            note(draft, key)
+        return turn.has_more
+    return False
 
 
-def _is_any_outdated(draft: Draft) -> bool:
-    # Of the many tasks of a service nearly all are of its version, and there is nothing else to look at then.
-    version = draft.service.spec_version
-    other = [task for slot in draft.slots.values() for task in slot.values() if task.spec_version != version]
-    return any(is_active(task) and draft.is_outdated(task) for task in other)
+def is_under_way(service: Service) -> bool:
+    """True while the service is updated, or its update waits for somebody."""
+    return service.update_status is not None and service.update_status.state not in FINISHED
 
 
-def _progress(draft: Draft, key: SlotKey, config: UpdateConfig) -> SlotProgress | None:
+def note(draft: Draft, key: SlotKey) -> None:
+    """What of the slot is of interest to :func:`decide_update`."""
+    draft.slots.progress.put(key, _progress(draft, key))
+
+
+def _progress(draft: Draft, key: SlotKey) -> SlotProgress | None:
     """None where the slot neither was nor is to be updated. One that is new and failed is part: it says the same."""
-    held = draft.slots[key]
-    if len(held) == 1:
-        # So are nearly all.
-        (only,) = held.values()
-        if not is_ended(only):
-            if not draft.is_outdated(only):
-                return None
-            left = (only,) if is_active(only) else ()
-            return SlotProgress(key=key, outdated=left, coming=(), failed=None, arrived_at_ns=None)
     tasks = draft.slot(key)
-    outdated = [task for task in tasks if draft.is_outdated(task)]
-    new = [task for task in tasks if draft.is_of_update(task)]
-    arrivals = [task.started_at_ns or task.applied_at_ns for task in new if task.status.state in ARRIVED]
-    outdated_ids = {task.id for task in outdated}
-    failed = next((task for task in new if _ended_early(task, config)), None)
+    version = draft.service.spec_version
+    if not draft.is_updating:
+        # Only whether there is something to update is asked for then.
+        if not any(task.spec_version != version and is_active(task) and draft.is_outdated(task) for task in tasks):
+            return None
+    elif not any(task.spec_version != version or task.status.state in ENDED_BY_ITSELF for task in tasks):
+        return None
+    config = draft.update_config
+    outdated, old, coming, new = False, list[Task](), list[Task](), list[Task]()
+    failed, arrived_at_ns, has_started = None, None, False
+    for task in tasks:
+        is_outdated, is_wanted = draft.is_outdated(task), is_active(task)
+        if is_outdated:
+            outdated = True
+            if is_wanted:
+                old.append(task)
+        elif is_wanted and not is_ended(task):
+            coming.append(task)
+        if not draft.is_of_update(task):
+            continue
+        new.append(task)
+        has_started = has_started or task.started_at_ns > 0
+        if failed is None and _ended_early(task, config):
+            failed = task
+        if task.status.state in ARRIVED:
+            at_ns = task.started_at_ns or task.applied_at_ns
+            arrived_at_ns = at_ns if arrived_at_ns is None else min(arrived_at_ns, at_ns)
     if not (outdated or failed):
         return None
     return SlotProgress(
-        key=key,
-        outdated=tuple(task for task in outdated if is_active(task)),
-        coming=tuple(t for t in tasks if is_active(t) and not is_ended(t) and t.id not in outdated_ids),
+        outdated=tuple(old),
+        coming=tuple(coming),
         failed=failed,
-        arrived_at_ns=min(arrivals, default=None),
+        is_given_up=failed is not None and next_start_ns(draft, failed) is None,
+        arrived_at_ns=arrived_at_ns,
+        is_coming_new=any(task in new for task in coming),
+        has_started=has_started,
+        stuck=None if has_started or not new else stuck_one(draft, new),
     )
 
 
@@ -120,50 +137,49 @@ def _ended_early(task: Task, config: UpdateConfig) -> bool:
     return not task.started_at_ns or task.applied_at_ns - task.started_at_ns <= (config.monitor_ns or 0)
 
 
-def _whose_turn(draft: Draft, part: list[SlotProgress], config: UpdateConfig) -> Turn:
+def _whose_turn(draft: Draft, config: UpdateConfig, most: int) -> Turn:
     """Which slots are next, as far as the parallelism and what may be missing allow."""
-    waiting = [slot for slot in part if slot.outdated and not slot.coming]
+    progress = draft.slots.progress
+    delay_ns = config.delay_ns or 0
+    under_way = len(progress.flying) + sum(_is_settling(draft, key, delay_ns) for key in list(progress.settling))
+    room = config.parallelism - under_way if config.parallelism else len(progress.waiting)
+    if room <= 0 or not progress.waiting:
+        return Turn(slots=(), is_held_up=False, has_more=False)
     # One that failed may be out of attempts; it must not keep the others from their turn.
-    waiting.sort(key=lambda slot: slot.failed is not None)
-    in_flight = [_is_in_flight(draft, slot, config.delay_ns or 0) for slot in part]
-    room = config.parallelism - sum(in_flight) if config.parallelism else len(waiting)
-    chosen: list[SlotProgress] = []
+    sound, failed = progress.waiting - progress.failed, progress.waiting & progress.failed
+    waiting = [*sorted(sound), *sorted(failed)]
+    if _starts_first(draft, config):
+        return Turn(slots=tuple(waiting[: min(room, most)]), is_held_up=False, has_more=len(waiting) > most < room)
+    chosen: list[SlotKey] = []
     held = False
-    for slot in waiting:
-        if len(chosen) >= room:
-            break
-        if _starts_first(draft, config) or all(draft.allowance.take(task) for task in slot.outdated):
-            chosen.append(slot)
+    for key in waiting:
+        if len(chosen) >= min(room, most):
+            return Turn(slots=tuple(chosen), is_held_up=False, has_more=room > most)
+        if draft.allowance.is_free(key) and all(map(draft.allowance.take, progress.slots[key].outdated)):
+            chosen.append(key)
         else:
             held = True
-    return Turn(slots=tuple(chosen), is_held_up=held and not chosen and not any(in_flight))
+    return Turn(slots=tuple(chosen), is_held_up=held and not chosen and not under_way, has_more=False)
 
 
-def _is_in_flight(draft: Draft, slot: SlotProgress, delay_ns: int) -> bool:
-    """True while the slot counts against the parallelism: until its new task runs or ends, and for the delay then."""
-    if not slot.coming:
+def _is_settling(draft: Draft, key: SlotKey, delay_ns: int) -> bool:
+    """True while a slot whose new task has arrived counts against the parallelism, for the delay."""
+    settling = draft.slots.progress.settling
+    arrived_at_ns = draft.slots.progress.slots[key].arrived_at_ns or 0
+    if arrived_at_ns + delay_ns <= draft.now_ns:
+        settling.discard(key)
         return False
-    if slot.arrived_at_ns is None:
-        # Tasks of the same wishes from before (a rollback finds such) need not arrive again.
-        return any(map(draft.is_of_update, slot.coming))
-    return draft.waits_for(slot.key, slot.arrived_at_ns + delay_ns, delay_ns)
+    return draft.waits_for(key, arrived_at_ns + delay_ns, delay_ns)
 
 
-def _replace(draft: Draft, slot: SlotProgress, *, start_first: bool) -> None:
-    status = draft.service.update_status
-    is_rollback = status is not None and status.state is UpdateState.ROLLBACK_STARTED
-    cause = Cause.ROLLBACK if is_rollback else Cause.UPDATE
+def _replace(draft: Draft, key: SlotKey, slot: SlotProgress, *, start_first: bool) -> None:
+    cause = Cause.ROLLBACK if is_rolled_back(draft.service) else Cause.UPDATE
     serving = [task for task in slot.outdated if task.status.state == TaskState.RUNNING]
-    not_before_ns = 0
-    if slot.failed is not None:
-        next_ns = next_start_ns(draft, slot.failed)
-        if next_ns is None:
-            return
-        not_before_ns = next_ns
+    not_before_ns = None if slot.failed is None else next_start_ns(draft, slot.failed)
     for task in slot.outdated:
         if not (start_first and task in serving):
             draft.retire(task, cause)
-    draft.start(slot.key, not_before_ns=not_before_ns)
+    draft.start(key, not_before_ns=not_before_ns or 0)
 
 
 def _starts_first(draft: Draft, config: UpdateConfig) -> bool:
@@ -178,30 +194,23 @@ def _fallback(draft: Draft) -> str:
     return f", stop-first: two tasks cannot have port {port.published_port}/{port.protocol} of a node at once"
 
 
-def _complete(draft: Draft, part: list[SlotProgress], config: UpdateConfig, *, is_rollback: bool) -> None:
-    arrivals = [draft.service.update_status.started_at_ns if draft.service.update_status else 0]
-    for slot in part:
-        if slot.arrived_at_ns is not None:
-            arrivals.append(slot.arrived_at_ns)
-        elif any(map(draft.is_of_update, slot.coming)):
-            return
+def _complete(draft: Draft, config: UpdateConfig, *, is_rollback: bool) -> None:
+    progress, before = draft.slots.progress, draft.service.update_status
+    if progress.flying:
+        return
+    arrivals = [slot.arrived_at_ns for slot in progress.slots.values() if slot.arrived_at_ns is not None]
+    last_ns = max(arrivals, default=0) if before is None else max([before.started_at_ns, *arrivals])
     monitor_ns = config.monitor_ns or 0
-    if part and draft.waits_for("monitor", max(arrivals) + monitor_ns, monitor_ns):
+    if progress.slots and draft.waits_for("monitor", last_ns + monitor_ns, monitor_ns):
         return
     if is_rollback:
         _tell_waiting(draft, "")
-        before = draft.service.update_status.message if draft.service.update_status else ""
+        message = draft.service.update_status.message if draft.service.update_status else ""
         # Why there was a rollback is of interest when it is over, too.
-        why = f": {before}" if before.startswith(ROLLED_BACK) else ""
+        why = f": {message}" if message.startswith(ROLLED_BACK) else ""
         _set_status(draft, UpdateState.ROLLBACK_COMPLETED, f"rollback completed{why}")
     else:
         _set_status(draft, UpdateState.COMPLETED, f"update completed{_fallback(draft)}")
-
-
-def _too_late(draft: Draft, part: list[SlotProgress], config: UpdateConfig, turn: Turn) -> str:
-    tasks = [task for slot in part for task in draft.slot(slot.key)]
-    held_up = draft.allowance.reason if turn.is_held_up else ""
-    return too_late(draft, tasks, config.progress_deadline_ns or 0, held_up=held_up)
 
 
 def _tell_waiting(draft: Draft, reason: str) -> None:

@@ -49,7 +49,7 @@ class Following:
             case Service():
                 kept = kept_by_service(new) if isinstance(new, Service) else ()
                 self._ids.update(set(kept_by_service(old)).difference(kept) if isinstance(old, Service) else ())
-            case Task():
+            case Task() if new is None or not isinstance(new, Task) or new.status.state.is_terminal:
                 kept = kept_by_task(new) if isinstance(new, Task) else ()
                 self._ids.update(set(kept_by_task(old)).difference(kept) if isinstance(old, Task) else ())
 

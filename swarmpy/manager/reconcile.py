@@ -7,21 +7,24 @@ from the state itself.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 import structlog
 
-from swarmpy.control import allocator, enforcer, nodes, orchestrator, reaper
+from swarmpy.control import allocator, enforcer, nodes, orchestrator
 from swarmpy.control.decision import Decision
+from swarmpy.control.slots import Slots, node_changed, slot_of
 from swarmpy.control.waiting import Waits
 from swarmpy.errors import AlreadyExists, NotFound, VersionConflict
-from swarmpy.manager.events import drain
 from swarmpy.manager.following import Following
 from swarmpy.manager.placing import KINDS, Placing
+from swarmpy.model.changes import Change
 from swarmpy.model.ids import NodeId, ServiceId, encode_id
 from swarmpy.model.objects import Cluster, Kind, Node, Task
 from swarmpy.ports import Clock, Random
 from swarmpy.store.memory import Store
+from swarmpy.store.transaction import Tx
 from swarmpy.store.watch import Event, Resync, Watch
 
 log = structlog.get_logger(__name__)
@@ -30,9 +33,14 @@ COLLECT_S = 0.01
 """Seconds to wait after a change for others that belong to it."""
 MAX_WRITE = 200
 """Most changes of one log entry (swarmkit's bound for its batches)."""
-REST = 3
-"""A service is left alone for so many times as long as it took to decide on it. One of tens of thousands of tasks takes
-a tenth of a second, and each of their reports would have it decided on once more."""
+KEPT_TASKS = 500
+"""Of services with as many tasks or nodes it is kept what is known of their slots; of others it is found out anew."""
+READ_SLICE = 10_000
+"""Tasks of a service that are read in one step: some ten milliseconds."""
+STEPS = 8
+"""Most decisions about one service before others have their turn."""
+FOLLOW_SLICE = 1_000
+"""Events that are taken in in one step."""
 MAX_ROUNDS = 50
 """Rounds of deciding without a pause before it is said that decisions do not settle."""
 
@@ -50,29 +58,48 @@ class Reconciler:
         """Nodes with tasks that are to leave them when their service may miss them."""
         self._waits: dict[ServiceId, Waits] = {}
         self._wake_at: dict[ServiceId, float] = {}
-        self._rests_until: dict[ServiceId, float] = {}
+        self._slots: dict[ServiceId, Slots] = {}
+        """Of large services, and of the one that is decided on."""
+        self._is_cut_short = False
+        """A service of this round has more to be decided at once."""
         self._following = Following(store)
         self._placing: Placing
+        self._watch: Watch
 
     async def run(self) -> None:
         """Decide until cancelled."""
         with self._store.watch() as watch, self._store.watch(KINDS) as followed:
-            self._placing = Placing(self._store, followed, self._clock)
+            self._placing, self._watch = Placing(self._store, followed, self._clock), watch
             self._mark_all()
             while True:
-                await self._settle(watch)
-                await self._wait(watch)
+                await self._settle()
+                await self._wait()
 
     # -- what to look at ----------------------------------------------------------------------------------------------
 
-    async def _wait(self, watch: Watch) -> None:
+    async def _wait(self) -> None:
         """Return when something has changed, or when a decision asked to be made again."""
         dues = [*self._wake_at.values(), *([] if self._placing.due is None else [self._placing.due])]
         due = min(dues, default=None)
         timeout = None if due is None else max(0.0, due - self._clock.monotonic())
-        if await watch.wait(timeout):
+        if self._dirty:
+            timeout = COLLECT_S
+        if await self._watch.wait(timeout):
             await asyncio.sleep(COLLECT_S)
-        self._mark(drain(watch))
+        await self._follow()
+
+    async def _follow(self) -> None:
+        """Take in all that has been written."""
+        taken = 0
+        while events := self._watch.poll():
+            self._mark(events)
+            taken += len(events)
+            if taken >= FOLLOW_SLICE:
+                taken = 0
+                await asyncio.sleep(0)
+        now = self._clock.monotonic()
+        self._dirty.update(service_id for service_id, at in self._wake_at.items() if at <= now)
+        self._placing.follow()
 
     def _mark_all(self) -> None:
         self._dirty.update(ServiceId(service_id) for service_id in self._store.view().service_ids())
@@ -82,6 +109,7 @@ class Reconciler:
     def _mark(self, events: Sequence[Event | Resync]) -> None:
         for event in events:
             if isinstance(event, Resync):
+                self._slots.clear()
                 self._mark_all()
                 continue
             self._following.mark(event)
@@ -90,14 +118,19 @@ class Reconciler:
                     self._mark_all()
             elif event.kind == Kind.NODE:
                 if _moves_tasks(event):
-                    self._changed_nodes.add(NodeId(event.id))
-                    self._dirty.update(nodes.affected_services(self._store.view(), NodeId(event.id)))
+                    self._mark_node(NodeId(event.id))
             elif event.kind == Kind.SERVICE:
                 self._mark_service(ServiceId(event.id))
             elif isinstance(task := event.object or event.old, Task):
                 self._mark_service(task.service_id)
-        now = self._clock.monotonic()
-        self._dirty.update(service_id for service_id, at in self._wake_at.items() if at <= now)
+                if (slots := self._slots.get(task.service_id)) is not None:
+                    slots.task_changed(task, is_gone=event.object is None)
+
+    def _mark_node(self, node_id: NodeId) -> None:
+        view = self._store.view()
+        self._changed_nodes.add(node_id)
+        self._dirty.update(nodes.affected_services(view, node_id))
+        node_changed(self._slots, view, node_id)
 
     def _mark_service(self, service_id: ServiceId) -> None:
         self._dirty.add(service_id)
@@ -105,27 +138,27 @@ class Reconciler:
 
     # -- deciding -----------------------------------------------------------------------------------------------------
 
-    async def _settle(self, watch: Watch) -> None:
+    async def _settle(self) -> None:
         """Decide until nothing is left to do."""
-        for round_number in range(1, MAX_ROUNDS + 1):
+        for _ in range(MAX_ROUNDS):
+            self._is_cut_short = False
             written = 0
             written += await self._following.settle()
             dirty, self._dirty = sorted(self._dirty), set()
             written += await self._apply(nodes.decide(self._store.view(), self._clock.time_ns()))
             written += await self._enforce()
             for service_id in dirty:
-                if self._rests(service_id):
-                    continue
                 written += await self._settle_service(service_id)
-                # Of thousands of services most need nothing, and nothing would be waited for.
+            for decision in allocator.slices(self._store.view, dirty):
+                written += await self._apply(decision)
                 await asyncio.sleep(0)
-            written += await self._apply(allocator.decide(self._store.view(), dirty))
             written += await self._placing.settle(self._apply)
-            self._mark(drain(watch))
+            await self._follow()
             if not written and not self._dirty:
                 return
-            if round_number == MAX_ROUNDS:
-                log.warning("decisions_do_not_settle", services=sorted(self._dirty), written=written)
+        if not self._is_cut_short:
+            # A service of very many tasks takes more rounds, after a pause.
+            log.warning("decisions_do_not_settle", services=sorted(self._dirty), written=written)
 
     async def _enforce(self) -> int:
         """Shut down the tasks that changed nodes are no place for any more."""
@@ -144,34 +177,60 @@ class Reconciler:
             await asyncio.sleep(0)
         return written
 
-    def _rests(self, service_id: ServiceId) -> bool:
-        """True for a service that has had its share of the loop; it is decided on when others have had theirs."""
-        until = self._rests_until.get(service_id)
-        if until is None:
-            return False
-        if until <= self._clock.monotonic():
-            del self._rests_until[service_id]
-            return False
-        self._wake_at[service_id] = until
-        return True
-
     async def _settle_service(self, service_id: ServiceId) -> int:
+        slots = self._slots.get(service_id)
+        if slots is None:
+            slots = await self._read(service_id)
+        written = 0
+        for _ in range(STEPS):
+            part, has_more = await self._decide(service_id, slots)
+            written += part
+            if not has_more or not part:
+                # Where nothing could be written, something else is about to be.
+                break
+        else:
+            self._is_cut_short = True
+            self._dirty.add(service_id)
+        if max(len(slots.stored), len(slots.stale)) < KEPT_TASKS:
+            self._slots.pop(service_id, None)
+        return written
+
+    async def _read(self, service_id: ServiceId) -> Slots:
+        """The slots of a service of which nothing is known. What is written meanwhile comes as events."""
+        slots = self._slots[service_id] = Slots()
+        ids = [task.id for task in self._store.view().tasks_of_service(service_id)]
+        for start in range(0, len(ids), READ_SLICE):
+            if start:
+                await asyncio.sleep(0)
+                await self._follow()
+            # As they are by now: what is in the events as well is taken in once more.
+            now = self._store.view().tasks_of(ids[start : start + READ_SLICE])
+            slots.add(task for task in now if task is not None)
+        return slots
+
+    async def _decide(self, service_id: ServiceId, slots: Slots) -> tuple[int, bool]:
+        """One decision: how many changes were written, and whether the next is to be made at once."""
         now, now_ns = self._clock.monotonic(), self._clock.time_ns()
         waits = self._waits.pop(service_id, None) or Waits(self._clock.monotonic)
-        decision = orchestrator.decide_service(self._store.view(), service_id, now_ns, self._new_id, waits)
-        took = self._clock.monotonic() - now
-        if took > COLLECT_S:
-            self._rests_until[service_id] = now + (1 + REST) * took
+        view = self._store.view
+        limit = view().cluster().spec.task_history_limit
+        look = orchestrator.Look(slots, view, service_id, now_ns, self._new_id, waits, limit=limit)
         self._wake_at.pop(service_id, None)
-        if decision.wake_at_ns is not None:
+        written = 0
+        for decision in look.slices():
+            written += await self._apply(decision)
+            # Of thousands of services most need nothing, and nothing would be waited for.
+            await asyncio.sleep(0)
+            await self._follow()
+            if self._slots.get(service_id) is not slots:
+                # Events were lost: everything is read anew.
+                return written, False
+        if look.wake_at_ns is not None:
             # On a clock that nobody sets: a wait is as long as it was when it was decided on.
-            self._wake_at[service_id] = now + max(0, decision.wake_at_ns - now_ns) / 1e9
+            self._wake_at[service_id] = now + max(0, look.wake_at_ns - now_ns) / 1e9
         if waits.pending:
             self._waits[service_id] = waits
-        written = await self._apply(decision)
-        view = self._store.view()
-        limit = view.cluster().spec.task_history_limit
-        return written + await self._apply(reaper.decide(view, limit, (service_id,)))
+        return written, look.has_more
 
     def _new_id(self) -> str:
         return encode_id(self._random.randbytes(16))
@@ -179,29 +238,57 @@ class Reconciler:
     async def _apply(self, decision: Decision) -> int:
         """Write the changes; returns how many were written.
 
-        A decision that was made on something that is no longer so is dropped: the event of the other write, which is
-        in flight, brings it up again.
+        What was decided on something that is no longer so is dropped, with all of its slot: the event of the other
+        write, which is in flight, brings it up again. So is all that is left when that is the service itself.
         """
         written = 0
         for assigned in decision.assigned:
             try:
                 await self._store.patch(assigned.tasks, assigned.patch)
-                self._placing.follow()
+                await self._follow()
             except (VersionConflict, NotFound) as error:
                 log.debug("decision_outdated", reason=str(error))
                 return written
             written += len(assigned.tasks)
-        for start in range(0, len(decision.changes), MAX_WRITE):
-            part = decision.changes[start : start + MAX_WRITE]
+        for part in _parts(decision.changes):
+            done: dict[int, int] = {}
             try:
                 # Tasks with a large spec are fewer to an entry.
-                await self._store.batch(part, lambda tx, change: tx.apply((change,)))
-                self._placing.follow()
+                await self._store.batch(range(len(part)), partial(_write, part, done))
+                await self._follow()
             except (VersionConflict, NotFound, AlreadyExists) as error:
                 log.debug("decision_outdated", reason=str(error))
                 break
-            written += len(part)
+            written += sum(done.values())
         return written
+
+
+def _parts(changes: Sequence[Change]) -> Iterator[list[list[Change]]]:
+    """Changes that belong together, in parts of which each is written at once."""
+    together: dict[object, list[Change]] = {}
+    for change in changes:
+        task = change.task
+        key = (change.kind, change.id) if task is None else (task.service_id, slot_of(task))
+        together.setdefault(key, []).append(change)
+    part: list[list[Change]] = []
+    size = 0
+    for group in together.values():
+        if size + len(group) > MAX_WRITE and part:
+            yield part
+            part, size = [], 0
+        part.append(group)
+        size += len(group)
+    if part:
+        yield part
+
+
+def _write(part: Sequence[Sequence[Change]], done: dict[int, int], tx: Tx, number: int) -> None:
+    group = part[number]
+    if group[0].kind is Kind.TASK and not all(map(tx.is_current, group)):
+        done[number] = 0
+        return
+    tx.apply(group)
+    done[number] = len(group)
 
 
 def _changes_decisions(event: Event) -> bool:
@@ -221,4 +308,5 @@ def _moves_tasks(event: Event) -> bool:
 
 
 def _of_interest(node: Node) -> tuple[object, ...]:
-    return (node.spec, node.status.state, node.status.engine_away, node.description, node.role)
+    status = node.status
+    return (node.spec, status.state, status.engine_away, status.address, node.description, node.role)

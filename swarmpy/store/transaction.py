@@ -100,6 +100,15 @@ class Tx(View):
             else:
                 self.update(obj, expected_version=obj.meta.version)
 
+    def is_current(self, change: Change) -> bool:
+        """False for a change of an object that is no longer as the change was decided on, or is gone."""
+        current = self.get(change.kind, change.id)
+        if change.action is Action.CREATE:
+            return current is None
+        if current is None:
+            return False
+        return change.object is None or change.object.meta.version == current.meta.version
+
     @property
     def count(self) -> int:
         """How many objects have been written so far."""

@@ -42,6 +42,7 @@ from tests.bench import (
     handshake,
     hostile,
     idle,
+    large,
     listing,
     load,
     machine,
@@ -71,6 +72,7 @@ BENCHES: dict[str, Callable[[argparse.Namespace], Coroutine[Any, Any, None]]] = 
     "secrets": secrets.secrets,
     "sealing": sealing.sealing,
     "scale": scale.scale,
+    "large": large.large_bench,
     "scheduler": scheduler.scheduler_bench,
     "load": load.load,
     "swarm": beside.beside,
@@ -90,7 +92,7 @@ def main() -> int:
     parser.add_argument("--fault", choices=failover.FAULTS, default="kill", help="of failover")
     parser.add_argument("--heartbeat-ms", type=int, default=100, help="Raft's, of failover")
     parser.add_argument("--election-ms", type=int, default=500, help="Raft's, of failover")
-    parser.add_argument("--tasks", type=int, default=100_000, help="of big and scale")
+    parser.add_argument("--tasks", type=int, default=100_000, help="of big, scale and large")
     parser.add_argument("--attacks", default="", help=f"of hostile: {','.join(attackers.KINDS)} (all of them)")
     parser.add_argument("--connections", type=int, default=10_000, help="held open, of hostile")
     parser.add_argument("--origins", type=int, default=1, help="addresses the attacker comes from, of hostile")

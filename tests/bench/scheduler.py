@@ -75,7 +75,7 @@ async def scheduler_bench(options: argparse.Namespace) -> None:
                 raise SystemExit(f"bench: {shape} ended with exit code {process.returncode}")
 
 
-class _Clock:
+class SystemTime:
     def time_ns(self) -> int:
         return time.time_ns()
 
@@ -91,7 +91,7 @@ class _Applied:
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
 
-class _NoRaft:
+class NoRaft:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._index = store.version
@@ -111,11 +111,11 @@ class _NoRaft:
 
 async def measure(shape: Shape) -> None:
     """Fill a store, and place."""
-    store = Store(_Clock())
-    log = _NoRaft(store)
+    store = Store(SystemTime())
+    log = NoRaft(store)
     store.set_proposer(log)
-    await store.update(lambda tx: tx.create(_cluster()))
-    await store.batch(range(shape.nodes), lambda tx, number: tx.create(_node(number)))
+    await store.update(lambda tx: tx.create(a_cluster()))
+    await store.batch(range(shape.nodes), lambda tx, number: tx.create(a_node(number)))
     empty_mb = _resident_mb()
     constraints = ("node.labels.third==0",) if shape.constraints else ()
     spec = TaskSpec(container=ContainerSpec(image="nginx:1"), placement=Placement(constraints=constraints))
@@ -167,7 +167,7 @@ async def _place(store: Store) -> tuple[float, float]:
                 await store.patch(assigned.tasks, assigned.patch)
 
 
-def _cluster() -> Cluster:
+def a_cluster() -> Cluster:
     """One whose managers read all that this version writes, as a new one is."""
     return Cluster(
         id=ClusterId("c" * 25),
@@ -177,7 +177,7 @@ def _cluster() -> Cluster:
     )
 
 
-def _node(number: int) -> Node:
+def a_node(number: int) -> Node:
     return Node(
         id=NodeId(f"{number:025d}"),
         spec=NodeSpec(labels={"third": str(number % 3)}),

@@ -23,6 +23,15 @@ SMALL: dict[tuple[str, str], tuple[int, ...]] = {
     ("swarmpy.manager.messages", "PART_BYTES"): (1, 8000),
 }
 """(module, constant): what it may become."""
+SLICES: dict[tuple[str, str], tuple[int, ...]] = {
+    ("swarmpy.control.orchestrator", "SLICE_SLOTS"): (1, 2, 3),
+    ("swarmpy.control.orchestrator", "SLICE_TASKS"): (1, 2, 3),
+    ("swarmpy.manager.reconcile", "KEPT_TASKS"): (0, 0, 2),
+    ("swarmpy.manager.reconcile", "READ_SLICE"): (1, 2),
+    ("swarmpy.manager.reconcile", "STEPS"): (1, 2),
+    ("swarmpy.control.allocator", "SLICE_TASKS"): (1, 2),
+}
+"""Those of decisions, which are all small in every other universe: else no service there is ever decided in parts."""
 LIKELY = 0.3
 """How likely each of them is small, in a universe that has small ones."""
 
@@ -35,12 +44,15 @@ def small_limits(seed: int) -> Iterator[dict[str, int]]:
     before: dict[tuple[str, str], int] = {}
     if random.random() < 0.5:
         drawn = {name: random.choice(values) for name, values in SMALL.items() if random.random() < LIKELY}
+    slicing = Random(f"the slices of universe {seed}")
+    if slicing.random() < 0.5:
+        drawn |= {name: slicing.choice(values) for name, values in SLICES.items()}
     try:
         for (module, constant), value in drawn.items():
             owner = importlib.import_module(module)
             before[module, constant] = getattr(owner, constant)
             setattr(owner, constant, value)
-        yield {constant: value for (_, constant), value in drawn.items()}
+        yield {f"{module.rpartition('.')[2]}.{constant}": value for (module, constant), value in drawn.items()}
     finally:
         for (module, constant), value in before.items():
             setattr(importlib.import_module(module), constant, value)

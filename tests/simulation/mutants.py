@@ -23,12 +23,13 @@ from mutants_jobs import JOBS
 from mutants_leaders import ELECTION, READS
 from mutants_log import APPLY, LOG
 from mutants_members import MEMBERS, SNAPSHOT
+from mutants_slots import SLOTS
 from mutants_state import CLUSTER, STORE
 from mutants_versions import VERSIONS
 from mutation import ENOUGH_SEEDS, Found, Mutant, confirmed, search
 
 LAW_LENGTH = 120
-GROUPS = (ELECTION, READS, LOG, APPLY, SNAPSHOT, MEMBERS, STORE, CLUSTER, VERSIONS, JOBS, AVAILABILITY, DISK)
+GROUPS = (ELECTION, READS, LOG, APPLY, SNAPSHOT, MEMBERS, STORE, CLUSTER, VERSIONS, JOBS, AVAILABILITY, SLOTS, DISK)
 SUITE = tuple(mutant for group in GROUPS for mutant in group)
 MUTANTS = {mutant.name: mutant for mutant in (*SUITE, *ELUSIVE)}
 

@@ -21,12 +21,16 @@ AVAILABILITY = (
         bug="An update takes tasks away whatever is missing.",
         killer=17,
         module="swarmpy.control.update",
-        edits=(Edit("all(draft.allowance.take(task) for task in slot.outdated)", "True"),),
+        edits=(
+            Edit(
+                "draft.allowance.is_free(key) and all(map(draft.allowance.take, progress.slots[key].outdated))", "True"
+            ),
+        ),
     ),
     _cluster(
         name="a-drain-stops-first",
         bug="A drained node's task is stopped before its replacement runs, whatever the order.",
-        killer=10,
+        killer=21,
         module="swarmpy.control.restart",
         edits=(
             Edit(

@@ -13,12 +13,12 @@ JOBS = (
         name="one-task-too-many-at-once",
         bug="A job begins another task although as many as may are under way.",
         module="swarmpy.control.jobs",
-        edits=(Edit("if under_way >= spec.desired_concurrency:", "if under_way > spec.desired_concurrency:"),),
+        edits=(Edit("spec.desired_concurrency - len(", "spec.desired_concurrency + 1 - len("),),
     ),
     _jobs(
         name="the-execution-before-goes-on",
         bug="Tasks of the execution before are not removed.",
-        killer=1,
+        killer=2,
         module="swarmpy.control.jobs",
         edits=(Edit("            draft.remove(task, Cause.EXECUTED_ANEW)\n", "            pass\n"),),
     ),
@@ -26,10 +26,6 @@ JOBS = (
         name="a-done-slot-is-begun-again",
         bug="A job that has completed begins once more.",
         module="swarmpy.control.jobs",
-        edits=(
-            Edit(
-                "if not any(is_active(task) or has_completed(task) for task", "if not any(not is_ended(task) for task"
-            ),
-        ),
+        edits=(Edit("if any(is_active(task) or has_completed(task) for task", "if any(not is_ended(task) for task"),),
     ),
 )

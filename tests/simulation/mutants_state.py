@@ -58,7 +58,7 @@ STORE = (
     _cluster(
         name="snapshot-without-tasks",
         bug="A snapshot holds no tasks.",
-        killer=4,
+        killer=28,
         module="swarmpy.store.snapshot",
         edits=(
             Edit(
@@ -70,12 +70,16 @@ STORE = (
     _cluster(
         name="no-version-check",
         bug="A decision on an object that has changed since is written all the same.",
-        killer=8,
+        killer=1,
         module="swarmpy.store.transaction",
         edits=(
             Edit(
                 "if expected_version is not None and current.meta.version != expected_version:",
                 "if expected_version == -1:",
+            ),
+            Edit(
+                "return change.object is None or change.object.meta.version == current.meta.version",
+                "return change.object is None or change.object.meta.version >= 0",
             ),
         ),
     ),
@@ -85,14 +89,14 @@ CLUSTER = (
     _cluster(
         name="a-part-is-the-whole-set",
         bug="An agent takes the first part of its assignments for all of them.",
-        killer=8,
+        killer=9,
         module="swarmpy.agent.worker",
         edits=(Edit("            if not update.more:\n", "            if update.sequence:\n"),),
     ),
     _cluster(
         name="secrets-outlive-their-task",
         bug="An agent keeps the secrets of tasks that are over.",
-        killer=37,
+        killer=0,
         module="swarmpy.agent.worker",
         edits=(
             Edit(
@@ -104,7 +108,7 @@ CLUSTER = (
     _cluster(
         name="secrets-of-the-first-session",
         bug="An agent goes on asking for secrets over the connection of its first session.",
-        killer=7,
+        killer=0,
         module="swarmpy.agent.dependencies",
         edits=(
             Edit("        self._ask = ask\n", "        self._ask = self._ask or ask\n"),
@@ -118,8 +122,8 @@ CLUSTER = (
         module="swarmpy.control.allocator",
         edits=(
             Edit(
-                "in view.tasks_waiting() if task.status.state == TaskState.NEW",
-                "in view.tasks() if task.status.state <= TaskState.ASSIGNED",
+                "in view().tasks_waiting() if task.status.state is TaskState.NEW",
+                "in view().tasks() if task.status.state <= TaskState.ASSIGNED",
             ),
         ),
     ),
@@ -140,7 +144,7 @@ CLUSTER = (
         bug="A slot that is held is given again.",
         killer=8,
         module="swarmpy.control.replicated",
-        edits=(Edit("        taken = set(held)\n", "        taken = set(held[1:])\n"),),
+        edits=(Edit("if number not in held)", "if number not in list(held)[1:])"),),
     ),
     _cluster(
         name="port-twice",
@@ -157,14 +161,14 @@ CLUSTER = (
     _cluster(
         name="dynamic-port-twice",
         bug="A port that the cluster chooses may be another service's.",
-        killer=50,
+        killer=49,
         module="swarmpy.control.ports",
         edits=(Edit("if key not in taken and self._is_free(service, key):", "if key not in taken:"),),
     ),
     _cluster(
         name="stop-before-all-have-found-the-leader",
         bug="A task is told to stop while a node that looks for its new leader routes to it.",
-        killer=7,
+        killer=11,
         module="swarmpy.manager.dispatcher",
         edits=(Edit("if not self._silence.expected <= self._sessions.keys():", "if not self._sessions:"),),
     ),

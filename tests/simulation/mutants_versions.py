@@ -40,7 +40,7 @@ VERSIONS = (
     _secrets(
         name="old-versions-stay",
         bug="Nobody looks at what a service does not refer to any more.",
-        killer=4,
+        killer=7,
         module="swarmpy.manager.following",
         edits=(Edit("if isinstance(old, Service) else ())", "if old is None else ())"),),
     ),

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import attrs
 
-from swarmpy.control import allocator, enforcer, nodes, orchestrator, reaper, scheduler
+from swarmpy.control import allocator, enforcer, nodes, orchestrator, scheduler
 from swarmpy.control.decision import Decision, earlier
+from swarmpy.control.slots import Slots, node_changed
 from swarmpy.control.waiting import Waits
 from swarmpy.model import changes, codec
 from swarmpy.model.changes import Action, Change, ChangeList
 from swarmpy.model.ids import NodeId, ServiceId
-from swarmpy.model.objects import Node, NodeDescription, NodeStatus, Service, Task
+from swarmpy.model.objects import Kind, Node, NodeDescription, NodeStatus, Service, Task
 from swarmpy.model.specs import (
     ContainerSpec,
     EndpointSpec,
@@ -81,9 +83,14 @@ def spec(name: str = "web", replicas: int | None = 2, image: str = "nginx:1", **
 
 
 class World:
-    """Everything a test of decisions needs. Checks with each write that observed and desired states only rise."""
+    """Everything a test of decisions needs. Checks with each write that observed and desired states only rise.
+
+    What is known of slots is kept as a leader keeps it, and decisions are made in slices. It is checked that it comes
+    to the same as deciding from scratch does.
+    """
 
     def __init__(self, limit: int = 5) -> None:
+        self._slots: dict[ServiceId, Slots] = {}
         self.clock = HandClock()
         self.store = Store(self.clock)
         self.limit = limit
@@ -116,8 +123,18 @@ class World:
             return
         for change in changed:
             self._check(change)
+        gone = [task for change in changed if change.object is None and (task := self.view.task(change.id))]
         self._index += 1
         self.store.apply(self._index, codec.encode(ChangeList(changes=changed)))
+        for change in changed:
+            task = self.view.task(change.id) if change.kind is Kind.TASK else None
+            if task is not None and task.service_id in self._slots:
+                self._slots[task.service_id].task_changed(task)
+            elif change.kind is Kind.NODE:
+                node_changed(self._slots, self.view, NodeId(change.id))
+        for task in gone:
+            if task.service_id in self._slots:
+                self._slots[task.service_id].task_changed(task, is_gone=True)
 
     def _check(self, change: Change) -> None:
         if change.task is None or change.action is not Action.UPDATE:
@@ -195,21 +212,63 @@ class World:
         now = self.clock.now_ns
         take(nodes.decide(self.view, now))
         take(enforcer.decide(self.view, [node.id for node in self.view.nodes()], now))
-        for service in self.view.services():
-            take(orchestrator.decide_service(self.view, service.id, now, self.new_id, self.waits(service.id)))
         everything = [ServiceId(service_id) for service_id in self.view.service_ids()]
+        for service_id in everything:
+            for decision in self.slices(service_id):
+                take(decision)
         take(allocator.decide(self.view, everything))
         take(scheduler.decide(self.view, now))
-        take(reaper.decide(self.view, self.limit, everything))
         self.wake_at_ns = functools.reduce(earlier, wakes, None)
         return written
+
+    def decide_service(self, service_id: ServiceId) -> Decision:
+        """What is to be done about one service as things are, from scratch."""
+        waits = self.waits(service_id)
+        return orchestrator.decide_service(
+            self.view, service_id, self.clock.now_ns, self.new_id, waits, limit=self.limit
+        )
+
+    def slices(self, service_id: ServiceId) -> Iterator[Decision]:
+        """The same as a leader makes it."""
+        slots = self._slots.get(service_id)
+        if slots is None:
+            slots = self._slots[service_id] = Slots.of(self.view.tasks_of_service(service_id))
+        waits = self.waits(service_id)
+        while True:
+            before = self._index
+            look = orchestrator.Look(
+                slots, lambda: self.view, service_id, self.clock.now_ns, self.new_id, waits, limit=self.limit
+            )
+            yield from look.slices()
+            if not look.has_more or self._index == before:
+                break
+        yield Decision(wake_at_ns=look.wake_at_ns)
 
     def settle(self) -> None:
         """Decide until there is nothing left to decide."""
         for _ in range(MAX_ROUNDS):
             if not self.decide():
+                self.check_what_is_known()
                 return
         raise AssertionError("the decisions do not come to rest")
+
+    def check_what_is_known(self) -> None:
+        """What is kept of slots is what a look at all of them finds; there is nothing to decide."""
+        for service_id, kept in self._slots.items():
+            fresh = Slots.of(self.view.tasks_of_service(service_id))
+            waits = copy.deepcopy(self.waits(service_id))
+            now_ns, limit = self.clock.now_ns, self.limit
+            look = orchestrator.Look(fresh, lambda: self.view, service_id, now_ns, self.new_id, waits, limit=limit)
+            assert [change for decision in look.slices() for change in decision.changes] == []
+            assert fresh.stored == kept.stored
+            service = self.view.service(service_id)
+            if service is None or service.pending_delete:
+                continue
+            for name in ("held", "runs_on", "there", "begun", "under_way", "restless"):
+                assert getattr(fresh, name) == getattr(kept, name), (service_id, name)
+            assert fresh.progress.slots == kept.progress.slots
+            for name in ("outdated", "waiting", "flying", "failed", "started", "stuck"):
+                assert getattr(fresh.progress, name) == getattr(kept.progress, name), (service_id, name)
 
     def agents(self) -> int:
         """Each agent that answers brings its tasks one step further; returns how many moved."""

@@ -315,7 +315,6 @@ def test_a_job_that_makes_no_sense_is_refused(wanted: ServiceSpec, refusal: str)
 
 def test_many_completions_do_not_hold_the_loop() -> None:
     """One decision about a job that has as many completions as are allowed, all done but one."""
-    from swarmpy.control.orchestrator import decide_service
     from swarmpy.control.validate import MAX_COMPLETIONS
 
     world = Jobs("a")
@@ -325,7 +324,7 @@ def test_many_completions_do_not_hold_the_loop() -> None:
     copies = [attrs.evolve(done, id=world.new_id(), slot=slot) for slot in range(2, MAX_COMPLETIONS)]
     world.write(*map(changes.create, copies))
     began = time.process_time()
-    decide_service(world.view, work, world.clock.now_ns, world.new_id, world.waits(work))
+    world.decide_service(work)
     took_s = time.process_time() - began
     print(f"{took_s * 1000:.1f} ms")
     assert count_replicas(world.view, world.service(work)) == Replicas(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from control_world import SECOND, World, spec
 
-from swarmpy.control import reaper
 from swarmpy.model.specs import RestartPolicy
 from swarmpy.model.states import NodeState, TaskState
 
@@ -40,7 +39,7 @@ def test_running_and_stopping_tasks_are_never_deleted() -> None:
     world.settle()
     assert len(world.tasks(web)) == 1
     world.set_node(world.view.nodes()[0], NodeState.DOWN)
-    decision = reaper.decide(world.view, 0, [s.id for s in world.view.services()])
+    decision = world.decide_service(web)
     assert [change.id for change in decision.changes] == [world.tasks(web)[0].id]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from control_world import SECOND, World, spec
 
-from swarmpy.control.orchestrator import decide_service
 from swarmpy.model import changes
 from swarmpy.model.specs import RestartPolicy
 from swarmpy.model.states import Availability, NodeState, TaskState
@@ -240,7 +239,7 @@ def test_lost_race_leaves_one_task_a_slot() -> None:
     world, web = one_task()
     old = world.running(web)[0]
     world.report(old, TaskState.FAILED)
-    decision = decide_service(world.view, web, world.clock.now_ns, world.new_id, world.waits(web))
+    decision = world.decide_service(web)
     world.write(*(change for change in decision.changes if change.id != old.id))
     world.advance(10)
     assert len(world.running(web)) == 1

@@ -15,6 +15,11 @@ from datadriven import TranscriptError, check_recorded, play
 FILES = sorted((Path(__file__).parent / "transcripts").glob("*.txt"))
 
 
+@pytest.fixture(autouse=True)
+def short_slices() -> None:
+    """As long as a leader's here: the order of what is written is recorded, too."""
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_transcript(path: Path) -> None:
     """Each command prints what is recorded; a change of behaviour is a difference to be read."""

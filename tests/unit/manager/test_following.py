@@ -287,11 +287,12 @@ async def test_old_versions_go_when_nobody_needs_them(world: World) -> None:
         await until(lambda: any(t.status.state is TaskState.ASSIGNED for t in world.store.view().tasks()))
         (task,) = world.store.view().tasks()
         await secrets.new_version(world.store, SECRETS, "tok", b"two", new_id)
+        # The update has begun, and does not begin again.
+        await until(lambda: world.store.view().task(task.id).desired_state > TaskState.RUNNING)  # type: ignore[union-attr]
         done = UpdateStatus(state=UpdateState.COMPLETED)
         await world.store.update(lambda tx: tx.update(attrs.evolve(world.named("web"), update_status=done)))
         await secrets.new_version(world.store, SECRETS, "tok", b"three", new_id)
         # No service refers to the first one any more, and its task still does.
-        await until(lambda: world.store.view().task(task.id).desired_state > TaskState.RUNNING)  # type: ignore[union-attr]
         assert world.numbers("tok") == [1, 2, 3]
         await world.observe(task, TaskState.SHUTDOWN)
         await until(lambda: world.numbers("tok") == [2, 3])

@@ -13,15 +13,27 @@ from manager_world import InstantProposer, MovedClock, make_store
 
 from swarmpy.control import enforcer, orchestrator
 from swarmpy.manager import reconcile
+from swarmpy.manager.events import drain
 from swarmpy.manager.reconcile import Reconciler
 from swarmpy.model import codec
 from swarmpy.model.ids import NodeId, ServiceId
-from swarmpy.model.objects import Service, Task, TaskStatus
+from swarmpy.model.objects import Kind, Service, Task, TaskStatus
 from swarmpy.model.specs import ContainerSpec, MaxUnavailable, NodeSpec, Placement, RestartPolicy, ServiceSpec, TaskSpec
 from swarmpy.model.states import NodeState, TaskState
 from swarmpy.store.memory import Store
+from swarmpy.store.transaction import Tx
+from swarmpy.store.watch import Event
 
 IDLE = ContainerSpec(image="x")
+
+
+@pytest.fixture(autouse=True, params=[False, True], ids=["", "in short slices"])
+def slices(request, monkeypatch) -> None:
+    """A small service is decided on as a large one is, too."""
+    if request.param:
+        monkeypatch.setattr(reconcile, "KEPT_TASKS", 0)
+        monkeypatch.setattr(orchestrator, "SLICE_SLOTS", 2)
+        monkeypatch.setattr(orchestrator, "SLICE_TASKS", 1)
 
 
 @attrs.frozen
@@ -249,9 +261,7 @@ async def test_a_clock_that_is_set_does_not_hold_a_restart_back() -> None:
 )
 async def test_which_settings_have_all_services_decided_anew(monkeypatch, change, is_decided) -> None:
     """Those that a decision looks at, and no others: there may be thousands of services."""
-    decided = []
-    decide = orchestrator.decide_service
-    monkeypatch.setattr(orchestrator, "decide_service", lambda *all_: decided.append(all_[1]) or decide(*all_))
+    decided = decisions(monkeypatch)
     async with reconciling("a") as world:
         await world.create(1)
         await until(lambda: [t.status.state for t in world.tasks()] == [TaskState.ASSIGNED])
@@ -304,26 +314,125 @@ async def test_a_removed_service_goes_when_its_tasks_have_stopped() -> None:
         assert not world.store.view().tasks()
 
 
-async def test_a_service_that_takes_long_to_decide_on_leaves_the_loop_to_others(monkeypatch) -> None:
-    """It is left alone for a while, others are not; nothing that happened meanwhile is missed."""
-    decided = []
-    decide = orchestrator.decide_service
-
-    def slowly(view, service_id, *rest):
-        decided.append(service_id)
-        if service_id == "s1":
-            world.clock.seconds += 0.1
-        return decide(view, service_id, *rest)
-
+async def test_a_large_service_leaves_the_loop_to_others(monkeypatch) -> None:
+    """Not all of it is begun before the next service has its turn."""
+    monkeypatch.setattr(orchestrator, "SLICE_TASKS", 4)
+    monkeypatch.setattr(reconcile, "STEPS", 2)
     async with reconciling("a") as world:
-        monkeypatch.setattr(orchestrator, "decide_service", slowly)
-        await world.create(1)
-        await until(lambda: [t.status.state for t in world.tasks()] == [TaskState.ASSIGNED])
-        assert decided == ["s1"]
-        await world.observe(world.tasks()[0], TaskState.FAILED)
-        await world.create_idle_service()
-        await until(lambda: len([t for t in world.tasks() if t.service_id == "s2"]) == 1)
-        assert decided.count("s1") == 1
-        world.clock.seconds += reconcile.REST * 0.1
+        spec = ServiceSpec(name="web", replicas=50, task=TaskSpec(container=IDLE))
+        both = [
+            Service(id=ServiceId("s1"), spec=spec),
+            Service(id=ServiceId("s2"), spec=attrs.evolve(spec, name="api")),
+        ]
+        begun: list[str] = []
+
+        def create(tx: Tx) -> None:
+            for service in both:
+                tx.create(service)
+
+        with world.store.watch({Kind.TASK}) as watch:
+            await world.store.update(create)
+            await until(lambda: [t.status.state for t in world.tasks()] == [TaskState.ASSIGNED] * 100)
+            created = [event for event in drain(watch) if isinstance(event, Event) and event.old is None]
+            begun += [event.object.service_id for event in created if isinstance(event.object, Task)]
+        assert begun.index("s2") <= 10
+        assert sorted(begun) == ["s1"] * 50 + ["s2"] * 50
+
+
+async def test_a_decision_looks_at_what_has_changed(monkeypatch) -> None:
+    """Of a large service nothing else is looked at, but when the service itself is another one."""
+    monkeypatch.setattr(reconcile, "KEPT_TASKS", 10)
+    looked: list[int] = []
+    look = orchestrator.Look._look_at
+    rest = orchestrator.Look._is_at_rest
+    monkeypatch.setattr(orchestrator.Look, "_look_at", lambda self, d, key: looked.append(key) or look(self, d, key))
+    monkeypatch.setattr(
+        orchestrator.Look, "_is_at_rest", lambda self, d, key, tasks: looked.append(key) or rest(self, d, key, tasks)
+    )
+    async with reconciling("a") as world:
+        await world.create(40)
+        await until(lambda: [t.status.state for t in world.tasks()] == [TaskState.ASSIGNED] * 40)
+        await quiet(world)
+        looked.clear()
+        await world.observe(world.tasks()[6], TaskState.FAILED)
         await until(lambda: len(world.tasks(TaskState.READY)) == 1)
-        assert decided.count("s1") == 2
+        await quiet(world)
+        assert set(looked) == {7}
+        service = world.store.view().service("s1")
+        assert service is not None
+        wider = attrs.evolve(service, spec=attrs.evolve(service.spec, replicas=41))
+        await world.store.update(lambda tx: tx.update(wider))
+        await until(lambda: len(world.tasks()) == 40)
+        assert set(looked) == set(range(1, 42))
+
+
+async def test_lost_events_have_everything_read_anew(monkeypatch) -> None:
+    """What is known of slots may miss something then."""
+    monkeypatch.setattr(reconcile, "KEPT_TASKS", 0)
+    async with reconciling("a") as world:
+        await world.create(3)
+        await until(lambda: [t.status.state for t in world.tasks()] == [TaskState.ASSIGNED] * 3)
+        await quiet(world)
+        failed = attrs.evolve(world.tasks()[0], status=TaskStatus(state=TaskState.FAILED))
+        world.store._hub, hub = type(world.store._hub)(), world.store._hub
+        await world.store.update(lambda tx: tx.update(failed))
+        world.store._hub = hub
+        hub.resync(world.store.version)
+        await until(lambda: [t.slot for t in world.tasks(TaskState.READY)] == [failed.slot])
+
+
+async def test_of_what_was_decided_only_what_has_changed_is_dropped(monkeypatch) -> None:
+    """A report that is in flight while a decision is written costs its own slot a second look, and no other."""
+    async with reconciling("a") as world:
+        await world.create(3)
+        await until(lambda: [t.status.state for t in world.tasks()] == [TaskState.ASSIGNED] * 3)
+        await quiet(world)
+        tasks = {task.slot: task for task in world.tasks()}
+        failed = [attrs.evolve(task, status=TaskStatus(state=TaskState.FAILED)) for task in tasks.values()]
+        gone_on = attrs.evolve(failed[1], status=TaskStatus(state=TaskState.FAILED, err="why"))
+        batch = world.store.batch
+        reports: list[asyncio.Task[None]] = []
+        written_at_once: list[int] = []
+
+        async def report_first(*args, **more):
+            if not reports:
+                reports.append(asyncio.create_task(world.store.update(lambda tx: tx.update(gone_on))))
+                await asyncio.sleep(0)  # it is in flight
+            await batch(*args, **more)
+            written_at_once.append(len(world.tasks(TaskState.READY)))
+
+        def fail(tx: Tx) -> None:
+            for task in failed:
+                tx.update(task)
+
+        monkeypatch.setattr(world.store, "batch", report_first)
+        await world.store.update(fail)
+        await until(lambda: sorted(t.slot for t in world.tasks(TaskState.READY)) == [1, 2, 3])
+        await asyncio.gather(*reports)
+        if orchestrator.SLICE_TASKS > 3:
+            assert written_at_once[0] == 2
+        ended = [task for task in world.store.view().tasks() if task.status.state is TaskState.FAILED]
+        assert sorted(task.status.err for task in ended) == ["", "", "why"]
+        assert len(world.store.view().tasks()) == 6
+
+
+async def quiet(world: World) -> None:
+    """Wait until nothing has been written for a while."""
+    while True:
+        before = world.proposer.entries
+        await asyncio.sleep(0.05)  # several turns of a loop that has anything to do
+        if world.proposer.entries == before:
+            return
+
+
+def decisions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The services that are decided on from now on, one for each decision."""
+    decided: list[str] = []
+
+    class Noted(orchestrator.Look):
+        def __init__(self, slots, view, service_id, *rest, **more):
+            decided.append(service_id)
+            super().__init__(slots, view, service_id, *rest, **more)
+
+    monkeypatch.setattr(orchestrator, "Look", Noted)
+    return decided
