@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 
 from swarmpy.api.access import require_manager
-from swarmpy.api.backend import ManagerBackend, NodeBackend
+from swarmpy.api.backend import LeavingNode, ManagerBackend, NodeBackend
 from swarmpy.api.callers import Access
 from swarmpy.api.request import ApiRequest, ApiResponse, json_response
 from swarmpy.api.router import Route, Scope
@@ -106,6 +106,7 @@ async def node_status(node: NodeBackend) -> dict[str, Any]:
         "nodes": None,
         "services": None,
         "advice": [],
+        "leaving": _leaving(node.leaving()),
         "manager_addresses": [{"node_id": m.node_id, "address": m.address} for m in node.manager_addresses()],
     }
     problems = list(dict.fromkeys([*([node.error] if node.error else []), *node.problems()]))
@@ -124,6 +125,18 @@ async def node_status(node: NodeBackend) -> dict[str, Any]:
         problems += _root_problems(manager.store.cluster, view.nodes(), reach)
     out["problems"] = problems
     return out
+
+
+def _leaving(leaving: LeavingNode | None) -> dict[str, Any] | None:
+    if leaving is None:
+        return None
+    told = leaving.departure
+    return {
+        "waited_s": round(leaving.waited, 1),
+        "timeout_s": leaving.timeout,
+        "left": None if told is None else told.left,
+        "services": [] if told is None else [attrs.asdict(service) for service in told.services],
+    }
 
 
 def _consensus(manager: ManagerBackend) -> dict[str, Any]:

@@ -26,6 +26,8 @@ from swarmpy.store.backup import Header, written
 
 log = structlog.get_logger(__name__)
 
+MAX_LEAVE_S = 3600.0
+"""Most seconds that a node may be told to wait until its tasks have moved."""
 MAX_BACKUPS = 2
 """Sent at a time: each keeps the state of its moment from being let go."""
 
@@ -52,7 +54,7 @@ class SwarmApi:
             Route("GET", "/swarm", Scope.READ, Access.VIEWER, self.inspect, tells_secrets=True),
             Route("POST", "/swarm/init", Scope.LOCAL, Access.ADMIN, self.init),
             Route("POST", "/swarm/join", Scope.LOCAL, Access.ADMIN, self.join),
-            Route("POST", "/swarm/leave", Scope.LOCAL, Access.ADMIN, self.leave),
+            Route("POST", "/swarm/leave", Scope.LOCAL, Access.ADMIN, self.leave, sets_bound=True),
             Route("GET", "/swarm/backup", Scope.READ, Access.ADMIN, self.backup, tells_secrets=True),
             Route("POST", "/swarm/restore", Scope.LOCAL, Access.ADMIN, self.restore),
             Route("POST", "/swarm/update", Scope.WRITE, Access.ADMIN, self.update),
@@ -110,16 +112,19 @@ class SwarmApi:
         return ApiResponse()
 
     async def leave(self, request: ApiRequest) -> ApiResponse:
-        """``POST /swarm/leave?force=``."""
-        force = request.boolean("force")
+        """``POST /swarm/leave?force=&timeout=``; answers what was lost by it, where something was.
+
+        ``timeout``: most seconds that the tasks of a worker have to move to other nodes.
+        """
+        force, timeout = request.boolean("force"), request.seconds("timeout", most=MAX_LEAVE_S)
         if self._node.local_state == "inactive":
             raise NotInCluster("This node is not part of a swarm")
         if self._node.local_state == "locked" and not force:
             raise SwarmLocked(_LOCKED_LEAVES)
         if self._node.manager is not None and not force:
             raise NotInCluster(_MANAGER_LEAVES)
-        await self._node.leave(force=force)
-        return ApiResponse()
+        lost = await self._node.leave(force=force, timeout=timeout)
+        return json_response({"Warnings": list(lost)}) if lost else ApiResponse()
 
     async def backup(self, _request: ApiRequest) -> ApiResponse:
         """``GET /swarm/backup``: the whole state at one index, every acknowledged write included, with all secrets."""

@@ -76,5 +76,5 @@ def _wanted(view: View, service: Service, there: Iterable[Hashable]) -> int:
 
 
 def _is_slot(service: Service, node: Node) -> bool:
-    is_open = node.spec.availability is Availability.ACTIVE and node.status.state is NodeState.READY
+    is_open = node.availability is Availability.ACTIVE and node.status.state is NodeState.READY
     return is_open and standing_of(node) is Standing.FINE and meets_constraints(service, node)

@@ -26,7 +26,7 @@ class Standing(enum.Enum):
     FINE = "fine"
     """On a node that is to keep it, or on none yet."""
     DRAINED = "drained"
-    """It runs, but the operator wants the node empty."""
+    """It runs, but its node is to be empty: an operator wants it so, or it is about to leave the cluster."""
     DOWN = "down"
     """Its node does not answer; it may run there still, and nobody can tell."""
     GONE = "gone"
@@ -49,7 +49,7 @@ def standing_of(node: Node | None) -> Standing:
         return Standing.GONE
     if node.status.state is NodeState.DOWN:
         return Standing.DOWN
-    if node.spec.availability is Availability.DRAIN:
+    if node.availability is Availability.DRAIN:
         return Standing.DRAINED
     return Standing.FINE
 

@@ -221,4 +221,4 @@ def _moves_tasks(event: Event) -> bool:
 
 
 def _of_interest(node: Node) -> tuple[object, ...]:
-    return (node.spec, node.status.state, node.status.engine_away, node.description, node.role)
+    return (node.spec, node.availability, node.status.state, node.status.engine_away, node.description, node.role)

@@ -158,6 +158,17 @@ class Course:
         await node.start()
         await self._is_back(node, began)
 
+    async def leave(self, node: LocalNode) -> None:
+        """Have a worker leave the cluster, which was not drained before."""
+        began = self._begin("leave")
+        replicas = (await self._client.service(SERVICE))["Spec"]["Mode"]["Replicated"]["Replicas"]
+        self._load.fates[node.address] = Fate.STOPPING
+        assert await node.client.post("/swarm/leave", timeout=SETTLE_S) is None, "nothing is lost"
+        await self._settled(replicas)
+        state = (await self._client.node(self._ids[node.name]))["Status"]["State"]
+        assert state == "down"
+        self._end(began)
+
     async def die(self, node: LocalNode, kill_containers: Callable[[str], Awaitable[None]]) -> None:
         """kill -9 of a daemon and, by the id of its node, of its containers: of all that a machine has."""
         self._load.fates[node.address] = Fate.KILLED

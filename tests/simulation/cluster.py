@@ -160,7 +160,7 @@ class Cluster:
                     f"spec {task.spec_version}, {task.spec.container.image}: {task.status.message} {task.status.err}"
                 )
         for node in leader.store.view().nodes():
-            lines.append(f"{node.id} {node.status.state} {node.spec.availability} {node.status.message}")
+            lines.append(f"{node.id} {node.status.state} {node.availability} {node.status.message}")
         return "\n" + "\n".join(lines)
 
     def unsettled(self, leader: Manager, names: Collection[str] | None = None) -> str:
@@ -253,8 +253,7 @@ def _unsettled_service(view: View, service: Service, lost: Collection[str]) -> s
     wanted = service.spec.desired_replicas
     if service.spec.mode is ServiceMode.GLOBAL:
         wanted = sum(
-            node.status.state is NodeState.READY and node.spec.availability is Availability.ACTIVE
-            for node in view.nodes()
+            node.status.state is NodeState.READY and node.availability is Availability.ACTIVE for node in view.nodes()
         )
     return "" if running == wanted else f"has {running} tasks running and not {wanted}"
 
@@ -268,5 +267,5 @@ def _unsettled_job(view: View, service: Service, lost: Collection[str]) -> str:
 
 
 def _wishes(spec: TaskSpec) -> TaskSpec:
-    """All but the credentials for a registry: a task that runs has its image."""
-    return attrs.evolve(spec, container=attrs.evolve(spec.container, pull_secret_id=None))
+    """All but the credentials for a registry, as a task that runs has its image, and the place, which it has too."""
+    return attrs.evolve(spec, container=attrs.evolve(spec.container, pull_secret_id=None), placement=None)

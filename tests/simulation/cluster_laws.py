@@ -255,7 +255,7 @@ class ClusterLaws(Ledger):
             self._engine_back_at[node.id] = self._loop.now
         if old is not None and old.status.state is NodeState.DOWN:
             self._came_back_at[node.id] = self._loop.now
-        if node.spec.availability is Availability.DRAIN:
+        if node.availability is Availability.DRAIN:
             self._drained_at.setdefault(node.id, self._loop.now)
         elif self._drained_at.pop(node.id, None) is not None:
             self._left_drain_at[node.id] = self._loop.now
@@ -398,7 +398,7 @@ def _told(event: Event) -> str:
         case Service() as service:
             return f"{event.action} service {service.spec.name}: {service.update_status}"
         case Node() as node:
-            return f"{event.action} node {node.id}: {node.status.state} {node.spec.availability} {node.status.message}"
+            return f"{event.action} node {node.id}: {node.status.state} {node.availability} {node.status.message}"
         case _:
             return f"{event.action} {event.kind} {event.id}"
 
