@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
 
-from swarmpy.control.nodes import Standing, standing_of
+from swarmpy.control.nodes import NO_PLACE, Standing, standing_of
 from swarmpy.control.outdated import meets_constraints
 from swarmpy.model.objects import Node, Service, Task
 from swarmpy.model.states import Availability, NodeState, TaskState
@@ -18,6 +18,12 @@ from swarmpy.store.view import View
 
 WAITS = "waits: "
 """How the reason of a task begins that should leave and must not yet."""
+
+
+def why_misplaced(task: Task) -> str:
+    """Why a task must leave its node though that is well, without what it waits for; "" where it does not say so."""
+    err = task.status.err
+    return err.partition(f"; {WAITS}")[0] if NO_PLACE in err else ""
 
 
 class Allowance:

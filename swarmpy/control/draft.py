@@ -12,7 +12,7 @@ import attrs
 
 from swarmpy.control.availability import Allowance
 from swarmpy.control.decision import Decision, NewId, earlier
-from swarmpy.control.nodes import Standing, orphaned, standing_of
+from swarmpy.control.nodes import Standing, orphaned, standing_of, standing_on
 from swarmpy.control.outdated import has_image, is_outdated
 from swarmpy.control.waiting import Waits
 from swarmpy.model import changes
@@ -109,7 +109,7 @@ class Draft:
         found = self._standings.get(task.node_id)
         if found is None:
             found = self._standings[task.node_id] = standing_of(self.view.node(task.node_id))
-        return found
+        return standing_on(found, task)
 
     @property
     def allowance(self) -> Allowance:

@@ -20,6 +20,7 @@ from knobs import Knobs
 from loop import SimLoop
 from net import SimNetwork
 
+from swarmpy.control.enforcer import misplaced
 from swarmpy.control.explain import count_replicas, why_waiting
 from swarmpy.errors import Unavailable
 from swarmpy.manager.manager import Manager
@@ -172,7 +173,7 @@ class Cluster:
                 continue
             if machine.manager is None or machine.manager.store.version != leader.store.version:
                 return f"{machine.name} lags behind"
-        if problem := self.also_unsettled(view) or _unexplained(view):
+        if problem := self.also_unsettled(view) or _unexplained(view) or _out_of_place(view, lost):
             return problem
         for service in view.services():
             if problem := _unsettled(view, service, lost):
@@ -213,6 +214,13 @@ class Cluster:
 def _unexplained(view: View) -> str:
     silent = next((task for task in view.tasks() if is_silent(view, task)), None)
     return "" if silent is None else f"task {silent.id} is {silent.status.state.name} and does not say why"
+
+
+def _out_of_place(view: View, lost: Collection[str]) -> str:
+    for node in view.nodes():
+        if node.id not in lost and (found := misplaced(view, node)):
+            return f"{node.id} has task {found[0][0].id}, for which it is no place: {found[0][1]}"
+    return ""
 
 
 def is_silent(view: View, task: Task) -> bool:

@@ -42,11 +42,12 @@ class MovesOperator(Operator):
 
     def actions(self) -> list[Callable[[Manager], Awaitable[None]]]:
         """See ``Operator``."""
-        return [self._leave, self._leave, self._stay, self._label, self._label, self._bind, *super().actions()]
+        own = [self._leave, self._leave, self._stay, self._bind, *[self._label] * 6]
+        return [*own, *super().actions()]
 
     def first(self) -> list[Callable[[Manager], Awaitable[None]]]:
         """See ``Operator``."""
-        return [self._label, self._create, self._bind, self._create]
+        return [self._label_all, self._create, self._bind, self._create, self._bind]
 
     # -- nodes that leave ---------------------------------------------------------------------------------------------
 
@@ -94,6 +95,12 @@ class MovesOperator(Operator):
         node = leader.store.view().node(NodeId(self._one(self._cluster.agents).name))
         assert node is not None
         await self._label_with(leader, node, self._one(("a", "a", "b")))
+
+    async def _label_all(self, leader: Manager) -> None:
+        for machine in self._cluster.agents:
+            node = leader.store.view().node(NodeId(machine.name))
+            assert node is not None
+            await self._label_with(leader, node, "a")
 
     async def _label_with(self, leader: Manager, node: Node, zone: str) -> None:
         self._tell(f"{node.id} is in zone {zone}")
