@@ -159,12 +159,13 @@ class Agent:
         most = default_timeout(self._worker.tasks) if timeout is None else timeout
         leaving = self.leaving = Leaving(now, most)
         self._routing.news.set()
-        while True:
+        while self.leaving is leaving:
             running = sum(not status.state.is_terminal for status in self._worker.statuses.values())
             verdict = leaving.verdict(self._clock.monotonic(), in_session=bool(self._manager), running=running)
             if verdict is not Verdict.WAIT:
                 return verdict
             await asyncio.sleep(LEAVING_LOOK_S)
+        return Verdict.RECALLED
 
     def stay(self) -> None:
         """This node does not leave after all."""

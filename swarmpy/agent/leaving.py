@@ -31,6 +31,7 @@ class Verdict(enum.Enum):
     NOT_UNDERSTOOD = "not all managers are of a version that moves the tasks of a node that leaves"
     LATE = "its tasks have had their time to move"
     HURRIED = "it was told to wait no more"
+    RECALLED = "it is to stay"
 
 
 class Leaving:

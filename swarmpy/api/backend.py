@@ -189,7 +189,14 @@ class NodeBackend(Protocol):
         """
 
     def leaving(self) -> LeavingNode | None:
-        """How far this node is, while it is about to leave."""
+        """How far this node is, while it is about to leave, or drained by its own daemon."""
+
+    async def drain(self, *, timeout: float | None = None, undo: bool = False) -> tuple[str, ...]:
+        """Have this node's tasks moved away until its daemon is started again; ``undo``: it may have some again.
+
+        ``timeout`` as for :meth:`leave`. Returns what does not run elsewhere, one line each. Raises NotInCluster;
+        FailedPrecondition and Unavailable when not all tasks have gone.
+        """
 
     async def leave(self, *, force: bool, timeout: float | None = None) -> tuple[str, ...]:
         """Leave the cluster; with ``force`` at once, and also one whose key nobody has.

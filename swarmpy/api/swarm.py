@@ -14,6 +14,7 @@ from swarmpy.api.backend import InitRequest, JoinRequest, NodeBackend, RestoreRe
 from swarmpy.api.callers import Access
 from swarmpy.api.json_fields import Fields, parse_json
 from swarmpy.api.node_json import availability_from_json
+from swarmpy.api.nodes import MAX_DRAIN_S
 from swarmpy.api.request import BINARY, ApiRequest, ApiResponse, StreamedResponse, json_response
 from swarmpy.api.router import Route, Scope
 from swarmpy.api.swarm_json import cluster_spec_from_json, root_request_from_json, swarm_to_json
@@ -26,8 +27,6 @@ from swarmpy.store.backup import Header, written
 
 log = structlog.get_logger(__name__)
 
-MAX_LEAVE_S = 3600.0
-"""Most seconds that a node may be told to wait until its tasks have moved."""
 MAX_BACKUPS = 2
 """Sent at a time: each keeps the state of its moment from being let go."""
 
@@ -116,7 +115,7 @@ class SwarmApi:
 
         ``timeout``: most seconds that the tasks of a worker have to move to other nodes.
         """
-        force, timeout = request.boolean("force"), request.seconds("timeout", most=MAX_LEAVE_S)
+        force, timeout = request.boolean("force"), request.seconds("timeout", most=MAX_DRAIN_S)
         if self._node.local_state == "inactive":
             raise NotInCluster("This node is not part of a swarm")
         if self._node.local_state == "locked" and not force:

@@ -1,7 +1,6 @@
-"""``swarm leave``: this node's tasks move to other nodes, and then it forgets the cluster.
+"""``swarm leave`` and ``node drain``: this node's tasks move to other nodes, for good or until it is started again.
 
-The daemon does the waiting; this shows how far it is. Only the command that gives up waiting ends early: the node goes
-on leaving.
+The daemon does the waiting; this shows how far it is. A command that is given up ends alone: the node goes on.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from swarmpy.model.grammar import printable
 GO_TIMEOUT_S = 60.0
 """Most seconds for all else than waiting for tasks: what the node forwards, containers, telling the managers."""
 MOST_TIMEOUT_S = 3600.0
+TIMEOUT_HELP = "Most seconds that tasks have to move  [default: 30 and the longest stop grace period of them]."
 NAME = "this node"
 
 
@@ -77,7 +77,7 @@ def _left(count: int) -> str:
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0, max=MOST_TIMEOUT_S),
-    help="Most seconds that tasks have to move  [default: 30 and the longest stop grace period of them].",
+    help=TIMEOUT_HELP,
 )
 @data_dir_option
 @pass_settings
@@ -88,22 +88,45 @@ def swarm_leave(settings: Settings, force: bool, timeout: float | None) -> None:
 
 async def _leave(settings: Settings, *, force: bool, timeout: float | None) -> None:
     query = {"force": "1"} if force else {}
-    if timeout is not None:
-        query["timeout"] = f"{timeout:g}"
-    client = ApiClient(settings.endpoint)
-    most = GO_TIMEOUT_S + MOST_TIMEOUT_S
-    watching = None if force else asyncio.create_task(_watch(client, make_view()))
     hint = 'The node goes on leaving without you; "swarmpy swarm leave --force" ends the waiting.'
+    await _shown(settings, "/swarm/leave", _with_timeout(query, timeout), hint, "lost", is_shown=not force)
+    click.echo("Node left the swarm.")
+
+
+@click.command("drain")
+@click.option("--timeout", type=click.FloatRange(min=0, max=MOST_TIMEOUT_S), help=TIMEOUT_HELP)
+@click.option("--undo", is_flag=True, help="Let it have tasks again.")
+@data_dir_option
+@pass_settings
+def node_drain(settings: Settings, timeout: float | None, undo: bool) -> None:
+    """Move this node's tasks to other nodes, until its daemon is started again: before a reboot.
+
+    On any node, also a worker. To drain one for longer, use "node update --availability drain" on a manager.
+    """
+    query = {"undo": "1"} if undo else {}
+    hint = 'The drain goes on without you; "swarmpy node drain --undo" takes it back.'
+    asyncio.run(
+        _shown(settings, "/node/drain", _with_timeout(query, timeout), hint, "not elsewhere", is_shown=not undo)
+    )
+
+
+def _with_timeout(query: dict[str, str], timeout: float | None) -> dict[str, str]:
+    return query if timeout is None else {**query, "timeout": f"{timeout:g}"}
+
+
+async def _shown(settings: Settings, path: str, query: dict[str, str], hint: str, word: str, *, is_shown: bool) -> None:
+    """Ask the daemon for it and, if wanted, show meanwhile how far it is; its warnings begin with ``word``."""
+    client = ApiClient(settings.endpoint)
+    watching = asyncio.create_task(_watch(client, make_view())) if is_shown else None
     try:
         with unfinished(hint):
-            answer = await client.post("/swarm/leave", query=query, timeout=most)
+            answer = await client.post(path, query=query, timeout=GO_TIMEOUT_S + MOST_TIMEOUT_S)
     finally:
         if watching is not None:
             watching.cancel()
             await asyncio.wait([watching])
     for warning in (answer or {}).get("Warnings") or ():
-        click.echo(f"lost: {printable(str(warning))}", err=True)
-    click.echo("Node left the swarm.")
+        click.echo(f"{word}: {printable(str(warning))}", err=True)
 
 
 async def _watch(client: ApiClient, view: View) -> None:

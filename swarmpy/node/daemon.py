@@ -262,6 +262,22 @@ class Node(NodeFacts):
             log.info("cluster_left", cluster=member.state.cluster_id, node=member.state.node_id)
             return lost
 
+    async def drain(self, *, timeout: float | None = None, undo: bool = False) -> tuple[str, ...]:
+        """Have this node's tasks moved away until its daemon is started again; ``undo``: it may have some again."""
+        if undo:
+            # At once: who waits for the tasks to move hears of it.
+            if self._member is None:
+                raise NotInCluster(_NOT_IN_SWARM)
+            self._member.agent.stay()
+            return ()
+        async with self._changing:
+            member = self._member
+            if member is None:
+                raise NotInCluster(_NOT_IN_SWARM)
+            lost = await member.drain(timeout)
+            log.info("node_drained", node=member.state.node_id, lost=lost)
+            return lost
+
     async def _leave_locked(self, state: NodeState, *, force: bool) -> None:
         if not force:
             raise SwarmLocked

@@ -111,7 +111,7 @@ class NodeFacts:
         return tuple(status.state for status in self._member.agent.statuses.values()) if self._member else ()
 
     def leaving(self) -> LeavingNode | None:
-        """How far this node is, while it is about to leave."""
+        """How far this node is, while it is about to leave, or drained by its own daemon."""
         found = None if self._member is None else self._member.agent.leaving
         if found is None:
             return None

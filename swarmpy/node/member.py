@@ -16,7 +16,7 @@ from swarmpy.agent.agent import Agent
 from swarmpy.agent.leaving import Verdict, what_is_lost
 from swarmpy.agent.local_database import LocalDatabase
 from swarmpy.agent.rest_of_node import RestOfNode
-from swarmpy.errors import SwarmpyError
+from swarmpy.errors import FailedPrecondition, SwarmpyError, Unavailable
 from swarmpy.manager.leader_calls import LeaderCalls
 from swarmpy.manager.manager import Manager
 from swarmpy.model.states import Role
@@ -263,10 +263,9 @@ class Member:
     async def _empty(self, timeout: float | None) -> tuple[Verdict, tuple[str, ...]]:
         """Have this node's tasks moved away, and let what it forwards come to its end; what was lost, one line each."""
         try:
-            verdict = await self.agent.move_away(timeout)
-            leaving, statuses = self.agent.leaving, self.agent.statuses.values()
-            running = sum(not status.state.is_terminal for status in statuses)
-            lost = what_is_lost(verdict, None if leaving is None else leaving.departure, running)
+            verdict, lost = await self._move_away(timeout)
+            if verdict is Verdict.RECALLED:
+                raise FailedPrecondition(f"this node does not leave: {verdict.value}")
             for line in lost:
                 log.warning("leaves_with_losses", reason=line)
             if verdict is not Verdict.HURRIED:
@@ -275,6 +274,32 @@ class Member:
             self.agent.stay()
             raise
         return verdict, lost
+
+    async def _move_away(self, timeout: float | None) -> tuple[Verdict, tuple[str, ...]]:
+        verdict = await self.agent.move_away(timeout)
+        leaving, statuses = self.agent.leaving, self.agent.statuses.values()
+        running = sum(not status.state.is_terminal for status in statuses)
+        return verdict, what_is_lost(verdict, None if leaving is None else leaving.departure, running)
+
+    async def drain(self, timeout: float | None) -> tuple[str, ...]:
+        """Have this node's tasks moved away, and no others given to it, until it is started again or is to stay.
+
+        ``timeout``: see :meth:`Agent.move_away`. Returns what does not run elsewhere, one line each. Raises Unavailable
+        and FailedPrecondition, with the reason, when not all tasks have gone; where nobody moves them it stays.
+        """
+        try:
+            verdict, lost = await self._move_away(timeout)
+        except BaseException:
+            self.agent.stay()
+            raise
+        if verdict is Verdict.EMPTY:
+            return lost
+        if verdict is not Verdict.LATE:
+            self.agent.stay()
+        why = f"this node is not drained: {verdict.value}"
+        if verdict is Verdict.NO_MANAGER:
+            raise Unavailable(why)
+        raise FailedPrecondition("; ".join((why, *lost[1:])))
 
     async def _depart(self, timeout: float) -> None:
         await self.agent.retire(RETIRE_TIMEOUT_S)

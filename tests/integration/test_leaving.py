@@ -24,7 +24,7 @@ async def test_a_worker_leaves(make_cluster: ClusterMaker) -> None:
     """
     cluster = await make_cluster(1, 3, ports=(PORT,))
     moved, bounded, hurried = cluster.workers
-    await _no_request_fails(cluster, moved)
+    await _no_request_fails(cluster, moved, bounded)
     await cluster.managers[0].client.remove_service("web")
 
     await _bound_to(cluster, bounded)
@@ -48,13 +48,19 @@ async def test_a_worker_leaves(make_cluster: ClusterMaker) -> None:
         assert "Traceback" not in node.log_file.read_text()
 
 
-async def _no_request_fails(cluster: LocalCluster, leaver: LocalNode) -> None:
-    """Through every node, its own included: it answers what it has taken."""
+async def _no_request_fails(cluster: LocalCluster, leaver: LocalNode, rebooted: LocalNode) -> None:
+    """Through every node, the leaver's own included: it answers what it has taken.
+
+    Another one becomes no place for its tasks for a moment, and is rebooted: its tasks end with its daemon.
+    """
     load = Load([node.address for node in cluster.nodes], PORT)
     course = Course(cluster, load)
-    await course.begin(service(as_process(), 6, PORT, "node.role==worker"))
+    await course.begin(service(as_process(), 6, PORT, "node.role==worker", "node.labels.closed!=yes"))
     async with load.clients():
+        await course.relabel(rebooted, {"closed": "yes"})
+        await course.relabel(rebooted, {})
         await course.leave(leaver)
+        await course.reboot(rebooted)
     print(json.dumps(load.summary()), json.dumps(course.seconds))
     assert not load.failures, load.failures
     assert min(load.answered["short"], load.answered["kept"]) > 100

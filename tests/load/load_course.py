@@ -158,6 +158,34 @@ class Course:
         await node.start()
         await self._is_back(node, began)
 
+    async def reboot(self, node: LocalNode) -> None:
+        """Move a node's tasks away, and end and start its daemon, as a machine that is rebooted in good order."""
+        began = self._begin("reboot")
+        replicas = (await self._client.service(SERVICE))["Spec"]["Mode"]["Replicated"]["Replicas"]
+        assert await node.client.post("/node/drain", timeout=SETTLE_S) is None, "all tasks run elsewhere"
+        await self._settled(replicas)
+        self._load.fates[node.address] = Fate.STOPPING
+        await node.stop()
+        await node.start()
+        await self._is_back(node, began)
+        state = await self._client.node(self._ids[node.name])
+        assert state["Status"].get("Message", "") == ""
+
+    async def relabel(self, node: LocalNode, labels: Json) -> None:
+        """The node becomes no place for its tasks."""
+        began = self._begin("relabel")
+        node_id = self._ids[node.name]
+        replicas = (await self._client.service(SERVICE))["Spec"]["Mode"]["Replicated"]["Replicas"]
+        current = await self._client.node(node_id)
+        await self._client.update_node(node_id, current["Version"]["Index"], {**current["Spec"], "Labels": labels})
+
+        async def is_moved() -> bool:
+            return node_id not in {t.get("NodeID") for t in await self._tasks() if _may_run(t)}
+
+        await _until(is_moved, "the node has no tasks")
+        await self._settled(replicas)
+        self._end(began)
+
     async def leave(self, node: LocalNode) -> None:
         """Have a worker leave the cluster, which was not drained before."""
         began = self._begin("leave")

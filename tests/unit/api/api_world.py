@@ -193,6 +193,7 @@ class BenchNode:
         self.restores: list[RestoreRequest] = []
         self.joins: list[JoinRequest] = []
         self.leaves: list[tuple[bool, float | None]] = []
+        self.drains: list[tuple[float | None, bool]] = []
         self.losses: tuple[str, ...] = ()
         self.is_leaving: LeavingNode | None = None
         self.troubles: tuple[str, ...] = ()
@@ -236,6 +237,11 @@ class BenchNode:
     def leaving(self) -> LeavingNode | None:
         """What the test says."""
         return self.is_leaving
+
+    async def drain(self, *, timeout: float | None = None, undo: bool = False) -> tuple[str, ...]:
+        """Remember the request."""
+        self.drains.append((timeout, undo))
+        return self.losses
 
     async def leave(self, *, force: bool, timeout: float | None = None) -> tuple[str, ...]:
         """Remember the request."""

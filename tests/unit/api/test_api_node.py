@@ -147,6 +147,10 @@ async def test_join_and_leave(alone: BenchNode) -> None:
     worker.losses = ("web: 1 not running elsewhere: starting",)
     answer = {"Warnings": ["web: 1 not running elsewhere: starting"]}
     assert await ask(api_of(worker), "POST", "/swarm/leave", timeout="2.5") == (200, answer)
+    assert await ask(api_of(worker), "POST", "/node/drain", timeout="7") == (200, answer)
+    worker.losses = ()
+    assert await ask(api_of(worker), "POST", "/node/drain", undo="1") == (200, None)
+    assert worker.drains == [(7.0, False), (None, True)]
     for wrong in ("-1", "nan", "1e3", "3600.5", "soon"):
         status, refusal = await ask(api_of(worker), "POST", "/swarm/leave", timeout=wrong)
         assert (status, "expected seconds, from 0 to 3600" in refusal["message"]) == (400, True)

@@ -108,6 +108,20 @@ async def test_an_agent_says_that_it_leaves_until_it_stays() -> None:
         await eventually(lambda: not manager.beats[-1].leaving)
 
 
+async def test_a_node_that_is_to_stay_is_waited_for_no_more() -> None:
+    """Also while somebody waits for its tasks."""
+    manager = Manager("m1:2377")
+    manager.first = SessionMessage(assignments=whole(make_task("a")))
+    manager.departure = attrs.evolve(HELD, left=1)
+    async with Host(manager).run() as agent:
+        await eventually(lambda: "a" in manager.states and manager.states["a"].state is TaskState.RUNNING)
+        leaving = asyncio.create_task(agent.move_away())
+        await eventually(lambda: manager.beats and manager.beats[-1].leaving)
+        agent.stay()
+        assert await leaving is Verdict.RECALLED
+        await eventually(lambda: not manager.beats[-1].leaving)
+
+
 async def test_a_leader_of_a_version_before_is_not_waited_for() -> None:
     """Its answers to heartbeats say nothing of leaving."""
     manager = Manager("m1:2377")
