@@ -15,6 +15,7 @@ import attrs
 from swarmpy.api.access import require_manager
 from swarmpy.api.backend import LeavingNode, ManagerBackend, NodeBackend
 from swarmpy.api.callers import Access
+from swarmpy.api.node_json import message_of
 from swarmpy.api.request import ApiRequest, ApiResponse, json_response
 from swarmpy.api.router import Route, Scope
 from swarmpy.control.explain import count_replicas, why_not_running
@@ -164,7 +165,7 @@ def _node(node: Node, leader: tuple[str, str] | None, reach: Mapping[str, bool |
         "address": node.status.address,
         "leader": leader is not None and leader[0] == node.id,
         "reachable": reach.get(node.id),
-        "message": node.status.message,
+        "message": message_of(node.status),
     }
 
 
@@ -204,8 +205,8 @@ def _cluster_problems(
         name = names[node.id]
         if node.status.state is NodeState.DOWN:
             found.append(f"node {name} is down: {node.status.message or 'no heartbeat'}")
-        elif node.status.message:
-            found.append(f"node {name}: {node.status.message}")
+        elif message := message_of(node.status):
+            found.append(f"node {name}: {message}")
     for service in services:
         if service["running"] < service["desired"] or service["reason"]:
             reason = f": {service['reason']}" if service["reason"] else ""

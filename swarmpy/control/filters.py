@@ -280,7 +280,7 @@ def _closed(node: Node) -> str:
     if node.availability is Availability.ACTIVE:
         return "without an engine that answers"
     if node.status.leaving:
-        return "leaving the cluster"
+        return "about to leave or restart"
     return {Availability.DRAIN: "drained", Availability.PAUSE: "paused"}.get(node.availability, "")
 
 

@@ -26,7 +26,7 @@ class Standing(enum.Enum):
     FINE = "fine"
     """On a node that is to keep it, or on none yet."""
     DRAINED = "drained"
-    """It runs, but its node is to be empty: an operator wants it so, or it is about to leave the cluster."""
+    """It runs, but its node is to be empty: an operator wants it so, or it is about to leave or restart."""
     MISPLACED = "misplaced"
     """It runs on a node that is no place for it any more, until another one does its work."""
     DOWN = "down"

@@ -128,7 +128,7 @@ class Heartbeat:
     engine_away: bool = False
     """Its engine does not answer; it is among the problems too."""
     leaving: bool = False
-    """It is about to leave the cluster: its tasks are to go elsewhere first."""
+    """It is about to leave the cluster, or to be restarted: its tasks are to go elsewhere first."""
 
 
 BEAT_S = 0.25

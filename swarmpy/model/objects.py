@@ -90,7 +90,7 @@ class NodeStatus:
     engine_away: bool = False
     """Its engine does not answer: what runs there goes on, but nothing is started."""
     leaving: bool = False
-    """It is about to leave the cluster: its tasks go elsewhere first."""
+    """It is about to leave the cluster, or to be restarted: its tasks go elsewhere first."""
 
 
 @attrs.frozen(kw_only=True)
@@ -149,7 +149,7 @@ class Node:
 
     @property
     def availability(self) -> Availability:
-        """What it may do now: what its operator lets it, and nothing more once it is about to leave."""
+        """What it may do now: what its operator lets it, and nothing more once it is about to go."""
         return Availability.DRAIN if self.status.leaving else self.spec.availability
 
 

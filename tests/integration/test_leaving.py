@@ -7,7 +7,7 @@ import json
 import time
 
 from clusters import ClusterMaker, runs, service_body, until
-from hosts import DOCKER, Finished, needs_docker_cli, swarmpy
+from hosts import DOCKER, Finished, needs_docker_cli, refused, swarmpy
 from load_clients import Load
 from load_course import Course, as_process, service
 
@@ -28,6 +28,14 @@ async def test_a_worker_leaves(make_cluster: ClusterMaker) -> None:
     await cluster.managers[0].client.remove_service("web")
 
     await _bound_to(cluster, bounded)
+    drained = await _does(bounded, "node", "drain", "--timeout", "1")
+    refused(drained, 1, "this node is not drained", f"on-{bounded.name}: 1 still on this node, 1 not running elsewhere")
+    assert f"waits: on-{bounded.name} may miss at most 1 task" in drained.stdout
+    told = (await cluster.managers[0].client.node(bounded.name))["Status"]["Message"]
+    assert told == "its tasks move to other nodes, as it is about to leave or restart"
+    assert (await _does(bounded, "node", "drain", "--undo")).returncode == 0
+    await until(lambda: runs(cluster.managers[0], f"on-{bounded.name}", 2), "both run again")
+
     left = await _leave(bounded, "--timeout", "1")
     assert (left.returncode, left.stdout.splitlines()[-1]) == (0, "Node left the swarm."), left
     assert "this node  1 task left" in left.stdout
@@ -81,4 +89,8 @@ async def _has_left(node: LocalNode, count: int) -> bool:
 
 
 async def _leave(node: LocalNode, *options: str) -> Finished:
-    return await asyncio.to_thread(swarmpy, "--data-dir", node.data_dir, "swarm", "leave", *options)
+    return await _does(node, "swarm", "leave", *options)
+
+
+async def _does(node: LocalNode, *words: str) -> Finished:
+    return await asyncio.to_thread(swarmpy, "--data-dir", node.data_dir, *words)

@@ -168,8 +168,11 @@ class Course:
         await node.stop()
         await node.start()
         await self._is_back(node, began)
-        state = await self._client.node(self._ids[node.name])
-        assert state["Status"].get("Message", "") == ""
+
+        async def takes_tasks() -> bool:
+            return "Message" not in (await self._client.node(self._ids[node.name]))["Status"]
+
+        await _until(takes_tasks, "the node takes tasks again")
 
     async def relabel(self, node: LocalNode, labels: Json) -> None:
         """The node becomes no place for its tasks."""

@@ -53,7 +53,7 @@ def test_why_something_is_left_or_missing() -> None:
     world.set_node(node, leaving=True)
     world.run()
     told = departure(world.view, node.id)
-    nowhere = "pending: no suitable node (1 node leaving the cluster)"
+    nowhere = "pending: no suitable node (1 node about to leave or restart)"
     assert told.left == 1
     assert told.services == (
         ServiceLeft(service="web", left=1, missing=1, reasons=("waits: web may miss at most 1 task", nowhere)),
