@@ -15,6 +15,7 @@ from swarmpy.agent.dependencies import DependencyKeeper
 from swarmpy.agent.engine_watch import EngineWatch
 from swarmpy.agent.known_cluster import KnownCluster
 from swarmpy.agent.known_managers import KnownManagers
+from swarmpy.agent.leaving import Leaving, Verdict, default_timeout
 from swarmpy.agent.local import LocalState, LocalWriter
 from swarmpy.agent.reporter import Reporter
 from swarmpy.agent.rest_of_node import RestOfNode
@@ -49,6 +50,8 @@ at once that a manager needs seconds for their handshakes: if they gave up and c
 SEARCH_FIRST_S = 0.05
 SEARCH_MOST_S = 2.0
 """Seconds between attempts while no manager answers: an election takes about one."""
+LEAVING_LOOK_S = 0.1
+"""How often a node that is about to leave looks whether its tasks have gone, in seconds."""
 REMOVED_STOP_S = 60.0
 """Most seconds that stopping the tasks of a removed node may take."""
 REMOVED_RETRY_S = 60.0
@@ -109,6 +112,8 @@ class Agent:
         """Why this node is no member any more; "" while it is one."""
         self.connected = asyncio.Event()
         """Set when the first session is open."""
+        self.leaving: Leaving | None = None
+        """Set while this node is about to leave the cluster."""
         self._opened_at = 0.0
         self._silence_told = False
 
@@ -141,6 +146,31 @@ class Agent:
         """
         await self.cluster.supersede(incarnation, address)
         self._stale.set()
+
+    async def move_away(self, timeout: float | None = None) -> Verdict:
+        """Have the leader move this node's tasks away, as it is about to leave; return when they have gone, or why not.
+
+        ``timeout``: most seconds to wait; None: what the tasks need to stop, and some. Until :meth:`stay` the node goes
+        on leaving, and gets no task any more.
+        """
+        if self.removal:
+            return Verdict.NO_MANAGER
+        now = self._clock.monotonic()
+        most = default_timeout(self._worker.tasks) if timeout is None else timeout
+        leaving = self.leaving = Leaving(now, most)
+        self._routing.news.set()
+        while self.leaving is leaving:
+            running = sum(not status.state.is_terminal for status in self._worker.statuses.values())
+            verdict = leaving.verdict(self._clock.monotonic(), in_session=bool(self._manager), running=running)
+            if verdict is not Verdict.WAIT:
+                return verdict
+            await asyncio.sleep(LEAVING_LOOK_S)
+        return Verdict.RECALLED
+
+    def stay(self) -> None:
+        """This node does not leave after all."""
+        self.leaving = None
+        self._routing.news.set()
 
     async def drain(self) -> None:
         """Bring to an end what the routing mesh forwards, and take no new connections: this node is about to stop."""
@@ -271,6 +301,7 @@ class Agent:
             dependencies=self._dependencies,
             problems=self.problems,
             engine_away=lambda: bool(self._engine.problem),
+            leaving=lambda: self.leaving,
             admit=functools.partial(self.cluster.admit, address),
             on_message=self.cluster.hear,
             stale=self._stale,

@@ -11,6 +11,7 @@ import attrs
 import structlog
 
 from swarmpy.agent.dependencies import DependencyKeeper
+from swarmpy.agent.leaving import Leaving
 from swarmpy.agent.log_sender import LogSender, Read
 from swarmpy.agent.reporter import Reporter
 from swarmpy.agent.routing import Routing
@@ -18,6 +19,7 @@ from swarmpy.agent.worker import Worker
 from swarmpy.errors import ConnectionFailed, DeadlineExceeded, ProtocolViolation, SwarmpyError, Unavailable
 from swarmpy.model import codec
 from swarmpy.model.assignments import (
+    BEAT_S,
     MAX_PROBLEMS,
     AssignmentUpdate,
     Heartbeat,
@@ -50,10 +52,10 @@ DEFAULT_PERIOD_S = 1.0
 class Session:
     """One session over ``channel``.
 
-    ``problems`` and ``engine_away`` are told in heartbeats, which wait for nothing; ``admit`` gets the incarnation of
-    the manager's cluster before anything else is taken of it, and raises to end the session; ``on_message`` gets each
-    message after its assignments and endpoints are taken; ``read_log`` reads what a task has written; ``stale`` is set
-    when ``request`` no longer describes the node, which ends the session.
+    ``problems``, ``engine_away`` and ``leaving`` are told in heartbeats, which wait for nothing; ``admit`` gets the
+    incarnation of the manager's cluster before anything else is taken of it, and raises to end the session;
+    ``on_message`` gets each message after its assignments and endpoints are taken; ``read_log`` reads what a task has
+    written; ``stale`` is set when ``request`` no longer describes the node, which ends the session.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Session:
         dependencies: DependencyKeeper,
         problems: Callable[[], tuple[str, ...]],
         engine_away: Callable[[], bool],
+        leaving: Callable[[], Leaving | None],
         admit: Callable[[int], Awaitable[None]],
         on_message: Callable[[SessionMessage], None],
         stale: asyncio.Event,
@@ -80,6 +83,7 @@ class Session:
         self._dependencies = dependencies
         self._problems = problems
         self._engine_away = engine_away
+        self._leaving = leaving
         self._admit = admit
         self._on_message = on_message
         self._stale = stale
@@ -165,19 +169,25 @@ class Session:
 
     async def _heartbeats(self) -> None:
         while True:
+            period_s = self._period_s if self._leaving() is None else min(self._period_s, BEAT_S)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._period_s):
+                async with asyncio.timeout(period_s):
                     await self._routing.news.wait()
             self._routing.news.clear()
+            leaving = self._leaving()
             beat = Heartbeat(
                 session_id=self._id,
                 endpoints_version=self._routing.applied_version,
                 problems=self._problems()[:MAX_PROBLEMS],
                 engine_away=self._engine_away(),
+                leaving=leaving is not None,
             )
             timeout = max(HEARTBEAT_TIMEOUT_MIN_S, self._period_s)
-            reply = await self._channel.call("dispatcher.heartbeat", codec.to_plain(beat), timeout=timeout)
-            self._set_period(codec.from_plain(HeartbeatReply, reply).period_ns)
+            plain = await self._channel.call("dispatcher.heartbeat", codec.to_plain(beat), timeout=timeout)
+            reply = codec.from_plain(HeartbeatReply, plain)
+            self._set_period(reply.period_ns)
+            if leaving is not None:
+                leaving.heard(reply.departure)
 
     async def _send(self, updates: tuple[TaskStatusUpdate, ...]) -> None:
         report = StatusReport(session_id=self._id, updates=updates)

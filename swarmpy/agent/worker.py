@@ -73,6 +73,11 @@ class Worker:
         """The last observed status of each task on this node."""
         return {task_id: manager.status for task_id, manager in self._managers.items()}
 
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """The tasks on this node, as they are seen here."""
+        return tuple(manager.task for manager in self._managers.values())
+
     async def run(self, saved: Iterable[Task] = ()) -> None:
         """Run until cancelled; what runs then is left to the runtime.
 

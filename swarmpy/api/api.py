@@ -113,8 +113,8 @@ class Api:
             return error_response(error)
 
     async def _in_time(self, route: Route, request: ApiRequest) -> ApiResponse:
-        if route.is_read or route.scope is not Scope.LOCAL:
-            # Its waits have bounds of their own, far shorter than this one.
+        if route.is_read or route.sets_bound or route.scope is not Scope.LOCAL:
+            # Its waits have bounds of their own, mostly far shorter than this one.
             return await self._run(route, request)
         try:
             async with asyncio.timeout(LOCAL_WRITE_TIMEOUT_S):

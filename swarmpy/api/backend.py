@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import attrs
 
-from swarmpy.model.assignments import ManagerAddress
+from swarmpy.model.assignments import Departure, ManagerAddress
 from swarmpy.model.cluster_spec import ClusterSpec
 from swarmpy.model.images import RegistryImage
 from swarmpy.model.objects import Node, NodeDescription
@@ -16,6 +16,18 @@ from swarmpy.raft.status import RaftStatus
 from swarmpy.security.sealing import UnlockKey
 from swarmpy.store.memory import Store
 from swarmpy.store.view import View
+
+
+@attrs.frozen(kw_only=True)
+class LeavingNode:
+    """A node that waits until its tasks have moved."""
+
+    waited: float
+    """Seconds since it began."""
+    timeout: float
+    """Most seconds that it waits."""
+    departure: Departure | None
+    """What the leader said of it last."""
 
 
 @attrs.frozen(kw_only=True)
@@ -176,8 +188,21 @@ class NodeBackend(Protocol):
         (managers of the cluster answer).
         """
 
-    async def leave(self, *, force: bool) -> None:
-        """Leave the cluster; with ``force`` also one whose key nobody has.
+    def leaving(self) -> LeavingNode | None:
+        """How far this node is, while it is about to leave, or drained by its own daemon."""
+
+    async def drain(self, *, timeout: float | None = None, undo: bool = False) -> tuple[str, ...]:
+        """Have this node's tasks moved away until its daemon is started again; ``undo``: it may have some again.
+
+        ``timeout`` as for :meth:`leave`. Returns what does not run elsewhere, one line each. Raises NotInCluster;
+        FailedPrecondition and Unavailable when not all tasks have gone.
+        """
+
+    async def leave(self, *, force: bool, timeout: float | None = None) -> tuple[str, ...]:
+        """Leave the cluster; with ``force`` at once, and also one whose key nobody has.
+
+        A worker's tasks are moved away first, for ``timeout`` seconds at most; None: what they need to stop, and some.
+        Returns what was lost by its leaving, one line each.
 
         Raises NotInCluster; FailedPrecondition for a manager without ``force``.
         """

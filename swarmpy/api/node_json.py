@@ -10,7 +10,7 @@ from swarmpy.api.json_fields import Fields, given
 from swarmpy.api.resources_json import resources_to_json
 from swarmpy.api.timestamps import meta_to_json
 from swarmpy.errors import InvalidArgument
-from swarmpy.model.objects import Node, NodeDescription
+from swarmpy.model.objects import Node, NodeDescription, NodeStatus
 from swarmpy.model.specs import NodeSpec
 from swarmpy.model.states import Availability, Role
 
@@ -64,7 +64,7 @@ def node_to_json(node: Node, *, manager: ManagerView | None, tls_info: dict[str,
         "Description": _description_to_json(node.description, tls_info),
         "Status": {
             "State": str(node.status.state),
-            **given(Message=node.status.message),
+            **given(Message=message_of(node.status)),
             "Addr": node.status.address,
         },
     }
@@ -75,6 +75,12 @@ def node_to_json(node: Node, *, manager: ManagerView | None, tls_info: dict[str,
             "Addr": node.manager.address,
         }
     return out
+
+
+def message_of(status: NodeStatus) -> str:
+    """What there is to say of a node beside its state, in one line; "" for nothing."""
+    leaving = "its tasks move to other nodes, as it is about to leave or restart" if status.leaving else ""
+    return "; ".join(filter(None, (leaving, status.message)))
 
 
 _REACHABILITY = {True: "reachable", False: "unreachable", None: "unknown"}

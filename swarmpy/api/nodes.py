@@ -15,6 +15,9 @@ from swarmpy.manager import operations
 from swarmpy.model.objects import Node
 from swarmpy.model.states import Role
 
+MAX_DRAIN_S = 3600.0
+"""Most seconds that a node may be told to wait until its tasks have moved."""
+
 _FILTERS = frozenset({"id", "label", "node.label", "membership", "name", "role"})
 
 
@@ -30,6 +33,7 @@ class NodesApi:
             Route("GET", "/nodes", Scope.READ, Access.VIEWER, self.list_all),
             Route("GET", "/nodes/{id}", Scope.READ, Access.VIEWER, self.inspect),
             Route("POST", "/nodes/{id}/update", Scope.WRITE, Access.ADMIN, self.update),
+            Route("POST", "/node/drain", Scope.LOCAL, Access.ADMIN, self.drain, sets_bound=True),
             Route("DELETE", "/nodes/{id}", Scope.WRITE, Access.ADMIN, self.remove),
         ]
 
@@ -46,6 +50,15 @@ class NodesApi:
         """``GET /nodes/{id}``. ``self`` is no name here: clients look it up in ``/info``."""
         manager = require_manager(self._node)
         return json_response(_show(manager, operations.find_node(manager.store.view(), request.params["id"])))
+
+    async def drain(self, request: ApiRequest) -> ApiResponse:
+        """``POST /node/drain?timeout=&undo=``: of the daemon's own node, until it is started again.
+
+        Answers what does not run elsewhere, where something does not. ``timeout``: most seconds that its tasks have.
+        """
+        timeout = request.seconds("timeout", most=MAX_DRAIN_S)
+        lost = await self._node.drain(timeout=timeout, undo=request.boolean("undo"))
+        return json_response({"Warnings": list(lost)}) if lost else ApiResponse()
 
     async def update(self, request: ApiRequest) -> ApiResponse:
         """``POST /nodes/{id}/update?version=`` with the whole spec."""

@@ -32,6 +32,7 @@ TEXT = "text/plain; charset=utf-8"
 BINARY = "application/octet-stream"
 
 _KEY = re.compile(r"[!-~]{1,255}")
+_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _DIGEST_BYTES = 16
 _TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 _FALSE = frozenset({"", "0", "f", "F", "FALSE", "false", "False"})
@@ -118,6 +119,17 @@ class ApiRequest:
         if value not in _TRUE and value not in _FALSE:
             raise InvalidArgument(f"invalid value {value!r} of query parameter {name}: expected true or false")
         return value in _TRUE
+
+    def seconds(self, name: str, *, most: float) -> float | None:
+        """A query parameter that is a number of seconds; None where it is not given. Raises InvalidArgument."""
+        value = self.query.get(name, "")
+        if not value:
+            return None
+        if not _SECONDS.fullmatch(value) or float(value) > most:
+            raise InvalidArgument(
+                f"invalid value {value[:64]!r} of query parameter {name}: expected seconds, from 0 to {most:g}"
+            )
+        return float(value)
 
     def version(self, what: str) -> int:
         """The version of the object that the client read, from ``?version=``. Raises InvalidArgument."""

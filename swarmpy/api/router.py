@@ -42,6 +42,8 @@ class Route:
     handler: Handler
     tells_secrets: bool = attrs.field(default=False, kw_only=True)
     """A read whose answer to an admin has secrets in it: who asked is written down."""
+    sets_bound: bool = attrs.field(default=False, kw_only=True)
+    """How long it may take is part of what is asked for."""
 
     @property
     def is_read(self) -> bool:

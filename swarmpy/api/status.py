@@ -13,8 +13,9 @@ from typing import Any
 import attrs
 
 from swarmpy.api.access import require_manager
-from swarmpy.api.backend import ManagerBackend, NodeBackend
+from swarmpy.api.backend import LeavingNode, ManagerBackend, NodeBackend
 from swarmpy.api.callers import Access
+from swarmpy.api.node_json import message_of
 from swarmpy.api.request import ApiRequest, ApiResponse, json_response
 from swarmpy.api.router import Route, Scope
 from swarmpy.control.explain import count_replicas, why_not_running
@@ -106,6 +107,7 @@ async def node_status(node: NodeBackend) -> dict[str, Any]:
         "nodes": None,
         "services": None,
         "advice": [],
+        "leaving": _leaving(node.leaving()),
         "manager_addresses": [{"node_id": m.node_id, "address": m.address} for m in node.manager_addresses()],
     }
     problems = list(dict.fromkeys([*([node.error] if node.error else []), *node.problems()]))
@@ -124,6 +126,18 @@ async def node_status(node: NodeBackend) -> dict[str, Any]:
         problems += _root_problems(manager.store.cluster, view.nodes(), reach)
     out["problems"] = problems
     return out
+
+
+def _leaving(leaving: LeavingNode | None) -> dict[str, Any] | None:
+    if leaving is None:
+        return None
+    told = leaving.departure
+    return {
+        "waited_s": round(leaving.waited, 1),
+        "timeout_s": leaving.timeout,
+        "left": None if told is None else told.left,
+        "services": [] if told is None else [attrs.asdict(service) for service in told.services],
+    }
 
 
 def _consensus(manager: ManagerBackend) -> dict[str, Any]:
@@ -151,7 +165,7 @@ def _node(node: Node, leader: tuple[str, str] | None, reach: Mapping[str, bool |
         "address": node.status.address,
         "leader": leader is not None and leader[0] == node.id,
         "reachable": reach.get(node.id),
-        "message": node.status.message,
+        "message": message_of(node.status),
     }
 
 
@@ -191,8 +205,8 @@ def _cluster_problems(
         name = names[node.id]
         if node.status.state is NodeState.DOWN:
             found.append(f"node {name} is down: {node.status.message or 'no heartbeat'}")
-        elif node.status.message:
-            found.append(f"node {name}: {node.status.message}")
+        elif message := message_of(node.status):
+            found.append(f"node {name}: {message}")
     for service in services:
         if service["running"] < service["desired"] or service["reason"]:
             reason = f": {service['reason']}" if service["reason"] else ""

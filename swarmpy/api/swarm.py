@@ -14,6 +14,7 @@ from swarmpy.api.backend import InitRequest, JoinRequest, NodeBackend, RestoreRe
 from swarmpy.api.callers import Access
 from swarmpy.api.json_fields import Fields, parse_json
 from swarmpy.api.node_json import availability_from_json
+from swarmpy.api.nodes import MAX_DRAIN_S
 from swarmpy.api.request import BINARY, ApiRequest, ApiResponse, StreamedResponse, json_response
 from swarmpy.api.router import Route, Scope
 from swarmpy.api.swarm_json import cluster_spec_from_json, root_request_from_json, swarm_to_json
@@ -52,7 +53,7 @@ class SwarmApi:
             Route("GET", "/swarm", Scope.READ, Access.VIEWER, self.inspect, tells_secrets=True),
             Route("POST", "/swarm/init", Scope.LOCAL, Access.ADMIN, self.init),
             Route("POST", "/swarm/join", Scope.LOCAL, Access.ADMIN, self.join),
-            Route("POST", "/swarm/leave", Scope.LOCAL, Access.ADMIN, self.leave),
+            Route("POST", "/swarm/leave", Scope.LOCAL, Access.ADMIN, self.leave, sets_bound=True),
             Route("GET", "/swarm/backup", Scope.READ, Access.ADMIN, self.backup, tells_secrets=True),
             Route("POST", "/swarm/restore", Scope.LOCAL, Access.ADMIN, self.restore),
             Route("POST", "/swarm/update", Scope.WRITE, Access.ADMIN, self.update),
@@ -110,16 +111,19 @@ class SwarmApi:
         return ApiResponse()
 
     async def leave(self, request: ApiRequest) -> ApiResponse:
-        """``POST /swarm/leave?force=``."""
-        force = request.boolean("force")
+        """``POST /swarm/leave?force=&timeout=``; answers what was lost by it, where something was.
+
+        ``timeout``: most seconds that the tasks of a worker have to move to other nodes.
+        """
+        force, timeout = request.boolean("force"), request.seconds("timeout", most=MAX_DRAIN_S)
         if self._node.local_state == "inactive":
             raise NotInCluster("This node is not part of a swarm")
         if self._node.local_state == "locked" and not force:
             raise SwarmLocked(_LOCKED_LEAVES)
         if self._node.manager is not None and not force:
             raise NotInCluster(_MANAGER_LEAVES)
-        await self._node.leave(force=force)
-        return ApiResponse()
+        lost = await self._node.leave(force=force, timeout=timeout)
+        return json_response({"Warnings": list(lost)}) if lost else ApiResponse()
 
     async def backup(self, _request: ApiRequest) -> ApiResponse:
         """``GET /swarm/backup``: the whole state at one index, every acknowledged write included, with all secrets."""

@@ -38,7 +38,7 @@ REGISTRY_TIMEOUT_S = 40.0
 """For a question to a registry: the engine gives it twenty seconds, and others may come first."""
 REPEAT_PAUSES_S = (0.1, 0.2, 0.4, 0.8, 1.6)
 """Before each repetition of a write whose connection broke: a daemon that is restarted answers within that."""
-LOCAL_WRITES = frozenset({"/swarm/init", "/swarm/join", "/swarm/leave", "/swarm/restore"})
+LOCAL_WRITES = frozenset({"/swarm/init", "/swarm/join", "/swarm/leave", "/swarm/restore", "/node/drain"})
 """These change the node that the daemon runs on, not the cluster: they have no key, and are never repeated."""
 
 Json = dict[str, Any]

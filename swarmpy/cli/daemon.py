@@ -22,6 +22,7 @@ import click
 from swarmpy.cli.client import ApiClient
 from swarmpy.cli.daemon_options import advertise_option, as_arguments, daemon_options, listen_option, node_config
 from swarmpy.cli.deploy import change
+from swarmpy.cli.leave import swarm_leave
 from swarmpy.cli.settings import Settings, data_dir_option, pass_settings
 from swarmpy.cli.swarm_spec import SPEC_OPTIONS, edited, spec_options, swarm_update, unlock_advice
 from swarmpy.errors import (
@@ -40,7 +41,6 @@ from swarmpy.security.private_files import append_privately, make_private_direct
 
 START_TIMEOUT_S = 30.0
 JOIN_TIMEOUT_S = 60.0
-LEAVE_TIMEOUT_S = 60.0
 POLL_S = 0.05
 STARTING_ONLY = ("runtime", "hostname", "group_socket", "api_addr", "api_san", "generic_resource")
 PR_SET_PDEATHSIG = 1
@@ -116,21 +116,7 @@ def swarm_init(
 
 
 swarm.add_command(swarm_update)
-
-
-@swarm.command("leave", short_help="Take this node out of its cluster")
-@click.option("-f", "--force", is_flag=True, help="Leave even as a manager.")
-@data_dir_option
-@pass_settings
-def swarm_leave(settings: Settings, force: bool) -> None:
-    """Leave the cluster: this node's tasks are stopped, and it forgets the cluster."""
-
-    async def leave() -> None:
-        query = {"force": "1"} if force else None
-        await ApiClient(settings.endpoint).post("/swarm/leave", query=query, timeout=LEAVE_TIMEOUT_S)
-        click.echo("Node left the swarm.")
-
-    asyncio.run(leave())
+swarm.add_command(swarm_leave)
 
 
 @swarm.command("join-token")

@@ -1,4 +1,4 @@
-"""``swarmpy node``: list, look into, change and remove nodes; ``join`` and ``run`` are about this one."""
+"""``swarmpy node``: list, look into, change and remove nodes; ``drain``, ``join`` and ``run`` are about this one."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from swarmpy.model.states import Availability, Role
 DRAIN_TIMEOUT_S = 300.0
 
 _LAZY = {
+    "drain": ("swarmpy.cli.leave:node_drain", "Move this node's tasks away, before a reboot"),
     "join": ("swarmpy.cli.daemon:node_join", "Join this node to a cluster"),
     "run": ("swarmpy.cli.daemon:node_run", "Run this node's daemon"),
 }
@@ -29,7 +30,7 @@ _LAZY = {
 
 @click.group(cls=LazyGroup, lazy=_LAZY)
 def node() -> None:
-    """Manage nodes; join and run this one."""
+    """Manage nodes; drain, join and run this one."""
 
 
 @node.command()

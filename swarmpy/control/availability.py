@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, Self
 
-from swarmpy.control.nodes import Standing, standing_of
+from swarmpy.control.nodes import NO_PLACE, Standing, standing_of
 from swarmpy.control.outdated import meets_constraints
 from swarmpy.model.objects import Node, Service, Task
 from swarmpy.model.states import Availability, NodeState, TaskState
@@ -20,6 +20,12 @@ from swarmpy.store.view import View
 
 WAITS = "waits: "
 """How the reason of a task begins that should leave and must not yet."""
+
+
+def why_misplaced(task: Task) -> str:
+    """Why a task must leave its node though that is well, without what it waits for; "" where it does not say so."""
+    err = task.status.err
+    return err.partition(f"; {WAITS}")[0] if NO_PLACE in err else ""
 
 
 class Allowance:
@@ -85,5 +91,5 @@ def _wanted(view: View, service: Service, there: Iterable[Hashable]) -> int:
 
 
 def _is_slot(service: Service, node: Node) -> bool:
-    is_open = node.spec.availability is Availability.ACTIVE and node.status.state is NodeState.READY
+    is_open = node.availability is Availability.ACTIVE and node.status.state is NodeState.READY
     return is_open and standing_of(node) is Standing.FINE and meets_constraints(service, node)

@@ -14,7 +14,7 @@ import attrs
 
 from swarmpy.control.availability import Allowance, is_there
 from swarmpy.control.decision import Decision, NewId, earlier
-from swarmpy.control.nodes import Standing, orphaned, standing_of
+from swarmpy.control.nodes import Standing, orphaned, standing_of, standing_on
 from swarmpy.control.outdated import has_image, is_outdated
 from swarmpy.control.slots import SlotKey, Slots, slot_of
 from swarmpy.control.waiting import Waits
@@ -126,7 +126,7 @@ class Draft:
         found = self._standings.get(task.node_id)
         if found is None:
             found = self._standings[task.node_id] = standing_of(self.view.node(task.node_id))
-        return found
+        return standing_on(found, task)
 
     @cached_property
     def update_config(self) -> UpdateConfig:

@@ -1,7 +1,8 @@
 """Tasks whose node became another under them: it meets their constraints no more, or has less than they reserve.
 
-They are shut down, and their services replace them elsewhere (swarmkit ``manager/orchestrator/constraintenforcer``).
-So are those that wait on a node whose engine does not answer.
+Those of a replicated service that run are only marked: its restart supervisor has another one run elsewhere first. The
+others are shut down, and their services replace them where they can (swarmkit's ``constraintenforcer`` does so with
+all). So are those that wait on a node whose engine does not answer.
 Only nodes that answer and take tasks are looked at: what is known of others is old, or they are being emptied anyhow.
 """
 
@@ -12,21 +13,22 @@ from functools import partial
 
 import attrs
 
-from swarmpy.control.availability import WAITS, Allowance
+from swarmpy.control.availability import WAITS, Allowance, why_misplaced
 from swarmpy.control.constraints import broken_constraint
 from swarmpy.control.decision import Decision
-from swarmpy.control.draft import is_active, is_held_by_node, retired
+from swarmpy.control.draft import is_active, is_held_by_node, retired, with_desired
 from swarmpy.control.loads import NodeLoad, reservation
-from swarmpy.control.nodes import NO_PLACE, no_place, standing
+from swarmpy.control.nodes import is_misplaced, no_place, standing
 from swarmpy.model import changes
 from swarmpy.model.ids import NodeId, ServiceId
 from swarmpy.model.objects import Node, Task
+from swarmpy.model.schema import SERVICES_VERSION
 from swarmpy.model.states import Cause, NodeState, ServiceMode, TaskState
 from swarmpy.store.view import View
 
 
 def decide(view: View, node_ids: Iterable[NodeId], now_ns: int) -> Decision:
-    """Shut down what must not stay on these nodes. What its service may not miss yet stays for now, and says so."""
+    """Have what must not stay on these nodes replaced, or shut down; not yet what its service may not miss."""
     found: list[Task] = []
     allowances: dict[ServiceId, Allowance] = {}
     for node_id in node_ids:
@@ -34,19 +36,38 @@ def decide(view: View, node_ids: Iterable[NodeId], now_ns: int) -> Decision:
         leaving = {task.id: (task, reason) for task, reason in (misplaced(view, node) if node else ())}
         for task, reason in leaving.values():
             why = no_place(node_id, reason)
+            if _is_replaced_first(view, task):
+                if not is_misplaced(task) or why_misplaced(task) != why:
+                    found.append(with_desired(_explained(task, why), task.desired_state, Cause.MISPLACED))
+                continue
             held_up = _held_up(view, task, allowances)
             if not held_up:
                 found.append(retired(_explained(task, why), TaskState.SHUTDOWN, now_ns, Cause.MISPLACED))
             elif task.status.err != f"{why}; {held_up}":
                 found.append(_explained(task, f"{why}; {held_up}"))
-        found += [_explained(t, "") for t in view.tasks_on_node(node_id) if is_held_up(t) and t.id not in leaving]
+        if node is None or node.status.state is NodeState.READY:
+            found += [_well_placed(t) for t in view.tasks_on_node(node_id) if is_held_up(t) and t.id not in leaving]
     return Decision(changes=tuple(map(changes.update, found)))
 
 
 def is_held_up(task: Task) -> bool:
-    """True for a task that is to leave its node when its service may miss it."""
+    """True for a task that is to leave its node when another one runs elsewhere, or when its service may miss it."""
     err = task.status.err
-    return task.desired_state.is_wanted and f"; {WAITS}" in err and NO_PLACE in err
+    return is_misplaced(task) or (task.desired_state.is_wanted and f"; {WAITS}" in err and bool(why_misplaced(task)))
+
+
+def _is_replaced_first(view: View, task: Task) -> bool:
+    """True for a task whose service brings another one up before it ends: as drains do (``control.restart``)."""
+    service = view.service(task.service_id)
+    if service is None or service.pending_delete or service.spec.mode is not ServiceMode.REPLICATED:
+        return False
+    # Until all managers read it, nobody can be told that a task which goes on running is to go.
+    return task.status.state is TaskState.RUNNING and view.schema >= SERVICES_VERSION
+
+
+def _well_placed(task: Task) -> Task:
+    cause = Cause.NONE if is_misplaced(task) else task.cause
+    return with_desired(_explained(task, ""), task.desired_state, cause)
 
 
 def _held_up(view: View, task: Task, allowances: dict[ServiceId, Allowance]) -> str:

@@ -174,7 +174,7 @@ def _given_up(task: Task) -> str:
 def _may_have_a_task(view: View, service: Service, node: Node) -> bool:
     if not meets_constraints(service, node) or node.status.state is NodeState.DOWN:
         return False
-    if node.status.state is NodeState.READY and node.spec.availability is Availability.ACTIVE:
+    if node.status.state is NodeState.READY and node.availability is Availability.ACTIVE:
         return True
     return any(task.service_id == service.id and is_active(task) for task in view.tasks_on_node(node.id))
 

@@ -277,9 +277,11 @@ def _is_of(has: Platform, wanted: Platform) -> bool:
 def _closed(node: Node) -> str:
     if node.status.state is not NodeState.READY:
         return node.status.state.value
-    if node.spec.availability is Availability.ACTIVE:
+    if node.availability is Availability.ACTIVE:
         return "without an engine that answers"
-    return {Availability.DRAIN: "drained", Availability.PAUSE: "paused"}.get(node.spec.availability, "")
+    if node.status.leaving:
+        return "about to leave or restart"
+    return {Availability.DRAIN: "drained", Availability.PAUSE: "paused"}.get(node.availability, "")
 
 
 def _shortage(name: str, lacking: Sequence[tuple[int, int, Callable[[int], str]]]) -> str:

@@ -42,4 +42,4 @@ def begin_on_node(draft: Draft, key: SlotKey) -> None:
 
 def takes_new_tasks(node: Node) -> bool:
     """True when a task may be started on the node."""
-    return node.status.state is NodeState.READY and node.spec.availability is Availability.ACTIVE
+    return node.status.state is NodeState.READY and node.availability is Availability.ACTIVE

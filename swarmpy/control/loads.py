@@ -76,7 +76,7 @@ class NodeLoad:
         self.is_open = (
             node is not None
             and node.status.state is NodeState.READY
-            and node.spec.availability is Availability.ACTIVE
+            and node.availability is Availability.ACTIVE
             and not node.status.engine_away
         )
 

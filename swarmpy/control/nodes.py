@@ -26,7 +26,9 @@ class Standing(enum.Enum):
     FINE = "fine"
     """On a node that is to keep it, or on none yet."""
     DRAINED = "drained"
-    """It runs, but the operator wants the node empty."""
+    """It runs, but its node is to be empty: an operator wants it so, or it is about to leave or restart."""
+    MISPLACED = "misplaced"
+    """It runs on a node that is no place for it any more, until another one does its work."""
     DOWN = "down"
     """Its node does not answer; it may run there still, and nobody can tell."""
     GONE = "gone"
@@ -38,9 +40,22 @@ class Standing(enum.Enum):
         return self in (Standing.DOWN, Standing.GONE)
 
     @property
+    def is_to_go(self) -> bool:
+        """True when the task is to run elsewhere, and may do its work until then."""
+        return self in (Standing.DRAINED, Standing.MISPLACED)
+
+    @property
     def cause(self) -> Cause:
         """Why a task may have to go because of it."""
-        return Cause.DRAIN if self is Standing.DRAINED else Cause.NODE_LOST
+        return _CAUSES.get(self, Cause.NODE_LOST)
+
+
+_CAUSES = {Standing.DRAINED: Cause.DRAIN, Standing.MISPLACED: Cause.MISPLACED}
+
+
+def is_misplaced(task: Task) -> bool:
+    """True for a task that runs, and that another one is to replace elsewhere (``control.enforcer``)."""
+    return task.cause is Cause.MISPLACED and task.desired_state.is_wanted
 
 
 def standing_of(node: Node | None) -> Standing:
@@ -49,14 +64,19 @@ def standing_of(node: Node | None) -> Standing:
         return Standing.GONE
     if node.status.state is NodeState.DOWN:
         return Standing.DOWN
-    if node.spec.availability is Availability.DRAIN:
+    if node.availability is Availability.DRAIN:
         return Standing.DRAINED
     return Standing.FINE
 
 
 def standing(view: View, task: Task) -> Standing:
     """The standing of a task; FINE for one without a node."""
-    return Standing.FINE if task.node_id is None else standing_of(view.node(task.node_id))
+    return Standing.FINE if task.node_id is None else standing_on(standing_of(view.node(task.node_id)), task)
+
+
+def standing_on(of_node: Standing, task: Task) -> Standing:
+    """The standing of a task on a node whose tasks have this one, unless it is a matter of the task."""
+    return Standing.MISPLACED if of_node is Standing.FINE and is_misplaced(task) else of_node
 
 
 def no_place(node_id: NodeId, reason: str) -> str:

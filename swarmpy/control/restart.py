@@ -1,4 +1,4 @@
-"""What becomes of a slot whose task has ended, or whose node was lost or drained.
+"""What becomes of a slot whose task has ended, or whose node was lost, drained, or is no place for it any more.
 
 A task that ended by itself is replaced after its restart delay, as its policy allows. A task that lost its node is
 replaced at once: it did nothing wrong. Attempts are counted from the tasks still kept, so that a new leader counts
@@ -7,7 +7,7 @@ as the old one did.
 
 from __future__ import annotations
 
-from swarmpy.control.availability import WAITS
+from swarmpy.control.availability import WAITS, why_misplaced
 from swarmpy.control.draft import Draft, is_active, is_ended
 from swarmpy.control.nodes import Standing, can_be_orphaned
 from swarmpy.control.ports import starts_first
@@ -38,7 +38,7 @@ def supervise(draft: Draft, key: SlotKey) -> None:
         return
     _replace_lost(draft, key)
     _replace_ended(draft, key)
-    _replace_drained(draft, key)
+    _replace_leaving(draft, key)
     _retire_surplus(draft, key)
     _promote(draft, key)
 
@@ -88,7 +88,7 @@ def _newest_active_is(draft: Draft, key: SlotKey, task: Task) -> bool:
 def _replace_lost(draft: Draft, key: SlotKey) -> None:
     for task in _active(draft, key):
         standing = draft.standing(task)
-        unused = standing is Standing.DRAINED and task.status.state < TaskState.RUNNING
+        unused = standing.is_to_go and task.status.state < TaskState.RUNNING
         if not (standing.is_lost or unused):
             continue
         is_last = len(_active(draft, key)) == 1
@@ -104,7 +104,7 @@ def _replace_ended(draft: Draft, key: SlotKey) -> None:
             continue
         if _live(draft, key) or not _newest_active_is(draft, key, task):
             draft.retire(task, Cause.RESTART)
-        elif draft.standing(task) is Standing.DRAINED:
+        elif draft.standing(task).is_to_go:
             draft.retire(task, Cause.RESTART)
             draft.start(key)
         elif not draft.waits_to_start(task):
@@ -116,11 +116,11 @@ def _replace_ended(draft: Draft, key: SlotKey) -> None:
                 draft.start(key, not_before_ns=not_before_ns)
 
 
-def _replace_drained(draft: Draft, key: SlotKey) -> None:
+def _replace_leaving(draft: Draft, key: SlotKey) -> None:
     """The replacement first; the old one goes when it runs, or when it is clear that it will not run soon."""
     active = _active(draft, key)
-    drained = [task for task in active if not is_ended(task) and draft.standing(task) is Standing.DRAINED]
-    if not drained:
+    leaving = [task for task in active if not is_ended(task) and draft.standing(task).is_to_go]
+    if not leaving:
         return
     live = _live(draft, key)
     if not live and not any(is_ended(task) for task in active):
@@ -129,12 +129,14 @@ def _replace_drained(draft: Draft, key: SlotKey) -> None:
     is_replaced = any(task.status.state == TaskState.RUNNING for task in live)
     if not is_replaced and not _is_stuck(draft, live):
         return
-    for task in drained:
+    for task in leaving:
+        standing = draft.standing(task)
+        reason = why_misplaced(task) if standing is Standing.MISPLACED else ""
         if is_replaced or draft.allowance.take(task):
-            draft.explain(task, "")
-            draft.retire(draft.latest(task), Cause.DRAIN)
+            draft.explain(task, reason)
+            draft.retire(draft.latest(task), standing.cause)
         else:
-            draft.explain(task, draft.allowance.reason)
+            draft.explain(task, "; ".join(filter(None, (reason, draft.allowance.reason))))
 
 
 def _stop_waiting(draft: Draft, key: SlotKey) -> None:
@@ -145,7 +147,7 @@ def _stop_waiting(draft: Draft, key: SlotKey) -> None:
 
 
 def _is_stuck(draft: Draft, live: list[Task]) -> bool:
-    """True when it is clear that the replacement of a drained task will not run soon.
+    """True when it is clear that the replacement of a task that is to go will not run soon.
 
     A service that starts first lets go of a task that works only if there is no place for another.
     """

@@ -6,7 +6,7 @@ import asyncio
 
 from swarmpy.manager.assignments import Told
 from swarmpy.manager.trust import Orders
-from swarmpy.model.assignments import ManagerAddress
+from swarmpy.model.assignments import Departure, ManagerAddress
 from swarmpy.model.ids import NodeId, TaskId
 from swarmpy.model.states import Role
 
@@ -27,4 +27,6 @@ class Session:
         self.role: Role | None = None
         self.revoked: dict[str, int] = {}
         self.orders: Orders | None = None
+        self.departure: Departure | None = None
+        """What it was told last of its leaving."""
         self.logs: frozenset[tuple[str, TaskId]] = frozenset()

@@ -12,6 +12,7 @@ from typing import Any
 
 import structlog
 
+from swarmpy.control.leaving import departure
 from swarmpy.errors import FailedPrecondition, NotLeader, PermissionDenied, Unavailable
 from swarmpy.manager import claims, node_records
 from swarmpy.manager.agent_session import Session
@@ -26,6 +27,8 @@ from swarmpy.manager.trust import Orders
 from swarmpy.model import codec
 from swarmpy.model.assignments import (
     AGENT_LEVEL,
+    BEAT_S,
+    Departure,
     Heartbeat,
     HeartbeatReply,
     ManagerAddress,
@@ -51,6 +54,8 @@ EDITS = Rate(burst=1000, per_s=10.0)
 """How often one node may say something else of a task that has come no further: each is a write."""
 COMPLAINTS = Rate(burst=10, per_s=0.5)
 """How often what does not work on one node is written down."""
+DEPARTURES = Rate(burst=8, per_s=1 / BEAT_S)
+"""How often it is looked at how far a node is that leaves: at all tasks of its services."""
 JITTER = 0.1
 """Heartbeat periods vary by this share, so that agents do not call in step."""
 BEGIN_S = 1.0
@@ -96,6 +101,7 @@ class Dispatcher:
         self._edits: Buckets[NodeId] = Buckets(EDITS, most=MAX_NODES)
         self._updates = claims.ReportedStatuses()
         self._complaints: Buckets[NodeId] = Buckets(COMPLAINTS, most=MAX_NODES)
+        self._departures: Buckets[NodeId] = Buckets(DEPARTURES, most=MAX_NODES)
         self._begun = asyncio.Event()
         self._ended = False
 
@@ -160,7 +166,16 @@ class Dispatcher:
         session.endpoints_applied = max(session.endpoints_applied, beat.endpoints_version)
         self._release()
         await self._record_problems(session.node_id, beat)
-        return codec.to_plain(HeartbeatReply(period_ns=self._jittered_period_ns()))
+        told = session.departure = self._departure_of(session) if beat.leaving else None
+        return codec.to_plain(HeartbeatReply(period_ns=self._jittered_period_ns(), departure=told))
+
+    def _departure_of(self, session: Session) -> Departure | None:
+        view, now = self._store.view(), self._clock.monotonic()
+        if not node_records.empties(view):
+            return None
+        if self._departures.of(session.node_id, now).take(now):
+            return departure(view, session.node_id)
+        return session.departure or Departure(begun=False)
 
     async def report(self, peer: Peer, payload: Any) -> Any:
         """``dispatcher.report``: a :class:`StatusReport`; answered when committed.

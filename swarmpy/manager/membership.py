@@ -194,7 +194,7 @@ def _leave(tx: Tx, node_id: NodeId) -> None:
     if node is not None:
         if node.spec.role is Role.MANAGER:
             certificates.revoke_manager(tx, node)
-        status = attrs.evolve(node.status, state=NodeState.DOWN, message="left the cluster")
+        status = attrs.evolve(node.status, state=NodeState.DOWN, message="left the cluster", leaving=False)
         left = attrs.evolve(node, status=status, spec=attrs.evolve(node.spec, role=Role.WORKER))
         if left != node:
             tx.update(left)

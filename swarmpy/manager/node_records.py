@@ -29,7 +29,8 @@ def register(tx: Tx, peer: Peer, node_id: NodeId, request: SessionRequest) -> No
         raise NodeRemoved(f"node {node_id} was removed from the cluster: leave it and join again")
     status = attrs.evolve(node.status, state=NodeState.READY, address=request.address)
     if node.status.state != NodeState.READY:
-        status = NodeStatus(state=NodeState.READY, address=request.address)
+        # Whether it is leaving its first heartbeat tells: until then it is given nothing.
+        status = NodeStatus(state=NodeState.READY, address=request.address, leaving=node.status.leaving)
     tls = seen(tx.cluster(), node, peer, request.roots)
     description = claims.written(request.description, tx.cluster().schema)
     if (status, description, tls) != (node.status, node.description, node.tls):
@@ -37,16 +38,21 @@ def register(tx: Tx, peer: Peer, node_id: NodeId, request: SessionRequest) -> No
 
 
 def says_more(view: View, node_id: NodeId, beat: Heartbeat) -> bool:
-    """True when a heartbeat tells of other problems than are written down."""
+    """True when a heartbeat tells something else than is written down."""
     node = view.node(node_id)
     return node is not None and _told(view, node, beat) != node.status
 
 
 def note(tx: Tx, node_id: NodeId, beat: Heartbeat) -> None:
-    """What does not work on the node is now this."""
+    """What does not work on the node is now this, and whether it is about to leave."""
     node = tx.node(node_id)
     if node is not None and (status := _told(tx, node, beat)) != node.status:
         tx.update(attrs.evolve(node, status=status))
+
+
+def empties(view: View) -> bool:
+    """True when all managers of the cluster know what to do about a node that is about to leave."""
+    return view.cluster().schema >= SERVICES_VERSION
 
 
 def mark_down(tx: Tx, node_ids: Iterable[NodeId]) -> None:
@@ -59,5 +65,10 @@ def mark_down(tx: Tx, node_ids: Iterable[NodeId]) -> None:
 
 
 def _told(view: View, node: Node, beat: Heartbeat) -> NodeStatus:
-    is_away = beat.engine_away and view.cluster().schema >= SERVICES_VERSION
-    return attrs.evolve(node.status, message=claims.problems_line(beat.problems), engine_away=is_away)
+    is_known = empties(view)
+    return attrs.evolve(
+        node.status,
+        message=claims.problems_line(beat.problems),
+        engine_away=beat.engine_away and is_known,
+        leaving=beat.leaving and is_known,
+    )

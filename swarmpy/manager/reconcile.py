@@ -161,7 +161,7 @@ class Reconciler:
             log.warning("decisions_do_not_settle", services=sorted(self._dirty), written=written)
 
     async def _enforce(self) -> int:
-        """Shut down the tasks that changed nodes are no place for any more."""
+        """Have the tasks replaced, or shut down, that changed nodes are no place for any more."""
         changed, self._changed_nodes = sorted(self._changed_nodes), set()
         written = 0
         for node_id in changed:
@@ -309,4 +309,4 @@ def _moves_tasks(event: Event) -> bool:
 
 def _of_interest(node: Node) -> tuple[object, ...]:
     status = node.status
-    return (node.spec, status.state, status.engine_away, status.address, node.description, node.role)
+    return (node.spec, node.availability, status.state, status.engine_away, status.address, node.description, node.role)

@@ -127,6 +127,36 @@ class Heartbeat:
     """What does not work on the node: one line each ("published port 8080: address already in use")."""
     engine_away: bool = False
     """Its engine does not answer; it is among the problems too."""
+    leaving: bool = False
+    """It is about to leave the cluster, or to be restarted: its tasks are to go elsewhere first."""
+
+
+BEAT_S = 0.25
+"""Most seconds between the heartbeats of a node that is about to leave."""
+
+
+@attrs.frozen(kw_only=True)
+class ServiceLeft:
+    """What a node that is about to leave keeps of a service, or has left behind without a replacement."""
+
+    service: str
+    left: int = 0
+    """Tasks of it that have not ended there."""
+    missing: int = 0
+    """Tasks that have ended there, and do not run elsewhere yet."""
+    reasons: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class Departure:
+    """How far a node is with leaving, as the leader sees it."""
+
+    begun: bool
+    """It is written down: the node gets no task any more."""
+    left: int = 0
+    """All tasks that have not ended there."""
+    services: tuple[ServiceLeft, ...] = ()
+    """Those of which something is left or missing; not all, where there are many."""
 
 
 @attrs.frozen(kw_only=True)
@@ -134,6 +164,8 @@ class HeartbeatReply:
     """When to call again."""
 
     period_ns: int
+    departure: Departure | None = None
+    """To a node that says that it is leaving. None: this cluster's version does not empty it."""
 
 
 MAX_MESSAGE_CHARS = 256

@@ -26,7 +26,7 @@ from swarmpy.model.specs import (
     TaskSpec,
 )
 from swarmpy.model.specs import Platform as Platform  # noqa: PLC0414  # part of what a node says of itself
-from swarmpy.model.states import ApiRole, Cause, NodeState, Role, TaskState, UpdateState
+from swarmpy.model.states import ApiRole, Availability, Cause, NodeState, Role, TaskState, UpdateState
 
 
 class Kind(enum.StrEnum):
@@ -89,6 +89,8 @@ class NodeStatus:
     """The address other nodes reach it at, without a port."""
     engine_away: bool = False
     """Its engine does not answer: what runs there goes on, but nothing is started."""
+    leaving: bool = False
+    """It is about to leave the cluster, or to be restarted: its tasks go elsewhere first."""
 
 
 @attrs.frozen(kw_only=True)
@@ -144,6 +146,11 @@ class Node:
     """None of a node whose certificate was issued before certificates were recorded."""
     tls: NodeTLS | None = None
     """None of a node that was not seen since this is recorded."""
+
+    @property
+    def availability(self) -> Availability:
+        """What it may do now: what its operator lets it, and nothing more once it is about to go."""
+        return Availability.DRAIN if self.status.leaving else self.spec.availability
 
 
 # -- services -------------------------------------------------------------------------------------------------------

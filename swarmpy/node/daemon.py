@@ -54,8 +54,7 @@ class Node(NodeFacts):
     """One daemon; implements ``api.backend.NodeBackend``."""
 
     def __init__(self, config: NodeConfig, clock: Clock, random: Random) -> None:
-        super().__init__(config, AuditLog(config.data_dir / AUDIT_FILE, clock))
-        self._clock = clock
+        super().__init__(config, clock, AuditLog(config.data_dir / AUDIT_FILE, clock))
         self._random = random
         self._data = DataDir(config.data_dir)
         self._member_task: asyncio.Task[None] | None = None
@@ -236,25 +235,48 @@ class Node(NodeFacts):
             state = member.state
             log.info("cluster_rejoined", cluster=state.cluster_id, node=state.node_id, role=member.role.value)
 
-    async def leave(self, *, force: bool) -> None:
+    async def leave(self, *, force: bool, timeout: float | None = None) -> tuple[str, ...]:
         """Leave the cluster, and forget it."""
+        leaving = None if self._member is None else self._member.agent.leaving
+        if force and leaving is not None:
+            # Somebody waits for its tasks already, and now nobody shall.
+            leaving.hurried = True
         async with self._changing:
             if self._gate.waiting is not None:
                 await self._leave_locked(self._gate.waiting, force=force)
-                return
+                return ()
             member = self._member
             if member is None:
+                if leaving is not None:
+                    return ()  # it left while this one waited for its turn
                 raise NotInCluster(_NOT_IN_SWARM)
             if member.role is Role.MANAGER and not force:
                 raise NotInCluster(
                     "You are attempting to leave the swarm on a node that is participating as a manager. Removing a "
                     "manager may cost the swarm its quorum: demote it first, or use `--force` to leave all the same."
                 )
-            await member.leave()
+            lost = await member.leave(at_once=force, timeout=timeout)
             await self._end_member()
             await asyncio.to_thread(self._data.forget_cluster)
             self._error = ""
             log.info("cluster_left", cluster=member.state.cluster_id, node=member.state.node_id)
+            return lost
+
+    async def drain(self, *, timeout: float | None = None, undo: bool = False) -> tuple[str, ...]:
+        """Have this node's tasks moved away until its daemon is started again; ``undo``: it may have some again."""
+        if undo:
+            # At once: who waits for the tasks to move hears of it.
+            if self._member is None:
+                raise NotInCluster(_NOT_IN_SWARM)
+            self._member.agent.stay()
+            return ()
+        async with self._changing:
+            member = self._member
+            if member is None:
+                raise NotInCluster(_NOT_IN_SWARM)
+            lost = await member.drain(timeout)
+            log.info("node_drained", node=member.state.node_id, lost=lost)
+            return lost
 
     async def _leave_locked(self, state: NodeState, *, force: bool) -> None:
         if not force:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import attrs
 
 from swarmpy import __version__
+from swarmpy.api.backend import LeavingNode
 from swarmpy.errors import NotInCluster, SwarmLocked
 from swarmpy.manager.manager import Manager
 from swarmpy.model.assignments import ManagerAddress
@@ -15,13 +16,15 @@ from swarmpy.node.audit_log import AuditLog
 from swarmpy.node.config import NodeConfig
 from swarmpy.node.member import Member
 from swarmpy.node.unlocking import Gate
+from swarmpy.ports import Clock
 
 
 class NodeFacts:
     """In a cluster or in none."""
 
-    def __init__(self, config: NodeConfig, audit: AuditLog) -> None:
+    def __init__(self, config: NodeConfig, clock: Clock, audit: AuditLog) -> None:
         self._config = config
+        self._clock = clock
         self._audit = audit
         self._member: Member | None = None
         self._pending = False
@@ -106,6 +109,14 @@ class NodeFacts:
     def task_states(self) -> tuple[TaskState, ...]:
         """The observed states of the tasks on this node."""
         return tuple(status.state for status in self._member.agent.statuses.values()) if self._member else ()
+
+    def leaving(self) -> LeavingNode | None:
+        """How far this node is, while it is about to leave, or drained by its own daemon."""
+        found = None if self._member is None else self._member.agent.leaving
+        if found is None:
+            return None
+        waited = found.waited(self._clock.monotonic())
+        return LeavingNode(waited=waited, timeout=found.timeout, departure=found.departure)
 
     async def find_image(self, image: str, auth: bytes) -> RegistryImage:
         """What the registry of an image says of it, as this node's engine hears it."""

@@ -13,9 +13,10 @@ from typing import Any
 import structlog
 
 from swarmpy.agent.agent import Agent
+from swarmpy.agent.leaving import Verdict, what_is_lost
 from swarmpy.agent.local_database import LocalDatabase
 from swarmpy.agent.rest_of_node import RestOfNode
-from swarmpy.errors import SwarmpyError
+from swarmpy.errors import FailedPrecondition, SwarmpyError, Unavailable
 from swarmpy.manager.leader_calls import LeaderCalls
 from swarmpy.manager.manager import Manager
 from swarmpy.model.states import Role
@@ -249,14 +250,64 @@ class Member:
         except TimeoutError:
             log.warning("no_session_yet", waited_s=SESSION_TIMEOUT_S, problems=self.agent.problems())
 
-    async def leave(self) -> None:
-        """Stop and remove this node's tasks and tell the cluster, as far as it answers. Then :meth:`run` may end."""
+    async def leave(self, *, at_once: bool, timeout: float | None = None) -> tuple[str, ...]:
+        """Stop and remove this node's tasks and tell the cluster, as far as it answers. Then :meth:`run` may end.
+
+        Unless ``at_once``, the tasks are moved away first; ``timeout``: see :meth:`Agent.move_away`. Returns what was
+        lost all the same, one line each.
+        """
+        verdict, lost = (Verdict.HURRIED, ()) if at_once else await self._empty(timeout)
+        await self._depart(WITHDRAW_TIMEOUT_S if verdict is Verdict.NO_MANAGER else CALL_TIMEOUT_S)
+        return lost
+
+    async def _empty(self, timeout: float | None) -> tuple[Verdict, tuple[str, ...]]:
+        """Have this node's tasks moved away, and let what it forwards come to its end; what was lost, one line each."""
+        try:
+            verdict, lost = await self._move_away(timeout)
+            if verdict is Verdict.RECALLED:
+                raise FailedPrecondition(f"this node does not leave: {verdict.value}")
+            for line in lost:
+                log.warning("leaves_with_losses", reason=line)
+            if verdict is not Verdict.HURRIED:
+                await self.agent.drain()
+        except BaseException:
+            self.agent.stay()
+            raise
+        return verdict, lost
+
+    async def _move_away(self, timeout: float | None) -> tuple[Verdict, tuple[str, ...]]:
+        verdict = await self.agent.move_away(timeout)
+        leaving, statuses = self.agent.leaving, self.agent.statuses.values()
+        running = sum(not status.state.is_terminal for status in statuses)
+        return verdict, what_is_lost(verdict, None if leaving is None else leaving.departure, running)
+
+    async def drain(self, timeout: float | None) -> tuple[str, ...]:
+        """Have this node's tasks moved away, and no others given to it, until it is started again or is to stay.
+
+        ``timeout``: see :meth:`Agent.move_away`. Returns what does not run elsewhere, one line each. Raises Unavailable
+        and FailedPrecondition, with the reason, when not all tasks have gone; where nobody moves them it stays.
+        """
+        try:
+            verdict, lost = await self._move_away(timeout)
+        except BaseException:
+            self.agent.stay()
+            raise
+        if verdict is Verdict.EMPTY:
+            return lost
+        if verdict is not Verdict.LATE:
+            self.agent.stay()
+        why = f"this node is not drained: {verdict.value}"
+        if verdict is Verdict.NO_MANAGER:
+            raise Unavailable(why)
+        raise FailedPrecondition("; ".join((why, *lost[1:])))
+
+    async def _depart(self, timeout: float) -> None:
         await self.agent.retire(RETIRE_TIMEOUT_S)
         if self.manager is not None and [m.node_id for m in self.manager.managers()] == [self.state.node_id]:
             # The cluster ends here: there is nobody to agree with.
             return
         try:
-            await self._leader.call("raft.leave", None, timeout=CALL_TIMEOUT_S, repeatable=True)
+            await self._leader.call("raft.leave", None, timeout=timeout, repeatable=True)
         except SwarmpyError as error:
             # Leaving must be possible when nobody is left to be told; the others will see this node as down.
             log.warning("cluster_not_told", reason=str(error))

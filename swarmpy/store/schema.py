@@ -123,7 +123,7 @@ def _is_particular(spec: TaskSpec) -> bool:
 
 
 def _version_of_node(node: Node) -> int:
-    if node.status.engine_away:
+    if node.status.engine_away or node.status.leaving:
         return codec.SERVICES_VERSION
     if node.description.plugins or node.description.resources.generic:
         return codec.SECRETS_VERSION

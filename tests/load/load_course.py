@@ -158,6 +158,48 @@ class Course:
         await node.start()
         await self._is_back(node, began)
 
+    async def reboot(self, node: LocalNode) -> None:
+        """Move a node's tasks away, and end and start its daemon, as a machine that is rebooted in good order."""
+        began = self._begin("reboot")
+        replicas = (await self._client.service(SERVICE))["Spec"]["Mode"]["Replicated"]["Replicas"]
+        assert await node.client.post("/node/drain", timeout=SETTLE_S) is None, "all tasks run elsewhere"
+        await self._settled(replicas)
+        self._load.fates[node.address] = Fate.STOPPING
+        await node.stop()
+        await node.start()
+        await self._is_back(node, began)
+
+        async def takes_tasks() -> bool:
+            return "Message" not in (await self._client.node(self._ids[node.name]))["Status"]
+
+        await _until(takes_tasks, "the node takes tasks again")
+
+    async def relabel(self, node: LocalNode, labels: Json) -> None:
+        """The node becomes no place for its tasks."""
+        began = self._begin("relabel")
+        node_id = self._ids[node.name]
+        replicas = (await self._client.service(SERVICE))["Spec"]["Mode"]["Replicated"]["Replicas"]
+        current = await self._client.node(node_id)
+        await self._client.update_node(node_id, current["Version"]["Index"], {**current["Spec"], "Labels": labels})
+
+        async def is_moved() -> bool:
+            return node_id not in {t.get("NodeID") for t in await self._tasks() if _may_run(t)}
+
+        await _until(is_moved, "the node has no tasks")
+        await self._settled(replicas)
+        self._end(began)
+
+    async def leave(self, node: LocalNode) -> None:
+        """Have a worker leave the cluster, which was not drained before."""
+        began = self._begin("leave")
+        replicas = (await self._client.service(SERVICE))["Spec"]["Mode"]["Replicated"]["Replicas"]
+        self._load.fates[node.address] = Fate.STOPPING
+        assert await node.client.post("/swarm/leave", timeout=SETTLE_S) is None, "nothing is lost"
+        await self._settled(replicas)
+        state = (await self._client.node(self._ids[node.name]))["Status"]["State"]
+        assert state == "down"
+        self._end(began)
+
     async def die(self, node: LocalNode, kill_containers: Callable[[str], Awaitable[None]]) -> None:
         """kill -9 of a daemon and, by the id of its node, of its containers: of all that a machine has."""
         self._load.fates[node.address] = Fate.KILLED

@@ -14,7 +14,7 @@ from swarmpy.control.nodes import Standing, standing
 from swarmpy.control.ports import starts_first
 from swarmpy.model.ids import ServiceId
 from swarmpy.model.objects import Node, Service, Task
-from swarmpy.model.states import ServiceMode, TaskState
+from swarmpy.model.states import Cause, ServiceMode, TaskState
 from swarmpy.store.view import View
 from swarmpy.store.watch import Event
 
@@ -93,12 +93,13 @@ class AvailabilityLaws:
             self._checked("no more missing than may be")
 
     def _check_start_first(self, view: View, service: Service, taken: Task) -> None:
-        if standing(view, taken) is not Standing.DRAINED or not all(map(starts_first, self._as_it_was(service))):
+        is_to_go = standing(view, taken) is Standing.DRAINED or taken.cause is Cause.MISPLACED
+        if not is_to_go or not all(map(starts_first, self._as_it_was(service))):
             return
         others = [t for t in view.tasks_of_service(service.id) if t.slot == taken.slot and t.id != taken.id]
         has_another = any(is_there(task, standing(view, task)) for task in others)
         cannot_be_placed = any(task.status.state < TaskState.ASSIGNED and task.status.err for task in others)
         lost_another = (service.id, taken.slot) in {slot for _, slot in self._lost}
         if not has_another and not cannot_be_placed and not lost_another:
-            self._fail(f"task {taken.id} of {service.spec.name} leaves a drained node before another one runs")
-        self._checked("a drain starts first")
+            self._fail(f"task {taken.id} of {service.spec.name} leaves its node before another one runs")
+        self._checked("a move starts first" if taken.cause is Cause.MISPLACED else "a drain starts first")

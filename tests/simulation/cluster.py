@@ -20,6 +20,7 @@ from knobs import Knobs
 from loop import SimLoop
 from net import SimNetwork
 
+from swarmpy.control.enforcer import misplaced
 from swarmpy.control.explain import count_replicas, why_waiting
 from swarmpy.errors import Unavailable
 from swarmpy.manager.manager import Manager
@@ -160,7 +161,7 @@ class Cluster:
                     f"spec {task.spec_version}, {task.spec.container.image}: {task.status.message} {task.status.err}"
                 )
         for node in leader.store.view().nodes():
-            lines.append(f"{node.id} {node.status.state} {node.spec.availability} {node.status.message}")
+            lines.append(f"{node.id} {node.status.state} {node.availability} {node.status.message}")
         return "\n" + "\n".join(lines)
 
     def unsettled(self, leader: Manager, names: Collection[str] | None = None) -> str:
@@ -172,7 +173,7 @@ class Cluster:
                 continue
             if machine.manager is None or machine.manager.store.version != leader.store.version:
                 return f"{machine.name} lags behind"
-        if problem := self.also_unsettled(view) or _unexplained(view):
+        if problem := self.also_unsettled(view) or _unexplained(view) or _out_of_place(view, lost):
             return problem
         for service in view.services():
             if problem := _unsettled(view, service, lost):
@@ -215,6 +216,13 @@ def _unexplained(view: View) -> str:
     return "" if silent is None else f"task {silent.id} is {silent.status.state.name} and does not say why"
 
 
+def _out_of_place(view: View, lost: Collection[str]) -> str:
+    for node in view.nodes():
+        if node.id not in lost and (found := misplaced(view, node)):
+            return f"{node.id} has task {found[0][0].id}, for which it is no place: {found[0][1]}"
+    return ""
+
+
 def is_silent(view: View, task: Task) -> bool:
     """True for a task that is to run, does not, and does not say why: at rest there is none."""
     if not task.desired_state.is_wanted or task.status.state >= TaskState.RUNNING:
@@ -253,8 +261,7 @@ def _unsettled_service(view: View, service: Service, lost: Collection[str]) -> s
     wanted = service.spec.desired_replicas
     if service.spec.mode is ServiceMode.GLOBAL:
         wanted = sum(
-            node.status.state is NodeState.READY and node.spec.availability is Availability.ACTIVE
-            for node in view.nodes()
+            node.status.state is NodeState.READY and node.availability is Availability.ACTIVE for node in view.nodes()
         )
     return "" if running == wanted else f"has {running} tasks running and not {wanted}"
 
@@ -268,5 +275,5 @@ def _unsettled_job(view: View, service: Service, lost: Collection[str]) -> str:
 
 
 def _wishes(spec: TaskSpec) -> TaskSpec:
-    """All but the credentials for a registry: a task that runs has its image."""
-    return attrs.evolve(spec, container=attrs.evolve(spec.container, pull_secret_id=None))
+    """All but the credentials for a registry, as a task that runs has its image, and the place, which it has too."""
+    return attrs.evolve(spec, container=attrs.evolve(spec.container, pull_secret_id=None), placement=None)

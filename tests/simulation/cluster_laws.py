@@ -21,6 +21,7 @@ from managers import Ledger
 from update_laws import UpdateLaws
 
 from swarmpy.control.loads import host_ports
+from swarmpy.control.nodes import is_misplaced
 from swarmpy.manager.assignments import STOP_WAIT_S
 from swarmpy.manager.dispatcher import Dispatcher
 from swarmpy.manager.manager import Manager
@@ -79,6 +80,8 @@ class ClusterLaws(Ledger):
         self._film = cluster.film
         self._drained_at: dict[str, float] = {}
         self._left_drain_at: dict[str, float] = {}
+        self._well_placed_at: dict[TaskId, float] = {}
+        """When a task was seen that may stay where it is after all."""
         self._came_back_at: dict[str, float] = {}
         self._engine_back_at: dict[str, float] = {}
         """When a node that was down was last seen to be back."""
@@ -154,6 +157,8 @@ class ClusterLaws(Ledger):
                 self.fail(f"task {task.id} begins as {state.name}")
         else:
             self._check_step(task, old)
+            if is_misplaced(old) and not is_misplaced(task):
+                self._well_placed_at[task.id] = self._loop.now
         self._check_story(view, task, old)
         if not task.desired_state.is_wanted:
             self.unwanted_at.setdefault(task.id, self._loop.now)
@@ -233,8 +238,10 @@ class ClusterLaws(Ledger):
         self._film.checked("one live task a slot")
 
     def _is_being_replaced(self, service: Service | None, task: Task) -> bool:
-        """True for the older task of an exchange that starts the new one first: an update, or a drain."""
-        if service is None or task.spec_version != service.spec_version:
+        """True for the older task of an exchange that starts the new one first: an update, a drain or a move."""
+        if service is None or task.spec_version != service.spec_version or is_misplaced(task):
+            return True
+        if self._loop.now - self._well_placed_at.get(task.id, -HINDSIGHT_S) < HINDSIGHT_S:
             return True
         left_at = self._left_drain_at.get(task.node_id or "", -HINDSIGHT_S)
         return task.node_id in self._drained_at or self._loop.now - left_at < HINDSIGHT_S
@@ -255,7 +262,7 @@ class ClusterLaws(Ledger):
             self._engine_back_at[node.id] = self._loop.now
         if old is not None and old.status.state is NodeState.DOWN:
             self._came_back_at[node.id] = self._loop.now
-        if node.spec.availability is Availability.DRAIN:
+        if node.availability is Availability.DRAIN:
             self._drained_at.setdefault(node.id, self._loop.now)
         elif self._drained_at.pop(node.id, None) is not None:
             self._left_drain_at[node.id] = self._loop.now
@@ -398,7 +405,7 @@ def _told(event: Event) -> str:
         case Service() as service:
             return f"{event.action} service {service.spec.name}: {service.update_status}"
         case Node() as node:
-            return f"{event.action} node {node.id}: {node.status.state} {node.spec.availability} {node.status.message}"
+            return f"{event.action} node {node.id}: {node.status.state} {node.availability} {node.status.message}"
         case _:
             return f"{event.action} {event.kind} {event.id}"
 

@@ -11,7 +11,7 @@ from net import NetOptions, SimNetwork
 
 from swarmpy.model.cluster_spec import RaftConfig
 
-WORLDS = ("managers", "cluster", "secrets", "jobs")
+WORLDS = ("managers", "cluster", "secrets", "jobs", "moves")
 """A seed is of one of the first two, unless another is asked for."""
 LATENCIES_S = ((0.0002, 0.001), (0.0002, 0.001), (0.002, 0.004), (0.005, 0.02))
 """Minimum and mean above it: a rack, a rack, a town, a country."""
@@ -25,7 +25,8 @@ class Knobs:
 
     world: str
     """"managers": the Raft group, its stores and clients; "cluster": with dispatcher, agents and runtimes;
-    "secrets": the same with secrets and configs, and versions of them; "jobs": with jobs."""
+    "secrets": the same with secrets and configs, and versions of them; "jobs": with jobs; "moves": with nodes that
+    leave, and change under their tasks."""
     managers: int
     """How many founders vote."""
     together: bool

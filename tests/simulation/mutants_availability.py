@@ -39,4 +39,17 @@ AVAILABILITY = (
             ),
         ),
     ),
+    Mutant(
+        name="a-move-stops-first",
+        bug="A task is stopped as soon as its node is no place for it any more, before its replacement runs.",
+        world="moves",
+        killer=16,
+        module="swarmpy.control.enforcer",
+        edits=(
+            Edit(
+                "    return task.status.state is TaskState.RUNNING and view.schema >= SERVICES_VERSION\n",
+                "    return False\n",
+            ),
+        ),
+    ),
 )

@@ -134,8 +134,8 @@ CLUSTER = (
         module="swarmpy.control.loads",
         edits=(
             Edit(
-                "and node.spec.availability is Availability.ACTIVE",
-                "and node.spec.availability is not Availability.PAUSE",
+                "and node.availability is Availability.ACTIVE",
+                "and node.availability is not Availability.PAUSE",
             ),
         ),
     ),

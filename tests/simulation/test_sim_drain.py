@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import attrs
 import pytest
 from cluster import Cluster
+from cluster_machine import Machine
 from film import Film
 from loop import SimLoop, run
 
@@ -17,6 +18,7 @@ from swarmpy.model.specs import (
     ContainerSpec,
     EndpointSpec,
     MaxUnavailable,
+    Placement,
     PortConfig,
     RestartPolicy,
     ServiceSpec,
@@ -25,6 +27,8 @@ from swarmpy.model.specs import (
 )
 from swarmpy.model.states import Availability, TaskState
 
+Begin = Callable[..., Awaitable[None]]
+
 
 @pytest.fixture(autouse=True)
 def _quiet_logs() -> Iterator[None]:
@@ -32,14 +36,18 @@ def _quiet_logs() -> Iterator[None]:
         yield
 
 
-async def with_service(loop: SimLoop, **fields: object) -> Cluster:
+async def with_service(loop: SimLoop, placement: Placement | None = None, **fields: object) -> Cluster:
     """A settled cluster of six machines, three of them agents, with a published service of six tasks."""
     cluster = Cluster(loop)
     await cluster.start()
     leader = await cluster.wait_leader()
     spec = ServiceSpec(
         name="web",
-        task=TaskSpec(container=ContainerSpec(image="slow-start:500ms"), restart=RestartPolicy(delay_ns=100_000_000)),
+        task=TaskSpec(
+            container=ContainerSpec(image="slow-start:500ms"),
+            restart=RestartPolicy(delay_ns=100_000_000),
+            placement=placement,
+        ),
         replicas=6,
         endpoint=EndpointSpec(ports=(PortConfig(target_port=80, published_port=8080),)),
         update=UpdateConfig(order="start-first", monitor_ns=100_000_000),
@@ -98,12 +106,43 @@ def test_a_node_that_comes_back_stops_what_was_replaced(seed: int) -> None:
     run(seed, main)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_a_drain_that_starts_first_never_has_fewer_tasks(seed: int) -> None:
+async def drain(cluster: Cluster, machine: Machine, *, back: bool = False) -> None:
+    """An operator wants the node empty; ``back``: no more."""
+    await set_availability(cluster, machine.name, Availability.ACTIVE if back else Availability.DRAIN)
+
+
+async def leave(cluster: Cluster, machine: Machine, *, back: bool = False) -> None:
+    """The node is about to leave, and waits until it is empty; ``back``: it stays."""
+    assert machine.agent is not None
+    if back:
+        machine.agent.stay()
+    else:
+        leaving = asyncio.create_task(machine.agent.move_away())
+        leaving.add_done_callback(lambda over: cluster.film.checked(f"may leave: {over.result().name}"))
+
+
+async def relabel(cluster: Cluster, machine: Machine, *, back: bool = False) -> None:
+    """The node becomes no place for the service; ``back``: it is one again."""
+    leader = await cluster.wait_leader()
+    node = leader.store.view().node(machine.name)
+    assert node is not None
+    labels = {} if back else {"closed": "yes"}
+    await update_node(leader.store, node.id, node.meta.version, attrs.evolve(node.spec, labels=labels))
+
+
+@pytest.mark.parametrize(
+    ("seed", "begin", "law"),
+    [
+        *((seed, drain, "a drain starts first") for seed in range(5)),
+        *((seed, leave, "a drain starts first") for seed in range(3)),
+        *((seed, relabel, "a move starts first") for seed in range(3)),
+    ],
+)
+def test_a_move_that_starts_first_never_has_fewer_tasks(seed: int, begin: Begin, law: str) -> None:
     """One node after the other, and two at once: six tasks are in every node's table all the time."""
 
     async def main(loop: SimLoop) -> None:
-        cluster = await with_service(loop)
+        cluster = await with_service(loop, placement=Placement(constraints=("node.labels.closed!=yes",)))
         fewest = 6
 
         async def watch() -> None:
@@ -116,19 +155,23 @@ def test_a_drain_that_starts_first_never_has_fewer_tasks(seed: int) -> None:
                 await asyncio.sleep(0.01)
 
         watching = loop.create_task(watch())
-        names = [machine.name for machine in cluster.agents]
-        for drained in (names[:1], names[1:2], names[1:]):
-            for name in drained:
-                await set_availability(cluster, name, Availability.DRAIN)
+        machines = cluster.agents
+        for emptied in (machines[:1], machines[1:2], machines[1:]):
+            for machine in emptied:
+                await begin(cluster, machine)
+            # What asks the node itself reaches the leader with its next heartbeat.
+            await asyncio.sleep(2)
             await cluster.settle(30)
-            counts = dict(zip(names, await spread(cluster), strict=True))
-            assert (sum(counts.values()), [counts[name] for name in drained]) == (6, [0] * len(drained))
-            for name in drained:
-                await set_availability(cluster, name, Availability.ACTIVE)
+            counts = dict(zip(machines, await spread(cluster), strict=True))
+            assert (sum(counts.values()), [counts[machine] for machine in emptied]) == (6, [0] * len(emptied))
+            for machine in emptied:
+                await begin(cluster, machine, back=True)
+            await asyncio.sleep(2)
         watching.cancel()
         await asyncio.wait([watching])
         assert fewest == 6
-        assert cluster.film.checks["a drain starts first"] >= 6
+        assert cluster.film.checks[law] >= 6
+        assert cluster.film.checks["may leave: EMPTY"] == (4 if begin is leave else 0)
 
     run(seed, main)
 

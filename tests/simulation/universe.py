@@ -10,6 +10,7 @@ import attrs
 import cluster_world
 import jobs_world
 import managers_world
+import moves_world
 import secrets_world
 from film import Film
 from knobs import Knobs
@@ -21,6 +22,7 @@ WORLDS: dict[str, Callable[[SimLoop, Knobs, Film], Awaitable[None]]] = {
     "cluster": cluster_world.play,
     "secrets": secrets_world.play,
     "jobs": jobs_world.play,
+    "moves": moves_world.play,
 }
 
 

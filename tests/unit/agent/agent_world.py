@@ -26,6 +26,7 @@ from swarmpy.errors import (
 from swarmpy.model import codec
 from swarmpy.model.assignments import (
     AssignmentUpdate,
+    Departure,
     Endpoint,
     EndpointUpdate,
     Heartbeat,
@@ -248,6 +249,8 @@ class Manager:
         self.history: dict[str, list[TaskState]] = {}
         self.lose_reports = 0
         """Answers to this many reports get lost after they were recorded."""
+        self.departure: Departure | None = None
+        """What it says to who is leaving."""
         self.deaf = False
         """Heartbeats are never answered."""
         self.channels: list[MemoryChannel] = []
@@ -309,7 +312,8 @@ class Manager:
             if beat.session_id != self.session_id:
                 raise FailedPrecondition("this session has ended")
             self.beats.append(beat)
-            return codec.to_plain(HeartbeatReply(period_ns=PERIOD_NS))
+            told = self.departure if beat.leaving else None
+            return codec.to_plain(HeartbeatReply(period_ns=PERIOD_NS, departure=told))
         if method == "dispatcher.dependencies":
             return codec.to_plain(self._answer(codec.from_plain(DependenciesRequest, payload)))
         assert method == "dispatcher.report"

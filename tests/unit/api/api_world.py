@@ -12,7 +12,7 @@ import attrs
 
 from swarmpy.api.api import Api
 from swarmpy.api.audit import Auditor
-from swarmpy.api.backend import InitRequest, JoinRequest, RestoreRequest
+from swarmpy.api.backend import InitRequest, JoinRequest, LeavingNode, RestoreRequest
 from swarmpy.api.callers import Access, Caller, Door
 from swarmpy.api.request import ApiRequest, ApiResponse
 from swarmpy.errors import ConnectionFailed, FailedPrecondition, InvalidArgument, NoQuorum, NotLocked
@@ -192,7 +192,10 @@ class BenchNode:
         self.inits: list[InitRequest] = []
         self.restores: list[RestoreRequest] = []
         self.joins: list[JoinRequest] = []
-        self.leaves: list[bool] = []
+        self.leaves: list[tuple[bool, float | None]] = []
+        self.drains: list[tuple[float | None, bool]] = []
+        self.losses: tuple[str, ...] = ()
+        self.is_leaving: LeavingNode | None = None
         self.troubles: tuple[str, ...] = ()
         self.registry: Callable[[str, bytes], RegistryImage] | None = None
         """What its engine hears of registries; None: it has no engine."""
@@ -231,9 +234,19 @@ class BenchNode:
         self.restores.append(request)
         return "restorednodeid"
 
-    async def leave(self, *, force: bool) -> None:
+    def leaving(self) -> LeavingNode | None:
+        """What the test says."""
+        return self.is_leaving
+
+    async def drain(self, *, timeout: float | None = None, undo: bool = False) -> tuple[str, ...]:
         """Remember the request."""
-        self.leaves.append(force)
+        self.drains.append((timeout, undo))
+        return self.losses
+
+    async def leave(self, *, force: bool, timeout: float | None = None) -> tuple[str, ...]:
+        """Remember the request."""
+        self.leaves.append((force, timeout))
+        return self.losses
 
     async def unlock(self, key: UnlockKey) -> None:
         """Compare it with the one that the node waits for."""

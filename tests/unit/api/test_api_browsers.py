@@ -79,7 +79,7 @@ async def test_a_form_changes_nothing() -> None:
     worker = BenchNode("w1")
     asked = attrs.evolve(request("POST", "/swarm/leave"), headers={"content-type": "text/plain"})
     assert (await api_of(worker).handle(asked)).status == 200
-    assert worker.leaves == [False]
+    assert worker.leaves == [(False, None)]
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from raw_client import GET, Raw, connected, exchanged, serving
 
 from swarmpy.api import api, forward
 from swarmpy.api.listener import LOOK_S
+from swarmpy.security.sealing import UnlockKey
 
 HEAD = b"POST /services/create HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 SLACK_S = LOOK_S + 5.0
@@ -227,10 +228,11 @@ async def test_a_request_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
             assert (await ask(world.apis["m1"], method, path))[0] == 503
     never = asyncio.Event()
 
-    async def leave(*, force: bool) -> None:
+    async def unlock(_key: UnlockKey) -> None:
         await never.wait()
 
-    world.nodes["m1"].leave = leave  # type: ignore[method-assign]
+    world.nodes["m1"].unlock = unlock  # type: ignore[method-assign]
     monkeypatch.setattr(api, "LOCAL_WRITE_TIMEOUT_S", 0.2)
-    status, answer = await ask(world.apis["m1"], "POST", "/swarm/leave", force="1")
+    body = {"UnlockKey": world.nodes["m1"].unlock_key.text}
+    status, answer = await ask(world.apis["m1"], "POST", "/swarm/unlock", body)
     assert (status, "took longer than 0.2 s" in answer["message"]) == (503, True)

@@ -117,7 +117,7 @@ async def test_leaving_a_locked_swarm(locked: BenchNode) -> None:
         "Swarm is encrypted and locked. Please unlock it first or use `--force` to ignore this message.",
     )
     assert (await ask(api_of(locked), "POST", "/swarm/leave", force="1"))[0] == 200
-    assert locked.leaves == [True]
+    assert locked.leaves == [(True, None)]
 
 
 async def test_unlocking(locked: BenchNode) -> None:

@@ -144,13 +144,23 @@ async def test_join_and_leave(alone: BenchNode) -> None:
     assert await ask(api_of(alone), "POST", "/swarm/leave") == (503, {"message": "This node is not part of a swarm"})
     worker = BenchNode("w1")
     assert await ask(api_of(worker), "POST", "/swarm/leave") == (200, None)
-    assert worker.leaves == [False]
+    worker.losses = ("web: 1 not running elsewhere: starting",)
+    answer = {"Warnings": ["web: 1 not running elsewhere: starting"]}
+    assert await ask(api_of(worker), "POST", "/swarm/leave", timeout="2.5") == (200, answer)
+    assert await ask(api_of(worker), "POST", "/node/drain", timeout="7") == (200, answer)
+    worker.losses = ()
+    assert await ask(api_of(worker), "POST", "/node/drain", undo="1") == (200, None)
+    assert worker.drains == [(7.0, False), (None, True)]
+    for wrong in ("-1", "nan", "1e3", "3600.5", "soon"):
+        status, refusal = await ask(api_of(worker), "POST", "/swarm/leave", timeout=wrong)
+        assert (status, "expected seconds, from 0 to 3600" in refusal["message"]) == (400, True)
+    assert worker.leaves == [(False, None), (False, 2.5)]
     world = World("m1")
     status, answer = await ask(world.apis["m1"], "POST", "/swarm/leave")
     assert status == 503
     assert "participating as a manager" in answer["message"]
     assert await ask(world.apis["m1"], "POST", "/swarm/leave", force="1") == (200, None)
-    assert world.nodes["m1"].leaves == [True]
+    assert world.nodes["m1"].leaves == [(True, None)]
 
 
 async def test_a_member_cannot_found_or_join_again() -> None:

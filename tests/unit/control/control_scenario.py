@@ -179,6 +179,14 @@ class Scenario:
         """``node up n1``: it answers again."""
         self._set_nodes(command, state=NodeState.READY)
 
+    def do_node_leave(self, command: Command) -> None:
+        """``node leave n1``: it says that it is about to leave."""
+        self._set_nodes(command, leaving=True)
+
+    def do_node_stay(self, command: Command) -> None:
+        """``node stay n1``: it says that no more."""
+        self._set_nodes(command, leaving=False)
+
     def _set_nodes(self, command: Command, **what: Any) -> None:
         for name in command.args:
             self.world.set_node(self._node(name), **what)

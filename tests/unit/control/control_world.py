@@ -162,10 +162,17 @@ class World:
         self.write(changes.create(node))
         return node
 
-    def set_node(self, node: Node, state: NodeState | None = None, availability: Availability | None = None) -> None:
+    def set_node(
+        self,
+        node: Node,
+        state: NodeState | None = None,
+        availability: Availability | None = None,
+        leaving: bool | None = None,
+    ) -> None:
         current = self.view.node(node.id)
         assert current is not None
-        status = attrs.evolve(current.status, state=state or current.status.state)
+        is_leaving = current.status.leaving if leaving is None else leaving
+        status = attrs.evolve(current.status, state=state or current.status.state, leaving=is_leaving)
         wanted = attrs.evolve(current.spec, availability=availability or current.spec.availability)
         self.write(changes.update(attrs.evolve(current, status=status, spec=wanted)))
 

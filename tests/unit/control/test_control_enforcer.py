@@ -9,11 +9,21 @@ import pytest
 from control_world import GIB, World, spec
 
 from swarmpy.control import enforcer
-from swarmpy.model import changes
-from swarmpy.model.ids import NodeId, ServiceId, TaskId
-from swarmpy.model.objects import JobStatus, Node, NodeDescription, NodeStatus, Task, TaskStatus
+from swarmpy.model import changes, codec
+from swarmpy.model.ids import ClusterId, NodeId, ServiceId, TaskId
+from swarmpy.model.objects import (
+    Cluster,
+    JobStatus,
+    JoinTokens,
+    Node,
+    NodeDescription,
+    NodeStatus,
+    RootCA,
+    Task,
+    TaskStatus,
+)
 from swarmpy.model.specs import GenericResource, Placement, ResourceRequirements, Resources, TaskSpec
-from swarmpy.model.states import Availability, NodeState, Role, ServiceMode, TaskState
+from swarmpy.model.states import Availability, Cause, NodeState, Role, ServiceMode, TaskState
 
 
 def change(world: World, node: Node, **fields: Any) -> None:
@@ -236,3 +246,107 @@ def test_a_job_waits_for_what_may_still_be_done() -> None:
     world.report(left, TaskState.SHUTDOWN)
     world.settle()
     assert [task.desired_state for task in world.tasks(work) if task.id != left.id] == [TaskState.COMPLETE]
+
+
+# -- with managers that read what marks a task ------------------------------------------------------------------------
+
+
+def marking(*names: str, **more: Any) -> tuple[World, list[Node]]:
+    """A world that writes the present schema, with these nodes in zone eu."""
+    world = World()
+    root = RootCA(cert_pem=b"", key_pem=b"", cert_digest="")
+    tokens = JoinTokens(worker="", manager="")
+    world.write(
+        changes.create(Cluster(id=ClusterId("c"), root_ca=root, join_tokens=tokens, schema=codec.SCHEMA_VERSION))
+    )
+    return world, [world.add_node(name, zone="eu", **more) for name in names]
+
+
+EUROPE = Placement(constraints=("node.labels.zone==eu",))
+
+
+def test_a_task_that_runs_is_replaced_first() -> None:
+    """It runs until another one does; one that does not run yet is no loss."""
+    world, (a, b) = marking("a", "b")
+    web = world.add_service(spec(replicas=2, placement=EUROPE))
+    world.run()
+    (old,) = [task for task in world.running(web) if task.node_id == a.id]
+    relabel(world, a)
+    world.settle()
+    again = world.view.task(old.id)
+    assert again is not None
+    assert (again.desired_state, again.cause) == (TaskState.RUNNING, Cause.MISPLACED)
+    (new,) = [task for task in world.tasks(web) if task.slot == old.slot and task.id != old.id]
+    assert (new.node_id, new.desired_state) == (b.id, TaskState.RUNNING)
+    world.run()
+    assert world.spread(web) == [0, 2]
+    stopped = world.view.task(old.id)
+    assert stopped is not None
+    assert (stopped.status.state, stopped.cause) == (TaskState.SHUTDOWN, Cause.MISPLACED)
+
+
+def test_an_agent_that_reports_does_not_undo_it() -> None:
+    """What a task says is its agent's; that it is to go is not."""
+    world, (a, b) = marking("a", "b")
+    web = world.add_service(spec(replicas=1, placement=EUROPE))
+    world.run()
+    (old,) = world.running(web)
+    here, there = (a, b) if old.node_id == a.id else (b, a)
+    world.stalling = lambda task: task.node_id == there.id
+    relabel(world, here)
+    world.run()
+    assert len(world.tasks(web)) == 2
+    marked = world.view.task(old.id)
+    assert marked is not None
+    world.report(marked, TaskState.RUNNING, err="")
+    world.run()
+    assert len(world.tasks(web)) == 2
+    said = world.view.task(old.id)
+    assert said is not None
+    assert "is no place for this task any more: constraint node.labels.zone==eu" in said.status.err
+    world.stalling = lambda task: False
+    world.run()
+    assert [task.node_id for task in world.running(web)] == [there.id]
+
+
+def test_a_node_that_falls_silent_is_not_judged() -> None:
+    """Its tasks are to go as before, and no second replacement is made."""
+    world, (a, b) = marking("a", "b")
+    web = world.add_service(spec(replicas=1, placement=EUROPE))
+    world.run()
+    (old,) = world.running(web)
+    here, there = (a, b) if old.node_id == a.id else (b, a)
+    world.stalling = lambda task: task.node_id == there.id
+    relabel(world, here)
+    world.run()
+    before = {task.id for task in world.tasks(web)}
+    for state in (NodeState.DISCONNECTED, NodeState.READY):
+        world.set_node(here, state)
+        world.run()
+        assert {task.id for task in world.tasks(web)} == before
+    relabel(world, here, zone="eu")
+    world.run()
+    assert [(task.id, task.cause, task.status.err) for task in world.running(web)] == [(old.id, Cause.NONE, "")]
+
+
+def test_the_youngest_of_a_node_that_shrank_is_replaced_first() -> None:
+    """Where there is room; and it is stopped all the same where there is none."""
+    world, (a,) = marking("a", memory=2 * GIB)
+    web = world.add_service(spec(replicas=2, reserve=Resources(memory_bytes=GIB)))
+    world.run()
+    shrink(world, a, nano_cpus=4 * 10**9, memory_bytes=GIB)
+    world.settle()
+    (waiting,) = world.tasks(web, TaskState.PENDING)
+    assert "insufficient memory on 1 node" in waiting.status.err
+    assert len(world.running(web)) == 1
+    world.run()
+    assert len(world.running(web)) == 1
+    world.add_node("b", memory=GIB)
+    world.run()
+    assert world.spread(web) == [1, 1]
+    world.add_node("c", memory=GIB)
+    shrink(world, a, nano_cpus=4 * 10**9, memory_bytes=0)
+    world.settle()
+    assert len(world.running(web)) == 2
+    world.run()
+    assert world.spread(web) == [0, 1, 1]

@@ -166,12 +166,21 @@ class FakeAgent:
         return message
 
     async def beat(
-        self, *, applied: int | None = None, problems: tuple[str, ...] = (), engine_away: bool = False
+        self,
+        *,
+        applied: int | None = None,
+        problems: tuple[str, ...] = (),
+        engine_away: bool = False,
+        leaving: bool = False,
     ) -> Any:
         """A heartbeat; by default the last endpoint table is in force."""
         version = self.endpoints_version if applied is None else applied
         beat = Heartbeat(
-            session_id=self.session_id, endpoints_version=version, problems=problems, engine_away=engine_away
+            session_id=self.session_id,
+            endpoints_version=version,
+            problems=problems,
+            engine_away=engine_away,
+            leaving=leaving,
         )
         return await self._dispatcher.heartbeat(self.peer, codec.to_plain(beat))
 

@@ -12,19 +12,21 @@ import attrs
 import pytest
 from manager_world import FakeAgent, InstantProposer, MovedClock, make_service, make_store, make_task
 
+from swarmpy.control.leaving import departure
 from swarmpy.errors import FailedPrecondition, NodeRemoved, NotLeader, PermissionDenied
 from swarmpy.manager import dispatcher, messages
-from swarmpy.manager.dispatcher import Dispatcher
+from swarmpy.manager.dispatcher import DEPARTURES, Dispatcher
 from swarmpy.manager.messages import PART_BYTES
 from swarmpy.model import codec
-from swarmpy.model.assignments import SessionMessage
+from swarmpy.model.assignments import Departure, HeartbeatReply, SessionMessage
 from swarmpy.model.ids import NodeId, SecretId, TaskId
 from swarmpy.model.objects import Task
 from swarmpy.model.privileges import Privileges
 from swarmpy.model.specs import ContainerSpec, FileTarget, SecretReference, TaskSpec
-from swarmpy.model.states import Cause, NodeState, Role, TaskState
+from swarmpy.model.states import Availability, Cause, NodeState, Role, TaskState
 from swarmpy.ports import Peer
 from swarmpy.store.memory import Store
+from swarmpy.store.view import View
 from swarmpy.wire.frames import MAX_FRAME_BYTES
 
 
@@ -452,6 +454,58 @@ async def test_an_engine_that_is_away_is_recorded_when_all_managers_read_it() ->
         assert not is_away()
         await agent.close()
         await again.close()
+
+
+async def test_a_node_that_leaves_is_emptied_when_all_managers_know_how() -> None:
+    """Not before: until then it is told nothing, and goes by itself. One that says so no more stays."""
+    async with serving("a", "b") as world:
+        agent = FakeAgent(world.dispatcher, "a")
+        await agent.open()
+
+        async def beat(*, leaving: bool) -> tuple[bool, Departure | None]:
+            reply = codec.from_plain(HeartbeatReply, await agent.beat(leaving=leaving))
+            node = world.store.view().node(NodeId("a"))
+            assert node is not None
+            assert node.status.leaving == (node.availability is Availability.DRAIN)
+            return node.status.leaving, reply.departure
+
+        for schema, expected in (
+            (codec.SECRETS_VERSION, (False, None)),
+            (codec.SERVICES_VERSION, (True, Departure(begun=True))),
+        ):
+            await world.store.update(
+                lambda tx, schema=schema: tx.update(attrs.evolve(tx.cluster(), schema=schema))  # type: ignore[misc]
+            )
+            assert await beat(leaving=True) == expected
+        other = world.store.view().node(NodeId("b"))
+        assert other is not None
+        assert not other.status.leaving, "a node speaks for itself"
+        assert await beat(leaving=False) == (False, None)
+        await agent.close()
+
+
+async def test_it_is_not_looked_at_with_every_heartbeat_how_far_a_node_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker may send hundreds a second, and says that it leaves and stays as it likes."""
+    looks = 0
+
+    def counted(view: View, node_id: NodeId) -> Departure:
+        nonlocal looks
+        looks += 1
+        return departure(view, node_id)
+
+    monkeypatch.setattr(dispatcher, "departure", counted)
+    async with serving("a") as world:
+        await world.store.update(lambda tx: tx.update(attrs.evolve(tx.cluster(), schema=codec.SERVICES_VERSION)))
+        agent = FakeAgent(world.dispatcher, "a")
+        await agent.open()
+        for number in range(200):
+            reply = codec.from_plain(HeartbeatReply, await agent.beat(leaving=number % 50 != 0))
+            assert (reply.departure is None) == (number % 50 == 0)
+        assert looks <= DEPARTURES.burst + 1
+        world.clock.seconds += 0.5
+        await agent.beat(leaving=True)
+        assert looks <= DEPARTURES.burst + 2
+        await agent.close()
 
 
 # -- more than a message takes ----------------------------------------------------------------------------------------

@@ -86,6 +86,7 @@ def _described(**description: Any) -> objects.Node:
 
 
 AWAY = attrs.evolve(node("n"), status=objects.NodeStatus(engine_away=True))
+LEAVING = attrs.evolve(node("n"), status=objects.NodeStatus(leaving=True))
 
 
 def _of(spec: TaskSpec) -> ServiceSpec:
@@ -139,6 +140,7 @@ def test_each_new_option_of_a_mount_needs_version_eight(name: str) -> None:
         (ChangeList(changes=(), patches=(TaskPatch(ids=(TaskId("t"),)),)), 8),
         (ChangeList(changes=(changes.update(_described(plugins=(Plugin(type="log", name="gelf"),))),)), 7),
         (ChangeList(changes=(changes.update(AWAY),)), 8),
+        (ChangeList(changes=(changes.update(LEAVING),)), 8),
     ],
 )
 def test_an_entry_is_of_the_least_version_that_its_reader_needs(entry: ChangeList, version: int) -> None:
