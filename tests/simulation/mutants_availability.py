@@ -14,7 +14,10 @@ AVAILABILITY = (
         bug="A task is taken away though as many as may be are missing.",
         killer=17,
         module="swarmpy.control.availability",
-        edits=(Edit("len(self._there) <= self._least:", "len(self._there) < self._least:"),),
+        edits=(
+            Edit("len(self._there) <= self._least:", "len(self._there) < self._least:"),
+            Edit("or len(self._there) > self._least", "or len(self._there) >= self._least"),
+        ),
     ),
     _cluster(
         name="updates-ask-nobody",

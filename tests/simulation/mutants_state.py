@@ -130,7 +130,7 @@ CLUSTER = (
     _cluster(
         name="assign-to-drained",
         bug="A drained node is given tasks.",
-        killer=6,
+        killer=0,
         module="swarmpy.control.loads",
         edits=(
             Edit(
