@@ -234,7 +234,7 @@ class Member:
         # A new log begins once only: should this node be demoted and promoted later, it enters the group of the others.
         founding, self._founding = self._founding, None
         snapshot, self._first_snapshot = self._first_snapshot, None
-        manager = await self._half.start(self.state, founding, snapshot)
+        manager = await self._roles.start_manager(founding, snapshot)
         if founding is not None:
             await manager.wait_leader(LEADER_TIMEOUT_S)
             await founding.write(manager.store)

@@ -13,9 +13,11 @@ from swarmpy.manager.manager import Manager
 from swarmpy.model.states import Role
 from swarmpy.node.certificate import CertificateKeeper
 from swarmpy.node.datadir import DataDir, NodeState
+from swarmpy.node.founding import Founding
 from swarmpy.node.manager_half import ManagerHalf, new_raft_id
 from swarmpy.node.renewal import renew
 from swarmpy.ports import Clock, Random
+from swarmpy.raft.messages import Snapshot
 from swarmpy.security.vault import Vault
 
 log = structlog.get_logger(__name__)
@@ -76,6 +78,11 @@ class RoleKeeper:
     def on_later_incarnation(self, incarnation: int, address: str) -> None:
         """The cluster was begun anew, and a manager at ``address`` leads it."""
         self._later.put_nowait((incarnation, address))
+
+    async def start_manager(self, founding: Founding | None, first_snapshot: Snapshot | None) -> Manager:
+        """Start the manager half of a node that is a manager already. Parameters and errors: ``ManagerHalf.start``."""
+        async with self._changing:
+            return await self._half.start(self.state, founding, first_snapshot)
 
     # -- the role -----------------------------------------------------------------------------------------------------
 
