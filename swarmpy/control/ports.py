@@ -6,6 +6,8 @@ except that no service may publish one that the ingress uses.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import attrs
 
 from swarmpy.errors import AlreadyExists, FailedPrecondition
@@ -52,6 +54,8 @@ class PortTable:
     def __init__(self, view: View) -> None:
         self._view = view
         self._added: dict[tuple[str, int], list[Service]] = {}
+        self._held: dict[int, tuple[Service, frozenset[tuple[str, int, str]]]] = {}
+        """What a service holds, by its identity: some have thousands of ports, and are asked for each."""
 
     def add(self, service: Service) -> None:
         """The service holds its allocated ports."""
@@ -62,9 +66,15 @@ class PortTable:
     def _owner(self, key: tuple[str, int], mode: str) -> Service | None:
         holders: tuple[Service, ...] = (*self._view.services_on_port(*key), *self._added.get(key, ()))
         for service in holders:
-            if any((port.protocol, port.published_port, port.publish_mode) == (*key, mode) for port in service.ports):
+            if (*key, mode) in self._held_by(service):
                 return service
         return None
+
+    def _held_by(self, service: Service) -> frozenset[tuple[str, int, str]]:
+        if id(service) not in self._held:
+            ports = ((port.protocol, port.published_port, port.publish_mode) for port in service.ports)
+            self._held[id(service)] = service, frozenset(ports)
+        return self._held[id(service)][1]
 
     def allocate(self, service: Service) -> tuple[PortConfig, ...]:
         """The ports of the service's spec, all chosen. A port that the cluster chose before is kept.
@@ -78,12 +88,14 @@ class PortTable:
         kept = self._kept(service, wanted, taken)
         taken.update((port.protocol, number) for port, number in kept.items())
         chosen = []
+        # What was not free for one port of the service is not free for the next one.
+        left = {port.protocol: iter(range(DYNAMIC_PORT_FIRST, DYNAMIC_PORT_LAST + 1)) for port in wanted}
         for port in wanted:
             if port.published_port:
                 self._check(service, port)
                 chosen.append(port)
             elif port.publish_mode == INGRESS:
-                number = kept.get(port) or self._choose(service, port, taken)
+                number = kept.get(port) or self._choose(service, port, taken, left[port.protocol])
                 taken.add((port.protocol, number))
                 chosen.append(attrs.evolve(port, published_port=number))
             else:
@@ -123,8 +135,8 @@ class PortTable:
                 holder = f"service '{owner.spec.name}' ({owner.id})"
                 raise AlreadyExists(f"port '{port.published_port}' is already in use by {holder} as {what}")
 
-    def _choose(self, service: Service, port: PortConfig, taken: set[tuple[str, int]]) -> int:
-        for number in range(DYNAMIC_PORT_FIRST, DYNAMIC_PORT_LAST + 1):
+    def _choose(self, service: Service, port: PortConfig, taken: set[tuple[str, int]], left: Iterator[int]) -> int:
+        for number in left:
             key = (port.protocol, number)
             if key not in taken and self._is_free(service, key):
                 return number
