@@ -61,6 +61,12 @@ FOUND = (
         world="cluster",
         what="a slot's second task went while more slots were missing than may be, which takes nothing away",
     ),
+    Found(
+        name="changes-it-has-not-heard-of",
+        seed=5095,
+        world="managers",
+        what="a leader that stood still added a learner; the law counted the voter that another had added meanwhile",
+    ),
 )
 
 
