@@ -67,6 +67,12 @@ FOUND = (
         world="managers",
         what="a leader that stood still added a learner; the law counted the voter that another had added meanwhile",
     ),
+    Found(
+        name="table-on-its-way-for-too-long",
+        seed=3049,
+        world="moves",
+        what="a task was stopped when the wait was over; the law asked more of a node that no table had reached yet",
+    ),
 )
 
 
