@@ -73,6 +73,12 @@ FOUND = (
         world="moves",
         what="a task was stopped when the wait was over; the law asked more of a node that no table had reached yet",
     ),
+    Found(
+        name="misplaced-and-removed",
+        seed=40075,
+        world="moves",
+        what="a service was removed as a task of it was to move; the law waited for the one that was to run elsewhere",
+    ),
 )
 
 
