@@ -94,7 +94,8 @@ class AvailabilityLaws:
 
     def _check_start_first(self, view: View, service: Service, taken: Task) -> None:
         is_to_go = standing(view, taken) is Standing.DRAINED or taken.cause is Cause.MISPLACED
-        if not is_to_go or not all(map(starts_first, self._as_it_was(service))):
+        if service.pending_delete or not is_to_go or not all(map(starts_first, self._as_it_was(service))):
+            # Of a service that is removed, no other one is to run.
             return
         others = [t for t in view.tasks_of_service(service.id) if t.slot == taken.slot and t.id != taken.id]
         has_another = any(is_there(task, standing(view, task)) for task in others)

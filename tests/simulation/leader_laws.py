@@ -47,15 +47,17 @@ class LeaderLaws(RaftLaws):
         def lawful(change: ConfChange) -> int:
             self.look(seen.raft_id)
             index = propose(change)
-            self._accepts_change(seen, core, self.confs[-1].after(core.log.entry(index)))
+            # The one it lives by: a leader that stood still may not know yet what another has changed since.
+            before = self._conf_at(core.conf_index)
+            self._accepts_change(seen, core, before, before.after(core.log.entry(index)))
             return index
 
         vars(core)["propose_conf_change"] = lawful
 
-    def _accepts_change(self, seen: Seen, core: RaftCore, conf: Membership) -> None:
+    def _accepts_change(self, seen: Seen, core: RaftCore, before: Membership, after: Membership) -> None:
         """The managers left, or with the new one, have a quorum that was heard: no patience counts."""
-        voters = sorted(raft_id for raft_id, _ in conf.voters)
-        if voters == list(core.voters) or core.now <= seen.awake_since:
+        voters = sorted(raft_id for raft_id, _ in after.voters)
+        if voters == sorted(raft_id for raft_id, _ in before.voters) or core.now <= seen.awake_since:
             return
         since = core.now - core.timing.election - 1
         silent = [v for v in voters if v != seen.raft_id and seen.heard.get(v, -1) < max(since, seen.awake_since)]

@@ -174,7 +174,7 @@ class SimLoop(base_events.BaseEventLoop):
         if handle._cancelled:
             return
         life = handle._context.get(LIFE)
-        if life is not None and (life.is_paused or not life.is_alive):
+        if life is not None and (life.is_paused or not life.is_alive) and not self._is_over:
             life.parked.append(handle)
             return
         self.steps += 1
@@ -275,7 +275,10 @@ class SimLoop(base_events.BaseEventLoop):
     # -- the end ------------------------------------------------------------------------------------------------------
 
     def clean_up(self) -> None:
-        """Wake the dead, cancel everything that still runs and let it end; what goes wrong now is of no interest."""
+        """Wake the dead, cancel everything that still runs and let it end; what goes wrong now is of no interest.
+
+        Nobody dies or stands still any more: a fault that comes now would leave behind what never ends.
+        """
         self.set_exception_handler(lambda loop, context: None)
         self._is_over = True
         self._since_move = 0
@@ -284,7 +287,7 @@ class SimLoop(base_events.BaseEventLoop):
             self._ready.extend(life.parked)
             life.parked.clear()
         for _ in range(CLEANUP_ROUNDS):
-            tasks = asyncio.all_tasks(self)
+            tasks = sorted(asyncio.all_tasks(self), key=hash)
             if not tasks:
                 return
             for task in tasks:

@@ -31,7 +31,7 @@ ELECTION = (
     _raft(
         name="forget-term",
         bug="A member that restarts remembers only the term of its last entry.",
-        killer=1,
+        killer=12,
         module="swarmpy.raft.state",
         edits=(
             Edit("self.term = hard_state.term\n", "self.term = log.last_term\n"),
@@ -57,7 +57,7 @@ ELECTION = (
     _raft(
         name="no-pre-vote",
         bug="A member stands for election without asking first whether it could win.",
-        killer=11,
+        killer=4,
         module="swarmpy.raft.election",
         edits=(
             Edit(
@@ -70,7 +70,7 @@ ELECTION = (
     _raft(
         name="no-check-quorum",
         bug="A leader that hears from nobody goes on leading.",
-        killer=7,
+        killer=1,
         module="swarmpy.raft.core",
         edits=(Edit("if not election.has_quorum(self):", "if not self.voters:"),),
     ),
@@ -90,14 +90,14 @@ ELECTION = (
     _raft(
         name="term-not-durable",
         bug="Messages go out under a term that is not on the disk yet.",
-        killer=23,
+        killer=9,
         module="swarmpy.raft.core",
         edits=(Edit("if not self.outbox or self.durable != (self.term, self.vote):", "if not self.outbox:"),),
     ),
     _raft(
         name="no-term-check",
         bug="Messages of earlier terms are taken for those of this term.",
-        killer=24,
+        killer=18,
         module="swarmpy.raft.core",
         edits=(
             Edit(
@@ -113,26 +113,28 @@ READS = (
     _raft(
         name="read-without-quorum",
         bug="A leader answers reads without confirming that it still leads.",
-        killer=11,
+        killer=27,
         module="swarmpy.raft.reads",
         edits=(Edit("confirmed = agreed(rounds)", "confirmed = state.read_round_sent"),),
     ),
     _raft(
         name="read-before-applied",
         bug="A read is answered before its index is applied.",
+        killer=3,
         module="swarmpy.raft.open_reads",
         edits=(Edit("            if wanted <= index:\n", "            if wanted:\n"),),
     ),
     _raft(
         name="read-before-first-commit",
         bug="A new leader answers reads before it knows what is committed.",
+        killer=6,
         module="swarmpy.raft.reads",
         edits=(Edit("    if not state.has_committed_in_term:\n", "    if state.log.committed < 0:\n"),),
     ),
     _raft(
         name="old-confirmation",
         bug="A heartbeat's answer confirms reads that came after the heartbeat.",
-        killer=136,
+        killer=8,
         module="swarmpy.raft.replication",
         edits=(Edit("max(progress.read_acked, min(message.context, state.read_round))", "state.read_round"),),
     ),

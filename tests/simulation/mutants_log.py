@@ -12,7 +12,7 @@ LOG = (
     _raft(
         name="no-log-match",
         bug="A follower takes entries without looking at the term of the one before them.",
-        killer=33,
+        killer=115,
         module="swarmpy.raft.log",
         edits=(Edit("if not self.matches(prev_index, prev_term):", "if self.term_at(prev_index) is None:"),),
     ),
@@ -26,7 +26,7 @@ LOG = (
     _raft(
         name="late-append-cuts",
         bug="A late or repeated append cuts off the entries that came after it.",
-        killer=5,
+        killer=25,
         module="swarmpy.raft.log",
         edits=(
             Edit(
@@ -45,7 +45,7 @@ LOG = (
     _raft(
         name="commit-old-term",
         bug="A leader commits an entry of an earlier term because a majority has it (figure 8 of the Raft paper).",
-        killer=19,
+        killer=1,
         module="swarmpy.raft.replication",
         edits=(Edit("if index > log.committed and log.matches(index, state.term):", "if index > log.committed:"),),
     ),
@@ -58,13 +58,14 @@ LOG = (
     _raft(
         name="heartbeat-commits-too-much",
         bug="A heartbeat tells a follower to commit more than is known to match.",
-        killer=33,
+        killer=115,
         module="swarmpy.raft.reads",
         edits=(Edit("commit=min(progress.match, state.log.committed),", "commit=state.log.committed,"),),
     ),
     _raft(
         name="behind-and-acknowledges",
         bug="A member that only applies for a while acknowledges what it has yet to write.",
+        killer=1,
         module="swarmpy.raft.core",
         edits=(
             Edit(
@@ -76,6 +77,7 @@ LOG = (
     _raft(
         name="minority-commits",
         bug="One voter less than a majority commits.",
+        killer=1,
         module="swarmpy.raft.progress",
         edits=(
             Edit(
@@ -110,14 +112,14 @@ APPLY = (
     _raft(
         name="apply-twice",
         bug="A member that restarts applies the kept tail again, over its snapshot.",
-        killer=2,
+        killer=3,
         module="swarmpy.raft.core",
         edits=(Edit("            log.applied_to(snapshot.index)\n", ""),),
     ),
     _raft(
         name="refuse-the-unknown",
         bug="A proposal whose outcome is unknown is reported as refused.",
-        killer=7,
+        killer=2,
         module="swarmpy.raft.proposals",
         edits=(
             Edit(

@@ -29,7 +29,7 @@ SNAPSHOT = (
     _raft(
         name="compact-too-much",
         bug="Entries applied while a snapshot was being made are dropped with it.",
-        killer=2,
+        killer=46,
         module="swarmpy.raft.snapshots",
         edits=(
             Edit(
@@ -41,7 +41,7 @@ SNAPSHOT = (
     _raft(
         name="snapshot-of-another-moment",
         bug="A snapshot says that it reaches further than the state in it.",
-        killer=4,
+        killer=5,
         module="swarmpy.raft.snapshots",
         edits=(
             Edit(
@@ -63,7 +63,7 @@ MEMBERS = (
     _raft(
         name="learner-votes",
         bug="A learner's vote counts.",
-        killer=5,
+        killer=1,
         module="swarmpy.raft.election",
         edits=(
             Edit("    for voter in state.voters:\n", "    for voter in state.members:\n"),
@@ -73,7 +73,7 @@ MEMBERS = (
     _raft(
         name="learner-commits",
         bug="What a learner has counts towards the commit.",
-        killer=2,
+        killer=1,
         module="swarmpy.raft.replication",
         edits=(
             Edit(
@@ -86,7 +86,7 @@ MEMBERS = (
     _raft(
         name="two-changes-at-once",
         bug="A change of the membership begins before the one before it is applied.",
-        killer=46,
+        killer=72,
         module="swarmpy.raft.membership",
         edits=(
             Edit(
@@ -117,7 +117,7 @@ MEMBERS = (
     _raft(
         name="change-without-quorum",
         bug="A manager is removed, or gets a vote, though too few of those left answer.",
-        killer=13,
+        killer=82,
         module="swarmpy.raft.membership",
         edits=(
             Edit("    if answering < needed <= me + sum(map(state.is_active, others)):\n", "    if answering < 0:\n"),
@@ -127,6 +127,7 @@ MEMBERS = (
     _raft(
         name="patience-is-an-answer",
         bug="A leader that is new, or stood still, counts on those that it has not heard yet.",
+        killer=82,
         module="swarmpy.raft.state",
         edits=(Edit("return progress.has_answered and self.is_active(progress)", "return self.is_active(progress)"),),
     ),

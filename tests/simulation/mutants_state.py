@@ -13,7 +13,7 @@ STORE = (
     _store(
         name="overlay-survives",
         bug="What was in flight is shown to transactions for ever, though the leadership was lost and it never comes.",
-        killer=47,
+        killer=8,
         module="swarmpy.store.overlay",
         edits=(
             Edit(

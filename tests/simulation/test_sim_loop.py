@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 
 import pytest
 from loop import LIFE, Deadlock, Life, Livelock, SimLoop, SimulationError, run, seeds
@@ -171,6 +172,36 @@ def test_the_dead_do_nothing(seed: int) -> None:
 
     run(seed, main)
     assert log == ["timer", "finally"] or log == ["finally", "timer"]
+
+
+def test_what_ends_dies_no_more() -> None:
+    """A life that is to die while everything is being ended is still ended in order, and is not waited for in vain."""
+    seen: list[SimLoop] = []
+    last_words: list[float] = []
+
+    async def main(loop: SimLoop) -> None:
+        seen.append(loop)
+        life = loop.new_life("a")
+
+        async def member() -> None:
+            try:
+                await asyncio.sleep(3600)
+            finally:
+                await asyncio.sleep(1)
+                last_words.append(loop.now)
+
+        def crash() -> None:
+            life.is_alive = False
+
+        context = contextvars.Context()
+        context.run(LIFE.set, life)
+        loop.create_task(member(), context=context)
+        await asyncio.sleep(1)
+        loop.call_later(0.5, crash)
+
+    run(0, main)
+    assert last_words == [2.0]
+    assert seen[0].now == 2.0
 
 
 def test_a_life_can_have_timers_of_its_own_pace() -> None:

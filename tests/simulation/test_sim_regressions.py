@@ -61,6 +61,24 @@ FOUND = (
         world="cluster",
         what="a slot's second task went while more slots were missing than may be, which takes nothing away",
     ),
+    Found(
+        name="changes-it-has-not-heard-of",
+        seed=5095,
+        world="managers",
+        what="a leader that stood still added a learner; the law counted the voter that another had added meanwhile",
+    ),
+    Found(
+        name="table-on-its-way-for-too-long",
+        seed=3049,
+        world="moves",
+        what="a task was stopped when the wait was over; the law asked more of a node that no table had reached yet",
+    ),
+    Found(
+        name="misplaced-and-removed",
+        seed=40075,
+        world="moves",
+        what="a service was removed as a task of it was to move; the law waited for the one that was to run elsewhere",
+    ),
 )
 
 
