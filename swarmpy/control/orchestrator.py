@@ -150,6 +150,7 @@ class Look:
         slots, left = self._slots, self._most
         if draft.service.spec.max_unavailable is None:
             slots.uncounted.clear()
+            slots.there.clear()
         for _ in range(min(len(slots.uncounted), self._most)):
             draft.count(slots.uncounted.popitem()[0])
         if slots.uncounted:
@@ -230,6 +231,8 @@ class Look:
         changed = [] if draft.is_global else replicated.decide_replicas(draft, self._most_tasks)
         for key in changed:
             update.note(draft, key)
+        # Slots that were given up are missing, though nobody was asked.
+        draft.recount()
         return update.decide_update(draft, self._most_tasks) or len(changed) >= self._most_tasks
 
     def _resume(self, draft: Draft) -> None:
