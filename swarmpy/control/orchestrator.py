@@ -98,6 +98,9 @@ class Look:
         self._begin(service)
         if service is None or service.pending_delete:
             yield from self._remove(service)
+            if not self.has_more:
+                # Nothing of it is waited for any more.
+                self._waits.decided()
             return
         draft = Draft(self._view, service, self._slots, self._now_ns, self._new_id, self._waits)
         draft.is_updating = self._is_updating
