@@ -142,6 +142,10 @@ class Draft:
             self._allowance = Allowance(self.view, self.service, self.slots.there)
         return self._allowance
 
+    def recount(self) -> None:
+        """Have the next one who asks for the allowance see what was taken away without asking."""
+        self._allowance = None
+
     def is_outdated(self, task: Task) -> bool:
         """True when the task has to be replaced to become what the service asks for."""
         service = self.service

@@ -98,6 +98,9 @@ class Look:
         self._begin(service)
         if service is None or service.pending_delete:
             yield from self._remove(service)
+            if not self.has_more:
+                # Nothing of it is waited for any more.
+                self._waits.decided()
             return
         draft = Draft(self._view, service, self._slots, self._now_ns, self._new_id, self._waits)
         draft.is_updating = self._is_updating
@@ -150,6 +153,7 @@ class Look:
         slots, left = self._slots, self._most
         if draft.service.spec.max_unavailable is None:
             slots.uncounted.clear()
+            slots.there.clear()
         for _ in range(min(len(slots.uncounted), self._most)):
             draft.count(slots.uncounted.popitem()[0])
         if slots.uncounted:
@@ -230,6 +234,8 @@ class Look:
         changed = [] if draft.is_global else replicated.decide_replicas(draft, self._most_tasks)
         for key in changed:
             update.note(draft, key)
+        # Slots that were given up are missing, though nobody was asked.
+        draft.recount()
         return update.decide_update(draft, self._most_tasks) or len(changed) >= self._most_tasks
 
     def _resume(self, draft: Draft) -> None:

@@ -21,8 +21,8 @@ class Waits:
 
     @property
     def pending(self) -> bool:
-        """True when the last decision waited for anything, or found that it had waited long enough."""
-        return bool(self._began)
+        """True when the last decision, or this one, waits for anything, or found that it had waited long enough."""
+        return bool(self._began or self._asked)
 
     def left_ns(self, what: Hashable, until_ns: int, now_ns: int, most_ns: int) -> int:
         """Nanoseconds still to wait for ``what``: until ``until_ns``, and ``most_ns`` in all; 0: it is over."""

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from functools import partial
 
+import attrs
 import structlog
 
 from swarmpy.control import allocator, enforcer, nodes, orchestrator
@@ -41,8 +42,24 @@ STEPS = 8
 """Most decisions about one service before others have their turn."""
 FOLLOW_SLICE = 1_000
 """Events that are taken in in one step."""
+TURN_SLICES = 16
+"""Most slices of decisions about one service before others have their turn: some hundred milliseconds."""
+RENEW_S = 600.0
+"""Seconds after which what is kept of a large service is found out anew, whatever has happened."""
 MAX_ROUNDS = 50
 """Rounds of deciding without a pause before it is said that decisions do not settle."""
+
+
+@attrs.define
+class _Begun:
+    """A decision about a service, of which some slices are made, and so many changes written."""
+
+    look: orchestrator.Look
+    slices: Iterator[Decision]
+    waits: Waits
+    now: float
+    now_ns: int
+    written: int = 0
 
 
 class Reconciler:
@@ -60,6 +77,10 @@ class Reconciler:
         self._wake_at: dict[ServiceId, float] = {}
         self._slots: dict[ServiceId, Slots] = {}
         """Of large services, and of the one that is decided on."""
+        self._begun: dict[ServiceId, _Begun] = {}
+        """Decisions that were interrupted for others to have their turn."""
+        self._renew_at: float | None = None
+        """When the next of the large services is read anew, on the monotonic clock."""
         self._is_cut_short = False
         """A service of this round has more to be decided at once."""
         self._following = Following(store)
@@ -79,14 +100,27 @@ class Reconciler:
 
     async def _wait(self) -> None:
         """Return when something has changed, or when a decision asked to be made again."""
-        dues = [*self._wake_at.values(), *([] if self._placing.due is None else [self._placing.due])]
-        due = min(dues, default=None)
+        if self._renew_at is None and self._slots:
+            self._renew_at = self._clock.monotonic() + RENEW_S / len(self._slots)
+        others = (self._placing.due, self._renew_at)
+        due = min([*self._wake_at.values(), *(at for at in others if at is not None)], default=None)
         timeout = None if due is None else max(0.0, due - self._clock.monotonic())
         if self._dirty:
             timeout = COLLECT_S
         if await self._watch.wait(timeout):
             await asyncio.sleep(COLLECT_S)
         await self._follow()
+        if self._renew_at is not None and self._renew_at <= self._clock.monotonic():
+            self._renew_at = None
+            self._renew_one()
+
+    def _renew_one(self) -> None:
+        """Have one of the large services read anew, so that no mistake about it lasts."""
+        # What is read comes last: each has its turn.
+        oldest = next((service_id for service_id in self._slots if service_id not in self._begun), None)
+        if oldest is not None:
+            del self._slots[oldest]
+            self._dirty.add(oldest)
 
     async def _follow(self) -> None:
         """Take in all that has been written."""
@@ -110,7 +144,10 @@ class Reconciler:
         for event in events:
             if isinstance(event, Resync):
                 self._slots.clear()
+                self._begun.clear()
                 self._mark_all()
+                # Also what was removed meanwhile, to be forgotten.
+                self._dirty.update(self._waits)
                 continue
             self._following.mark(event)
             if event.kind == Kind.CLUSTER:
@@ -181,17 +218,16 @@ class Reconciler:
         slots = self._slots.get(service_id)
         if slots is None:
             slots = await self._read(service_id)
-        written = 0
+        written, left, has_more = 0, TURN_SLICES, False
         for _ in range(STEPS):
-            part, has_more = await self._decide(service_id, slots)
+            part, left, has_more = await self._decide(service_id, slots, left)
             written += part
-            if not has_more or not part:
-                # Where nothing could be written, something else is about to be.
+            if not has_more:
                 break
-        else:
+        if has_more:
             self._is_cut_short = True
             self._dirty.add(service_id)
-        if max(len(slots.stored), len(slots.stale)) < KEPT_TASKS:
+        if max(len(slots.stored), len(slots.stale)) < KEPT_TASKS and service_id not in self._begun:
             self._slots.pop(service_id, None)
         return written
 
@@ -208,29 +244,46 @@ class Reconciler:
             slots.add(task for task in now if task is not None)
         return slots
 
-    async def _decide(self, service_id: ServiceId, slots: Slots) -> tuple[int, bool]:
-        """One decision: how many changes were written, and whether the next is to be made at once."""
+    def _begin(self, service_id: ServiceId, slots: Slots) -> _Begun:
         now, now_ns = self._clock.monotonic(), self._clock.time_ns()
-        waits = self._waits.pop(service_id, None) or Waits(self._clock.monotonic)
+        waits = self._waits.setdefault(service_id, Waits(self._clock.monotonic))
         view = self._store.view
         limit = view().cluster().spec.task_history_limit
         look = orchestrator.Look(slots, view, service_id, now_ns, self._new_id, waits, limit=limit)
         self._wake_at.pop(service_id, None)
-        written = 0
-        for decision in look.slices():
-            written += await self._apply(decision)
+        return _Begun(look, look.slices(), waits, now, now_ns)
+
+    async def _decide(self, service_id: ServiceId, slots: Slots, left: int) -> tuple[int, int, bool]:
+        """One decision, or ``left`` slices of it.
+
+        Returns how many changes were written, how many slices are left, and whether to go on at once.
+        """
+        begun = self._begun.pop(service_id, None) or self._begin(service_id, slots)
+        look, written = begun.look, 0
+        while left:
+            decision = next(begun.slices, None)
+            if decision is None:
+                break
+            part = await self._apply(decision)
+            written += part
+            begun.written += part
             # Of thousands of services most need nothing, and nothing would be waited for.
             await asyncio.sleep(0)
             await self._follow()
             if self._slots.get(service_id) is not slots:
                 # Events were lost: everything is read anew.
-                return written, False
+                return written, left, False
+            left -= 1
+        else:
+            self._begun[service_id] = begun
+            return written, 0, True
         if look.wake_at_ns is not None:
             # On a clock that nobody sets: a wait is as long as it was when it was decided on.
-            self._wake_at[service_id] = now + max(0, look.wake_at_ns - now_ns) / 1e9
-        if waits.pending:
-            self._waits[service_id] = waits
-        return written, look.has_more
+            self._wake_at[service_id] = begun.now + max(0, look.wake_at_ns - begun.now_ns) / 1e9
+        if not begun.waits.pending:
+            self._waits.pop(service_id, None)
+        # Where nothing could be written, something else is about to be.
+        return written, left, look.has_more and begun.written > 0
 
     def _new_id(self) -> str:
         return encode_id(self._random.randbytes(16))

@@ -30,6 +30,7 @@ SLICES: dict[tuple[str, str], tuple[int, ...]] = {
     ("swarmpy.manager.reconcile", "READ_SLICE"): (1, 2),
     ("swarmpy.manager.reconcile", "STEPS"): (1, 2),
     ("swarmpy.control.allocator", "SLICE_TASKS"): (1, 2),
+    ("swarmpy.manager.reconcile", "TURN_SLICES"): (1, 2, 8),
 }
 """Those of decisions, which are all small in every other universe: else no service there is ever decided in parts."""
 LIKELY = 0.3

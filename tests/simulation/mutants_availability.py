@@ -12,7 +12,7 @@ AVAILABILITY = (
     _cluster(
         name="one-more-missing-than-may-be",
         bug="A task is taken away though as many as may be are missing.",
-        killer=17,
+        killer=14,
         module="swarmpy.control.availability",
         edits=(
             Edit("len(self._there) <= self._least:", "len(self._there) < self._least:"),
@@ -22,7 +22,7 @@ AVAILABILITY = (
     _cluster(
         name="updates-ask-nobody",
         bug="An update takes tasks away whatever is missing.",
-        killer=17,
+        killer=14,
         module="swarmpy.control.update",
         edits=(
             Edit(

@@ -58,7 +58,7 @@ STORE = (
     _cluster(
         name="snapshot-without-tasks",
         bug="A snapshot holds no tasks.",
-        killer=28,
+        killer=13,
         module="swarmpy.store.snapshot",
         edits=(
             Edit(
@@ -70,7 +70,7 @@ STORE = (
     _cluster(
         name="no-version-check",
         bug="A decision on an object that has changed since is written all the same.",
-        killer=1,
+        killer=9,
         module="swarmpy.store.transaction",
         edits=(
             Edit(
@@ -149,7 +149,7 @@ CLUSTER = (
     _cluster(
         name="port-twice",
         bug="A published port that another service holds is given again.",
-        killer=32,
+        killer=7,
         module="swarmpy.control.ports",
         edits=(
             Edit(
@@ -168,7 +168,7 @@ CLUSTER = (
     _cluster(
         name="stop-before-all-have-found-the-leader",
         bug="A task is told to stop while a node that looks for its new leader routes to it.",
-        killer=11,
+        killer=14,
         module="swarmpy.manager.dispatcher",
         edits=(Edit("if not self._silence.expected <= self._sessions.keys():", "if not self._sessions:"),),
     ),

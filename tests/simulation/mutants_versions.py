@@ -26,7 +26,7 @@ VERSIONS = (
     _secrets(
         name="a-version-that-a-rollback-needs-is-removed",
         bug="A version goes although the spec before refers to it.",
-        killer=106,
+        killer=62,
         module="swarmpy.model.references",
         edits=(Edit("    if service.previous_spec is None:\n", "    if service:\n"),),
     ),

@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 
 import attrs
 import pytest
-from manager_world import InstantProposer, MovedClock, make_store
+from reconcile_world import IDLE, decisions, quiet, reconciling, until
 
 from swarmpy.control import enforcer, orchestrator
 from swarmpy.manager import reconcile
 from swarmpy.manager.events import drain
-from swarmpy.manager.reconcile import Reconciler
 from swarmpy.model import codec
 from swarmpy.model.ids import NodeId, ServiceId
 from swarmpy.model.objects import Kind, Service, Task, TaskStatus
-from swarmpy.model.specs import ContainerSpec, MaxUnavailable, NodeSpec, Placement, RestartPolicy, ServiceSpec, TaskSpec
+from swarmpy.model.specs import ContainerSpec, MaxUnavailable, NodeSpec, Placement, ServiceSpec, TaskSpec
 from swarmpy.model.states import NodeState, TaskState
-from swarmpy.store.memory import Store
 from swarmpy.store.transaction import Tx
 from swarmpy.store.watch import Event
-
-IDLE = ContainerSpec(image="x")
 
 
 @pytest.fixture(autouse=True, params=[False, True], ids=["", "in short slices"])
@@ -34,53 +27,6 @@ def slices(request, monkeypatch) -> None:
         monkeypatch.setattr(reconcile, "KEPT_TASKS", 0)
         monkeypatch.setattr(orchestrator, "SLICE_SLOTS", 2)
         monkeypatch.setattr(orchestrator, "SLICE_TASKS", 1)
-
-
-@attrs.frozen
-class World:
-    clock: MovedClock
-    store: Store
-    proposer: InstantProposer
-
-    def tasks(self, desired: TaskState = TaskState.RUNNING) -> list[Task]:
-        return [t for t in self.store.view().tasks() if t.desired_state is desired]
-
-    async def create(self, replicas: int, **policy: int) -> None:
-        task = TaskSpec(container=IDLE, restart=RestartPolicy(**policy))
-        spec = ServiceSpec(name="web", replicas=replicas, task=task)
-        await self.store.update(lambda tx: tx.create(Service(id=ServiceId("s1"), spec=spec)))
-
-    async def create_idle_service(self) -> None:
-        spec = ServiceSpec(name="idle", replicas=1, task=TaskSpec(container=IDLE))
-        await self.store.update(lambda tx: tx.create(Service(id=ServiceId("s2"), spec=spec)))
-
-    async def observe(self, task: Task, state: TaskState) -> None:
-        def write(tx: object) -> None:
-            current = tx.task(task.id)  # type: ignore[attr-defined]
-            status = TaskStatus(state=state, timestamp_ns=self.clock.time_ns())
-            tx.update(attrs.evolve(current, status=status, applied_at_ns=self.clock.time_ns()))  # type: ignore[attr-defined]
-
-        await self.store.update(write)
-
-
-@asynccontextmanager
-async def reconciling(*nodes: str) -> AsyncIterator[World]:
-    clock = MovedClock()
-    store, proposer = await make_store(clock, *nodes)
-    running = asyncio.create_task(Reconciler(store=store, clock=clock, random=random.Random(5)).run())
-    await asyncio.sleep(0)
-    try:
-        yield World(clock, store, proposer)
-    finally:
-        running.cancel()
-        await asyncio.wait([running])
-        assert running.cancelled(), running.exception()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def test_nothing_is_written_while_nothing_changes() -> None:
@@ -414,25 +360,3 @@ async def test_of_what_was_decided_only_what_has_changed_is_dropped(monkeypatch)
         ended = [task for task in world.store.view().tasks() if task.status.state is TaskState.FAILED]
         assert sorted(task.status.err for task in ended) == ["", "", "why"]
         assert len(world.store.view().tasks()) == 6
-
-
-async def quiet(world: World) -> None:
-    """Wait until nothing has been written for a while."""
-    while True:
-        before = world.proposer.entries
-        await asyncio.sleep(0.05)  # several turns of a loop that has anything to do
-        if world.proposer.entries == before:
-            return
-
-
-def decisions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The services that are decided on from now on, one for each decision."""
-    decided: list[str] = []
-
-    class Noted(orchestrator.Look):
-        def __init__(self, slots, view, service_id, *rest, **more):
-            decided.append(service_id)
-            super().__init__(slots, view, service_id, *rest, **more)
-
-    monkeypatch.setattr(orchestrator, "Look", Noted)
-    return decided
