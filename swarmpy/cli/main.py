@@ -8,8 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TypeGuard
+from typing import TextIO, TypeGuard, cast
 
 import click
 
@@ -106,10 +105,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _open_closed_streams() -> None:
     """Standard streams that the caller has closed (``>&-``) are empty, or swallow what is written to them."""
     # In this order, so that each gets the descriptor that is its own, and no socket gets it.
-    null = Path(os.devnull)
-    sys.stdin = sys.stdin or null.open(encoding="utf-8")
-    sys.stdout = sys.stdout or null.open("w", encoding="utf-8")
-    sys.stderr = sys.stderr or null.open("w", encoding="utf-8")
+    sys.stdin = sys.stdin or _nothing(os.O_RDONLY, "r")
+    sys.stdout = sys.stdout or _nothing(os.O_WRONLY, "w")
+    sys.stderr = sys.stderr or _nothing(os.O_WRONLY, "w")
+
+
+def _nothing(flags: int, mode: str) -> TextIO:
+    # Not closed with the object, as Python's own are not: it warns of files that are still open at exit.
+    return cast("TextIO", open(os.open(os.devnull, flags), mode, encoding="utf-8", closefd=False))
 
 
 def _is_of_output(error: Exception) -> TypeGuard[OSError]:
