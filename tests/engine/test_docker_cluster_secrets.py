@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-import pytest
 from docker_clusters import ClusterMaker, DockerCluster, DockerCommand, ask, until
 from images import PRIVATE_TAG, SOCKET
+from needs import needs_docker_cli
 from registries import auth, forget, forget_all, header, login_at, private_registry, push
 
 from swarmpy.cli.local_cluster import LocalNode
@@ -154,7 +153,7 @@ async def test_an_image_of_a_private_registry(
 # -- Docker's own command line ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(shutil.which("docker") is None, reason="the docker command is not installed")
+@needs_docker_cli
 async def test_as_dockers_users_do_it(
     make_docker_cluster: ClusterMaker, engine_api: aiohttp.ClientSession, tmp_path: Path
 ) -> None:

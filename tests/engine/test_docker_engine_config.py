@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from typing import Any
 
-import pytest
 from docker_clusters import ClusterMaker, DockerCluster, until, web_service
 from images import PRIVATE_TAG
+from needs import needs_own_engine
 from own_engines import own_engine
 
 SLEEP = {"Command": ["sleep"], "Args": ["600"], "Image": PRIVATE_TAG}
 
 
-@pytest.mark.skipif(shutil.which("dockerd") is None or os.geteuid() != 0, reason="no engine can be started here")
+@needs_own_engine
 async def test_labels_and_generic_resources_of_an_engine(make_docker_cluster: ClusterMaker) -> None:
     """A service goes to the engine with the label, or to the one without; it is told which of the GPUs it got."""
     configuration = ("--label", "zone=eu", "--node-generic-resource", "gpu=U1", "--node-generic-resource", "gpu=U2")

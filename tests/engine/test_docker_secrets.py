@@ -15,6 +15,7 @@ import aiohttp
 import attrs
 import pytest
 from images import PRIVATE_TAG, SOCKET
+from needs import needs_root
 from registries import auth, forget, private_registry, push
 from structlog.testing import capture_logs
 
@@ -290,7 +291,7 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root has mounts of its own")
+@needs_root
 async def test_an_engine_that_does_not_see_them(engine_images: str, tmp_path: Path) -> None:
     """It has other mounts than the daemon: nothing runs without its secrets, and the reason is told."""
     base = tmp_path / "memory"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import aiohttp
 import pytest
 from docker_clusters import OWNER, SECOND, ClusterMaker, DockerCluster, DockerCommand, Json, swarmpy, until
 from images import PRIVATE_TAG
+from needs import needs_docker_cli
 
 MANY_GPUS = ("--generic-resource", "gpu=U2,gpu=U1,gpu=U3", "--generic-resource", "ssd=1")
 SCRIPT = "echo begun; echo late >&2; trap 'exit 0' INT; while :; do sleep 0.1; done"
@@ -212,7 +212,7 @@ async def volume(engine_api: aiohttp.ClientSession) -> AsyncIterator[str]:
         pass
 
 
-@pytest.mark.skipif(shutil.which("docker") is None, reason="the docker command is not installed")
+@needs_docker_cli
 async def test_as_dockers_command_asks_for_it(
     volume: str, make_docker_cluster: ClusterMaker, engine_api: aiohttp.ClientSession, tmp_path: Path
 ) -> None:

@@ -19,6 +19,7 @@ from swarmpy.model.objects import (
     NodeDescription,
     NodeStatus,
     RootCA,
+    Service,
     Task,
     TaskStatus,
 )
@@ -265,6 +266,22 @@ def marking(*names: str, **more: Any) -> tuple[World, list[Node]]:
 EUROPE = Placement(constraints=("node.labels.zone==eu",))
 
 
+def waiting_to_move() -> tuple[World, Service, Task, Node, Node]:
+    """A service whose only task is to move from one node to another one, where nothing comes up.
+
+    Returns the task as it was, where it is, and where it is to go.
+    """
+    world, (a, b) = marking("a", "b")
+    web = world.add_service(spec(replicas=1, placement=EUROPE))
+    world.run()
+    (old,) = world.running(web)
+    here, there = (a, b) if old.node_id == a.id else (b, a)
+    world.stalling = lambda task: task.node_id == there.id
+    relabel(world, here)
+    world.run()
+    return world, web, old, here, there
+
+
 def test_a_task_that_runs_is_replaced_first() -> None:
     """It runs until another one does; one that does not run yet is no loss."""
     world, (a, b) = marking("a", "b")
@@ -287,14 +304,7 @@ def test_a_task_that_runs_is_replaced_first() -> None:
 
 def test_an_agent_that_reports_does_not_undo_it() -> None:
     """What a task says is its agent's; that it is to go is not."""
-    world, (a, b) = marking("a", "b")
-    web = world.add_service(spec(replicas=1, placement=EUROPE))
-    world.run()
-    (old,) = world.running(web)
-    here, there = (a, b) if old.node_id == a.id else (b, a)
-    world.stalling = lambda task: task.node_id == there.id
-    relabel(world, here)
-    world.run()
+    world, web, old, _, there = waiting_to_move()
     assert len(world.tasks(web)) == 2
     marked = world.view.task(old.id)
     assert marked is not None
@@ -311,14 +321,7 @@ def test_an_agent_that_reports_does_not_undo_it() -> None:
 
 def test_a_node_that_falls_silent_is_not_judged() -> None:
     """Its tasks are to go as before, and no second replacement is made."""
-    world, (a, b) = marking("a", "b")
-    web = world.add_service(spec(replicas=1, placement=EUROPE))
-    world.run()
-    (old,) = world.running(web)
-    here, there = (a, b) if old.node_id == a.id else (b, a)
-    world.stalling = lambda task: task.node_id == there.id
-    relabel(world, here)
-    world.run()
+    world, web, old, here, _ = waiting_to_move()
     before = {task.id for task in world.tasks(web)}
     for state in (NodeState.DISCONNECTED, NodeState.READY):
         world.set_node(here, state)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import attrs
 
 from swarmpy.manager.dispatcher import Dispatcher
+from swarmpy.manager.reconcile import Reconciler
 from swarmpy.model import codec
 from swarmpy.model.assignments import (
     AGENT_LEVEL,
@@ -224,3 +225,23 @@ async def two_agents(write: Callable[[Tx], None], world: type[W]) -> AsyncIterat
     await bad.close()
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def at_work(reconciler: Reconciler) -> AsyncIterator[None]:
+    """It decides meanwhile, and has not failed at the end."""
+    running = asyncio.create_task(reconciler.run())
+    await asyncio.sleep(0)
+    try:
+        yield
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+        assert running.cancelled(), running.exception()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Return when it is so."""
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.01)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import attrs
 import pytest
-from manager_world import InstantProposer, MovedClock, make_store
+from manager_world import InstantProposer, MovedClock, at_work, make_store
 
 from swarmpy.control import orchestrator
 from swarmpy.manager.reconcile import Reconciler
@@ -55,20 +55,8 @@ async def reconciling(*nodes: str) -> AsyncIterator[World]:
     clock = MovedClock()
     store, proposer = await make_store(clock, *nodes)
     reconciler = Reconciler(store=store, clock=clock, random=random.Random(5))
-    running = asyncio.create_task(reconciler.run())
-    await asyncio.sleep(0)
-    try:
+    async with at_work(reconciler):
         yield World(clock, store, proposer, reconciler)
-    finally:
-        running.cancel()
-        await asyncio.wait([running])
-        assert running.cancelled(), running.exception()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def quiet(world: World) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 
 import attrs
 import pytest
-from manager_world import MovedClock, make_store
+from manager_world import MovedClock, at_work, make_store, until
 
 from swarmpy.control.versions import CONFIGS, SECRETS, behind
 from swarmpy.errors import InvalidArgument
@@ -106,22 +105,8 @@ async def world() -> World:
     return World(clock, store)
 
 
-@asynccontextmanager
-async def reconciling(world: World) -> AsyncIterator[None]:
-    running = asyncio.create_task(Reconciler(store=world.store, clock=world.clock, random=random.Random(5)).run())
-    await asyncio.sleep(0)
-    try:
-        yield
-    finally:
-        running.cancel()
-        await asyncio.wait([running])
-        assert running.cancelled(), running.exception()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.01)
+def reconciling(world: World) -> AbstractAsyncContextManager[None]:
+    return at_work(Reconciler(store=world.store, clock=world.clock, random=random.Random(5)))
 
 
 async def test_what_does_not_go_into_one_entry_follows_later(world: World) -> None:

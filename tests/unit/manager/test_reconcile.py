@@ -6,7 +6,8 @@ import asyncio
 
 import attrs
 import pytest
-from reconcile_world import IDLE, decisions, quiet, reconciling, until
+from manager_world import until
+from reconcile_world import IDLE, decisions, quiet, reconciling
 
 from swarmpy.control import enforcer, orchestrator
 from swarmpy.manager import reconcile
